@@ -1,0 +1,202 @@
+"""
+Does an initialization that was meta-learned on a family of CartPoles shorten learning on unseen ones?
+
+    python benchmarks/cartpole_family.py                       # the gate: hours on 2 cores, resumable
+    python benchmarks/cartpole_family.py --validate --recipes leap reptile --seeds 1    # choosing a recipe
+
+Every variant has its own pole length, pole mass, force and gravity, and half of them have their actions swapped. PPO
+learns from random weights, or from an initialization that each recipe meta-learned on the same training variants for
+the same total steps. The measure is the mean return over training (the area under the learning curve). Recipes are
+chosen on validation variants; the test variants are looked at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from rliable import library as rly
+from rliable import metrics
+
+from leap_rl import EnvTasks, Initialization, Leap, LeapPPO, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
+from leap_rl.core import Engine, InProcess, Job, JobsProgress, MetaLearner, Workers
+
+PPO_SETTINGS = {
+    "n_steps": 32,
+    "batch_size": 256,
+    "n_epochs": 20,
+    "gamma": 0.98,
+    "gae_lambda": 0.8,
+    "learning_rate": 1e-3,
+}
+N_TRAINING, N_VALIDATION, N_TEST = 60, 6, 10
+META_STEPS, META_BATCH = 25, 6
+META_TIMESTEPS, TIMESTEPS = 6_144, 12_288
+EVALUATION_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A meta-learner and its meta optimizer; ``None`` is the meta-learner's own."""
+
+    learner: MetaLearner
+    optimizer: type[torch.optim.Optimizer] | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+SGD, Adam = torch.optim.SGD, torch.optim.Adam
+
+
+def leap(metric: str, scale: float, optimizer: type[torch.optim.Optimizer], lr: float, **settings: Any) -> Recipe:
+    return Recipe(Leap(metric=metric, loss_scale=scale, **settings), optimizer, {"lr": lr})  # type: ignore[arg-type]
+
+
+RECIPES = {
+    "finetune": Recipe(SequentialFinetuning()),
+    "reptile": Recipe(Reptile(), SGD, {"lr": 0.5}),
+    "reptile-sgd-1": Recipe(Reptile(), SGD, {"lr": 1.0}),
+    "reptile-adam-0.05": Recipe(Reptile(), Adam, {"lr": 0.05}),
+    "length-0.005-adam-0.05": leap("length", 0.005, Adam, 0.05),
+    "length-0.005-adam-0.1": leap("length", 0.005, Adam, 0.1),
+    "length-0.02-adam-0.05": leap("length", 0.02, Adam, 0.05),
+    "length-0.005-rollout-adam-0.05": leap("length", 0.005, Adam, 0.05, loss_delta="within_rollout"),
+    "length-0.02-rollout-adam-0.05": leap("length", 0.02, Adam, 0.05, loss_delta="within_rollout"),
+    "energy-0.001-sgd-0.5": leap("energy", 0.001, SGD, 0.5),
+    "energy-0.001-sgd-1": leap("energy", 0.001, SGD, 1.0),
+    "energy-0.01-rollout-sgd-0.5": leap("energy", 0.01, SGD, 0.5, loss_delta="within_rollout"),
+    "energy-0.01-rollout-sgd-1": leap("energy", 0.01, SGD, 1.0, loss_delta="within_rollout"),
+    "length-none-adam-0.05": leap("length", 1.0, Adam, 0.05, loss_delta="none"),
+}
+
+
+class SwappedActions(gym.ActionWrapper):  # type: ignore[type-arg]
+    """Left is right."""
+
+    def action(self, action: int) -> int:
+        return 1 - action
+
+
+def make_variant(length: float, mass: float, force: float, gravity: float, swapped: bool) -> gym.Env:  # type: ignore[type-arg]
+    env = gym.make("CartPole-v1")
+    pole: Any = env.unwrapped
+    pole.length, pole.masspole, pole.force_mag, pole.gravity = length, mass, force, gravity
+    pole.total_mass = pole.masspole + pole.masscart
+    pole.polemass_length = pole.masspole * pole.length
+    return SwappedActions(env) if swapped else env
+
+
+def variants(kind: str, count: int) -> EnvTasks:
+    """:param kind: training, validation or test: streams of their own"""
+    rng = np.random.default_rng(["training", "validation", "test"].index(kind))
+    envs = {}
+    for i in range(count):
+        length, mass = rng.uniform(0.25, 1.5), rng.uniform(0.05, 0.5)
+        force, gravity = rng.uniform(5, 15), rng.uniform(7, 15)
+        envs[f"{kind}-{i}"] = partial(make_variant, length, mass, force, gravity, swapped=i % 2 == 1)
+    timesteps = META_TIMESTEPS if kind == "training" else TIMESTEPS
+    return EnvTasks(LeapPPO, "MlpPolicy", envs, timesteps, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
+
+
+def meta_train(name: str, seed: int, folder: Path, engine: Engine) -> Initialization:
+    """Meta-train, going on from where an interrupted run stood."""
+    finished = folder / "initialization"
+    if finished.exists():
+        return Initialization.load(finished)
+    recipe, tasks = RECIPES[name], variants("training", N_TRAINING)
+    chain = recipe.learner.order == "chain"
+    meta_steps = META_STEPS * (META_BATCH if chain else 1)
+    if (folder / "checkpoint").exists():
+        trainer = MetaTrainer.load(folder, tasks, engine=engine)
+    else:
+        trainer = MetaTrainer(
+            tasks,
+            recipe.learner,
+            meta_batch_size=1 if chain else META_BATCH,
+            meta_optimizer_class=recipe.optimizer,
+            meta_optimizer_kwargs=recipe.kwargs,
+            sampling="reshuffle",
+            engine=engine,
+            run_dir=folder,
+            tensorboard_log=folder / "tensorboard",
+            seed=seed,
+        )
+    if trainer.meta_step < meta_steps:
+        trainer.learn(meta_steps - trainer.meta_step, progress_bar=True)
+    (folder / "history.json").write_text(json.dumps(trainer.history))
+    trainer.initialization.save(finished)
+    return trainer.initialization
+
+
+def areas(tasks: EnvTasks, initialization: Initialization | None, seeds: int, engine: Engine) -> np.ndarray:
+    """Mean return over training, shape ``(seeds, variants)``; ``None`` is a random initialization per seed."""
+    jobs = []
+    for seed in range(seeds):
+        start = initialization or tasks.draw_initialization("all", seed)
+        jobs += [Job(task, start, NoPretraining(), 1000 * seed + i) for i, task in enumerate(tasks)]
+    result = np.empty(len(jobs))
+    with JobsProgress() as progress:
+        progress.outer("evaluation: runs", len(jobs))
+        progress.jobs([j.task.name for j in jobs], [j.task.steps for j in jobs])
+        for i, r in engine.run(jobs, progress.job_at):
+            result[i] = r.curve.area() if r.status == "ok" else 0.0
+            progress.advance_outer()
+    return result.reshape(seeds, len(tasks))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["finetune", "reptile", "length-0.005-adam-0.05"])
+    parser.add_argument("--seeds", type=int, default=3, help="meta-training seeds")
+    parser.add_argument("--validate", action="store_true", help="score on the validation variants, one seed each")
+    parser.add_argument("--folder", type=Path, default=Path("runs/cartpole_family"))
+    parser.add_argument("--workers", type=int, default=None, help="processes; 1 runs in this one")
+    args = parser.parse_args()
+    engine: Engine = InProcess() if args.workers == 1 else Workers(args.workers)
+    kind, count, seeds = ("validation", N_VALIDATION, 1) if args.validate else ("test", N_TEST, EVALUATION_SEEDS)
+    tasks = variants(kind, count)
+    torch.set_num_threads(1)
+
+    def scored(name: str, seed: int) -> np.ndarray:
+        folder = args.folder / name / str(seed)
+        file = folder / f"{kind}.json"
+        if not file.exists():
+            started = time.perf_counter()
+            start = None if name == "random" else meta_train(name, seed, folder, engine)
+            scores = areas(tasks, start, seeds, engine)
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(scores.tolist()))
+            print(f"{name}, seed {seed}: {scores.mean():.1f} ({time.perf_counter() - started:.0f} s)", flush=True)
+        return np.asarray(json.loads(file.read_text()))
+
+    # Shape (runs, variants) each: a run is one meta-training seed and one seed of learning the variants.
+    scores = {"random": scored("random", 0)}
+    for name in args.recipes:
+        scores[name] = np.concatenate([scored(name, seed) for seed in range(args.seeds)])
+    ratios = {name: values / scores["random"].mean(axis=0) for name, values in scores.items()}
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.array([metrics.aggregate_mean(values)])
+
+    returns, intervals = rly.get_interval_estimates(scores, mean, reps=5000)
+    relative, relative_intervals = rly.get_interval_estimates(ratios, mean, reps=5000)
+    print(f"\nmean return over {TIMESTEPS:,} steps of {count} {kind} variants, 95 % stratified bootstrap intervals")
+    print(f"{'':34}{'return':>8}{'interval':>18}{'x random':>10}{'interval':>14}")
+    for name in scores:
+        low, high = intervals[name][:, 0]
+        r_low, r_high = relative_intervals[name][:, 0]
+        print(
+            f"{name:34}{returns[name][0]:8.1f}{f'{low:.1f} to {high:.1f}':>18}"
+            f"{relative[name][0]:10.2f}{f'{r_low:.2f} to {r_high:.2f}':>14}"
+        )
+
+
+if __name__ == "__main__":
+    main()

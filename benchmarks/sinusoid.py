@@ -1,0 +1,202 @@
+"""
+Sinusoid regression (Finn et al. 2017): the smallest problem on which a meta-learner shows whether it works.
+
+    python benchmarks/sinusoid.py            # a few minutes on one core
+    python benchmarks/sinusoid.py --seeds 1 --meta-steps 100
+
+A task is a sinusoid with an amplitude in [0.1, 5] and a phase in [0, π]. A learning process is 10 SGD updates on 10 points
+each; the error is the mean squared error on a grid afterwards. Every learner is given its best of a few meta rates,
+and no pretraining its best of a few learning rates; rates are chosen on one set of sinusoids and scored on another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leap_rl.core import (
+    InProcess,
+    Initialization,
+    Job,
+    Leap,
+    LearningCurve,
+    MetaLearner,
+    MetaTrainer,
+    NoPretraining,
+    Report,
+    Reptile,
+    Task,
+    TaskFamily,
+    TaskResult,
+)
+
+UPDATES, POINTS = 10, 10
+LEARNING_RATE = 0.02
+GRID = torch.linspace(-5, 5, 101)[:, None]
+
+
+def network(seed: int) -> nn.Sequential:
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
+    torch.set_rng_state(generator_state)
+    return model
+
+
+@dataclass(frozen=True)
+class Sinusoid(Task):
+    """
+    One sinusoid to fit.
+
+    :param seed: of amplitude, phase and points
+    :param learning_rate: of SGD
+    """
+
+    seed: int
+    learning_rate: float = LEARNING_RATE
+    steps: int = UPDATES
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"sinusoid-{self.seed}"
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        started = time.perf_counter()
+        rng = np.random.default_rng(self.seed)
+        amplitude, phase = rng.uniform(0.1, 5), rng.uniform(0, math.pi)
+        points = torch.as_tensor(rng.uniform(-5, 5, (UPDATES, POINTS, 1)), dtype=torch.float32)
+
+        def target(x: Tensor) -> Tensor:
+            return amplitude * torch.sin(x + phase)
+
+        model = network(job.seed)
+        job.initialization.apply_to(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
+        path = job.learner.observe(dict(model.named_parameters()))
+        if path is not None:
+            path.attach(optimizer)
+        losses = []
+        for x in points:
+            loss = nn.functional.mse_loss(model(x), target(x))
+            optimizer.zero_grad()
+            loss.backward() if path is None else path.backward(loss)
+            optimizer.step()
+            losses.append(loss.item())
+        with torch.no_grad():
+            error = nn.functional.mse_loss(model(GRID), target(GRID)).item()
+        if path is not None:
+            path.close()
+        finite = math.isfinite(error)
+        return TaskResult(
+            name=self.name,
+            curve=LearningCurve(np.arange(1, UPDATES + 2), np.array([*losses, error]), UPDATES + 1, 1, maximize=False),
+            steps=UPDATES,
+            seconds=time.perf_counter() - started,
+            meta_gradient=None if path is None else path.meta_gradient(),
+            statistics=None if path is None else path.statistics(),
+            status="ok" if finite else "non_finite",
+        )
+
+
+class Sinusoids(TaskFamily):
+    """Sinusoids ``first`` to ``first + n``."""
+
+    def __init__(self, first: int, n: int, learning_rate: float = LEARNING_RATE) -> None:
+        self.first, self.n, self.learning_rate = first, n, learning_rate
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Sinusoid:  # type: ignore[override]
+        return Sinusoid(self.first + range(self.n)[index], self.learning_rate)
+
+    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
+        return Initialization.of(network(seed), scope or "all")
+
+
+VALIDATION, TEST, TRAINING = (0, 100), (1_000, 200), (10_000, 10_000)
+
+
+def error(tasks: Sinusoids, start: Initialization, seed: int) -> float:
+    """Mean squared error after the updates, mean over the tasks."""
+    jobs = [Job(task, start, NoPretraining(), seed) for task in tasks]
+    return float(np.mean([r.curve.values[-1] for _, r in InProcess().run(jobs, lambda index, steps: None)]))
+
+
+def meta_train(learner: MetaLearner, optimizer: Any, lr: float, meta_steps: int, seed: int) -> Initialization:
+    trainer = MetaTrainer(
+        Sinusoids(*TRAINING),
+        learner,
+        meta_batch_size=4,
+        meta_optimizer_class=optimizer,
+        meta_optimizer_kwargs={"lr": lr},
+        sampling="with_replacement",
+        engine=InProcess(),
+        seed=seed,
+    )
+    return trainer.learn(meta_steps).initialization
+
+
+LEARNERS: dict[str, tuple[MetaLearner, Any, list[float]]] = {
+    "Reptile": (Reptile(), torch.optim.SGD, [0.3, 0.6, 1.0]),
+    "Leap (length)": (Leap(metric="length"), torch.optim.SGD, [0.03, 0.1, 0.3]),
+}
+
+
+def gate(seeds: int, meta_steps: int, rates: dict[str, list[float]] | None = None) -> dict[str, np.ndarray]:
+    """
+    :param rates: the meta rates to choose from, by learner; ``None``: all
+    :return: the error of every learner by seed, shape ``(seeds,)``
+    """
+    results: dict[str, list[float]] = {"none": []}
+    for seed in range(seeds):
+        random = Sinusoids(*TRAINING).draw_initialization("all", seed)
+        choices = [0.003, 0.01, 0.02, 0.05]
+        best = min(choices, key=lambda lr: _or_inf(error(Sinusoids(*VALIDATION, lr), random, seed)))
+        results["none"].append(error(Sinusoids(*TEST, best), random, seed))
+        for name, (learner, optimizer, all_rates) in LEARNERS.items():
+            trained = []
+            for lr in (rates or {}).get(name, all_rates):
+                try:
+                    start = meta_train(learner, optimizer, lr, meta_steps, seed)
+                except RuntimeError as diverged:  # a meta rate too large
+                    print(f"seed {seed}: {name} at {lr}: {diverged}")
+                    continue
+                trained.append((_or_inf(error(Sinusoids(*VALIDATION), start, seed)), lr, start))
+            _, lr, start = min(trained, key=lambda entry: entry[0])
+            results.setdefault(name, []).append(error(Sinusoids(*TEST), start, seed))
+            print(f"seed {seed}: {name} at its best meta rate {lr}: {results[name][-1]:.3f}", flush=True)
+    return {name: np.array(values) for name, values in results.items()}
+
+
+def _or_inf(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--meta-steps", type=int, default=500)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    errors = gate(args.seeds, args.meta_steps)
+    print(f"\nmean squared error after {UPDATES} updates on {TEST[1]} unseen sinusoids, {args.seeds} seeds")
+    for name, values in errors.items():
+        half = 0.0 if len(values) < 2 else 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+        print(f"{name:16}{values.mean():7.3f} ± {half:.3f}   {values.mean() / errors['none'].mean():5.2f} of none")
+    reptile, leap, none = (errors[name].mean() for name in ("Reptile", "Leap (length)", "none"))
+    passed = reptile <= none / 5 and leap <= none / 5 and leap < reptile
+    print(f"gate (at most a fifth of none, Leap below Reptile): {'passed' if passed else 'MISSED'}")
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

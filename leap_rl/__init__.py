@@ -1,0 +1,62 @@
+"""
+leap_rl: meta-learned initializations for Stable-Baselines3, with Leap.
+
+Names are imported when they are first used, so that the command line need not wait for torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leap_rl.agents import EnvTasks, LeapA2C, LeapPPO
+    from leap_rl.atari import AtariTasks, AtariVecEnv, Mnih2013CNN, make_atari_env
+    from leap_rl.core import GradientPath, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
+    from leap_rl.transfer import Initialization
+
+__version__ = version("leap-rl")
+
+_WHERE = {
+    "AtariTasks": "leap_rl.atari",
+    "AtariVecEnv": "leap_rl.atari",
+    "EnvTasks": "leap_rl.agents",
+    "GradientPath": "leap_rl.core",
+    # By way of transfer, which teaches core's Initialization the names of SB3's models.
+    "Initialization": "leap_rl.transfer",
+    "Leap": "leap_rl.core",
+    "LeapA2C": "leap_rl.agents",
+    "LeapPPO": "leap_rl.agents",
+    "MetaTrainer": "leap_rl.core",
+    "Mnih2013CNN": "leap_rl.atari",
+    "NoPretraining": "leap_rl.core",
+    "Reptile": "leap_rl.core",
+    "SequentialFinetuning": "leap_rl.core",
+    "make_atari_env": "leap_rl.atari",
+}
+
+__all__ = [
+    "AtariTasks",
+    "AtariVecEnv",
+    "EnvTasks",
+    "GradientPath",
+    "Initialization",
+    "Leap",
+    "LeapA2C",
+    "LeapPPO",
+    "MetaTrainer",
+    "Mnih2013CNN",
+    "NoPretraining",
+    "Reptile",
+    "SequentialFinetuning",
+    "make_atari_env",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'leap_rl' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

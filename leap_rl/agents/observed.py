@@ -1,0 +1,71 @@
+"""Watching an SB3 algorithm train, without a change to how it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from leap_rl.core import GradientPath, Leap, MetaLearner
+from leap_rl.core.learners import learner_from_settings
+from leap_rl.transfer.names import default_scope, observed_parameters
+
+
+class ObservedTraining(OnPolicyAlgorithm):
+    """
+    Mixin for SB3's on-policy algorithms: ``learn`` leaves the gradient path of that learning process in
+    ``gradient_path``. ``train`` is SB3's own, watched while it runs, so training has the same bits as without.
+
+    :param args: as the SB3 algorithm takes them
+    :param learner: the meta-learner, which says how to observe; ``None`` is ``Leap()``
+    :param scope: what to observe, ``"encoder"`` or ``"all"``; ``None``: the encoder for images, else all
+    :param kwargs: as the SB3 algorithm takes them
+    :raises ValueError: if nothing is in scope, or the meta-learner needs what SB3 does not expose
+    """
+
+    gradient_path: GradientPath | None
+
+    def __init__(self, *args: Any, learner: MetaLearner | None = None, scope: str | None = None, **kwargs: Any) -> None:
+        self.learner: MetaLearner = learner or Leap()
+        # What a saved zip holds of the learner: plain JSON, so that it opens where leap_rl is not installed.
+        self.learner_settings = self.learner.settings()
+        self.scope = scope
+        self.gradient_path = None
+        if self.learner.inner != "observed":
+            raise ValueError(
+                f"{type(self.learner).__name__} differentiates through the learning process, but SB3 exposes no "
+                "loss as a function of the parameters: use Leap, Reptile or SequentialFinetuning"
+            )
+        if getattr(self.learner, "loss_delta", None) == "same_batch":
+            raise ValueError(
+                'loss_delta="same_batch" needs a minibatch\'s loss twice, but SB3 computes it inside train(): '
+                'use "consecutive", "within_rollout" or "none"'
+            )
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.learner_settings != self.learner.settings():  # this is load()
+            self.learner = learner_from_settings(self.learner_settings)
+        self.scope = self.scope or default_scope(self.policy)
+        observed_parameters(self.policy, self.scope)
+
+    def learn(self, total_timesteps: int, *args: Any, reset_num_timesteps: bool = True, **kwargs: Any) -> Any:
+        """
+        SB3's ``learn``. ``reset_num_timesteps=False`` continues the gradient path, ``True`` starts one.
+        """
+        if reset_num_timesteps or self.gradient_path is None:
+            assert self.scope is not None
+            self.gradient_path = self.learner.observe(observed_parameters(self.policy, self.scope))
+        return super().learn(total_timesteps, *args, reset_num_timesteps=reset_num_timesteps, **kwargs)
+
+    def train(self) -> None:
+        if self.gradient_path is None:
+            super().train()
+            return
+        self.gradient_path.new_rollout()
+        with self.gradient_path.observe(self.policy.optimizer):
+            super().train()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "gradient_path", "learner"]

@@ -1,0 +1,245 @@
+"""Reinforcement learning as tasks: an SB3 algorithm learns an environment for a number of steps."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from leap_rl.agents.a2c import LeapA2C
+from leap_rl.agents.observed import ObservedTraining
+from leap_rl.agents.ppo import LeapPPO
+from leap_rl.core import Initialization, Job, LearningCurve, Report, Task, TaskFamily, TaskResult
+
+
+def observed_algorithm(algorithm: type[BaseAlgorithm]) -> type[ObservedTraining]:
+    """
+    The observed kind of an algorithm: plain A2C and PPO are taken as ``LeapA2C`` and ``LeapPPO``.
+
+    :param algorithm: a class
+    :raises ValueError: for one that can't be observed
+    """
+    if isinstance(algorithm, type) and issubclass(algorithm, ObservedTraining):
+        return algorithm
+    observed = {A2C: LeapA2C, PPO: LeapPPO}.get(algorithm)
+    if observed is None:
+        reason = ": TRPO moves its actor by line search, without a loss" if "TRPO" in str(algorithm) else ""
+        raise ValueError(f"{getattr(algorithm, '__name__', algorithm)} can't be observed{reason}; use LeapA2C or LeapPPO")
+    return observed
+
+
+class _ToJob(BaseCallback):
+    """Collects the episodes that end, and says how many steps are done."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+        self.steps: list[int] = []
+        self.returns: list[float] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.steps.append(self.num_timesteps)
+                self.returns.append(float(info["episode"]["r"]))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.report(self.num_timesteps)
+
+
+class _Memory(KVWriter):
+    """Keeps what SB3 logs for TensorBoard. The trainer writes it, in one place and in the order of the tasks."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[int, dict[str, float]]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.log.append(
+            (step, {k: float(v) for k, v in key_values.items() if "tensorboard" not in (key_excluded.get(k) or ())})
+        )
+
+
+@dataclass(frozen=True)
+class EnvTask(Task):
+    """
+    One environment to learn.
+
+    :param name: of the task
+    :param env: a Gymnasium id, or a function that makes the environment
+    :param algorithm: that learns
+    :param policy: of the algorithm
+    :param steps: budget, summed over environments
+    :param n_envs: environments in parallel
+    :param algorithm_kwargs: of the algorithm's constructor
+    """
+
+    name: str
+    env: str | Callable[[], gym.Env]
+    algorithm: type[ObservedTraining]
+    policy: str
+    steps: int
+    n_envs: int
+    algorithm_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def make_vec_env(self, scope: str, n_envs: int | None = None) -> VecEnv:
+        """
+        :param scope: what is meta-learned, on which the action space may depend
+        :param n_envs: ``None``: the task's own number
+        """
+        return make_vec_env(self.env, n_envs or self.n_envs)
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        started = time.perf_counter()
+        scope = job.initialization.scope
+        env = self.make_vec_env(scope)
+        try:
+            # The seed draws the network whole, so what is not in scope is redrawn at every visit.
+            model = self.algorithm(
+                self.policy,
+                env,
+                learner=job.learner,
+                scope=scope,
+                seed=job.seed,
+                device=job.device,
+                **self.algorithm_kwargs,
+            )
+            job.initialization.apply_to(model)
+            episodes, memory = _ToJob(report), _Memory()
+            model.set_logger(Logger(None, [memory]))
+            try:
+                model.learn(self.steps, callback=episodes)
+                diverged = not all(p.isfinite().all() for p in model.policy.parameters())
+            except ValueError as error:
+                # Actions can't be drawn from logits that are not finite: torch says so by a ValueError.
+                if all(p.isfinite().all() for p in model.policy.parameters()):
+                    raise error
+                diverged = True
+        finally:
+            env.close()
+        path = model.gradient_path
+        meta_gradient = statistics = None
+        if path is not None:
+            meta_gradient, statistics = path.meta_gradient(), path.statistics()
+            meta_gradient = {name: g.cpu() for name, g in meta_gradient.items()}
+            diverged = diverged or not all(g.isfinite().all() for g in meta_gradient.values())
+        return TaskResult(
+            name=self.name,
+            curve=LearningCurve(np.asarray(episodes.steps), np.asarray(episodes.returns), self.steps),
+            steps=model.num_timesteps,
+            seconds=time.perf_counter() - started,
+            meta_gradient=meta_gradient,
+            statistics=statistics,
+            status="non_finite" if diverged else "ok",
+            log=memory.log,
+            final=Initialization.of(model, scope) if job.return_final else None,
+        )
+
+
+class EnvTasks(TaskFamily):
+    """
+    Environments to learn with one algorithm and one network.
+
+    :param algorithm: ``LeapA2C`` or ``LeapPPO``; A2C and PPO are taken as those
+    :param policy: ``"MlpPolicy"`` or ``"CnnPolicy"``
+    :param envs: what to learn, by name: Gymnasium ids, or functions that make an environment; a sequence of ids
+        is named by them
+    :param timesteps: budget of one visit, in steps summed over environments
+    :param n_envs: environments in parallel
+    :param algorithm_kwargs: of the algorithm's constructor
+    :raises ValueError: for what can't be learned
+    """
+
+    def __init__(
+        self,
+        algorithm: type[BaseAlgorithm],
+        policy: str,
+        envs: Mapping[str, str | Callable[[], gym.Env]] | Sequence[str],
+        timesteps: int,
+        n_envs: int = 8,
+        algorithm_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        named = dict(envs) if isinstance(envs, Mapping) else {name: name for name in envs}
+        observed = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
+        self._tasks: list[EnvTask] = [
+            EnvTask(name, env, observed, policy, timesteps, n_envs, dict(algorithm_kwargs or {}))
+            for name, env in named.items()
+        ]
+
+    @staticmethod
+    def _check(
+        algorithm: type[BaseAlgorithm], n_tasks: int, timesteps: int, n_envs: int, algorithm_kwargs: Mapping[str, Any]
+    ) -> type[ObservedTraining]:
+        observed = observed_algorithm(algorithm)
+        for name, value in (("timesteps", timesteps), ("n_envs", n_envs), ("the number of tasks", n_tasks)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        # The SB3 class after the mixin is the one whose constructor spells its arguments out.
+        plain = next(c for c in observed.__mro__ if not issubclass(c, ObservedTraining))
+        known = set(inspect.signature(plain).parameters) - {"policy", "env", "seed", "device", "_init_setup_model"}
+        for name in algorithm_kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"algorithm_kwargs has {name!r}, which {plain.__name__} does not take here{hint}")
+        return observed
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, index: int) -> EnvTask:  # type: ignore[override]
+        return self._tasks[index]
+
+    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
+        first = self._tasks[0]
+        env = first.make_vec_env(scope or "encoder")
+        try:
+            model = first.algorithm(first.policy, env, scope=scope, seed=seed, device="cpu", **first.algorithm_kwargs)
+        finally:
+            env.close()
+        assert model.scope is not None
+        drawn = Initialization.of(model, model.scope, self._config(model))
+        for task in self._tasks:
+            env = task.make_vec_env(drawn.scope, n_envs=1)
+            spaces = [("observations", env.observation_space, model.env.observation_space)]  # type: ignore[union-attr]
+            env.close()
+            if drawn.scope == "all":
+                spaces.append(("actions", env.action_space, model.action_space))
+            for what, theirs, ours in spaces:
+                if theirs != ours and not (what == "observations" and theirs.shape == ours.shape):
+                    raise ValueError(
+                        f"scope={drawn.scope!r} needs the same {what} in every task, "
+                        f"but {first.name} has {ours} and {task.name} {theirs}"
+                    )
+        return drawn
+
+    def _config(self, model: ObservedTraining) -> dict[str, Any]:
+        """Where an initialization from these tasks comes from."""
+        first = self._tasks[0]
+        return {
+            "algorithm": first.algorithm.__name__,
+            "policy": first.policy,
+            "network": model.policy.features_extractor_class.__name__,
+            "observation_shape": list(model.observation_space.shape or ()),
+            "steps_per_visit": first.steps,
+            "n_envs": first.n_envs,
+            "algorithm_kwargs": {k: v for k, v in first.algorithm_kwargs.items() if _is_plain(v)},
+            "sb3": version("stable-baselines3"),
+        }
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | bool | None)

@@ -1,0 +1,34 @@
+"""The Atari games: names and pools, the vector environment, the network of the paper."""
+
+from leap_rl.atari.games import (
+    HELD_OUT_GAMES,
+    LARGER_ACTION_SPACE_GAMES,
+    PAPER_GAMES,
+    PAPER_PRETRAINING_GAMES,
+    PRETRAINING_GAMES,
+    SEEN_GAMES,
+    VALIDATION_GAMES,
+    game_name,
+    rom_id,
+)
+from leap_rl.atari.networks import Mnih2013CNN
+from leap_rl.atari.tasks import AtariTask, AtariTasks
+from leap_rl.atari.vec_env import PREPROCESSING_VERSION, AtariVecEnv, make_atari_env
+
+__all__ = [
+    "HELD_OUT_GAMES",
+    "LARGER_ACTION_SPACE_GAMES",
+    "PAPER_GAMES",
+    "PAPER_PRETRAINING_GAMES",
+    "PREPROCESSING_VERSION",
+    "PRETRAINING_GAMES",
+    "SEEN_GAMES",
+    "VALIDATION_GAMES",
+    "AtariTask",
+    "AtariTasks",
+    "AtariVecEnv",
+    "Mnih2013CNN",
+    "game_name",
+    "make_atari_env",
+    "rom_id",
+]

@@ -1,0 +1,71 @@
+"""Atari games as tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
+from leap_rl.atari.games import game_name
+from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
+
+
+@dataclass(frozen=True)
+class AtariTask(EnvTask):
+    """
+    One game to learn; see ``EnvTask``.
+
+    :param env_kwargs: of ``make_atari_env``
+    """
+
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def make_vec_env(self, scope: str, n_envs: int | None = None) -> VecEnv:
+        # A head that is shared needs the same actions in every game. A task has one core, so one thread.
+        kwargs = {"full_action_space": scope == "all", "n_threads": 1, **self.env_kwargs}
+        return make_atari_env(self.name, n_envs or self.n_envs, **kwargs)
+
+
+class AtariTasks(EnvTasks):
+    """
+    Atari games to learn with one algorithm and one network. With the scope ``"all"`` every game has the full set
+    of 18 actions.
+
+    :param algorithm: ``LeapA2C`` or ``LeapPPO``; A2C and PPO are taken as those
+    :param policy: ``"CnnPolicy"``; another network by ``algorithm_kwargs["policy_kwargs"]``
+    :param games: in any spelling that ``make_atari_env`` takes
+    :param timesteps: budget of one visit to a game, in steps summed over environments
+    :param n_envs: environments in parallel
+    :param algorithm_kwargs: of the algorithm's constructor
+    :param env_kwargs: of ``make_atari_env``
+    :raises ValueError: for what can't be learned
+    """
+
+    def __init__(
+        self,
+        algorithm: type[BaseAlgorithm],
+        policy: str,
+        games: Sequence[str],
+        timesteps: int,
+        n_envs: int = 16,
+        algorithm_kwargs: Mapping[str, Any] | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        names = [game_name(game) for game in games]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"games are listed twice: {', '.join(twice)}")
+        observed = self._check(algorithm, len(names), timesteps, n_envs, algorithm_kwargs or {})
+        self._tasks: list[EnvTask] = [
+            AtariTask(
+                name, name, observed, policy, timesteps, n_envs, dict(algorithm_kwargs or {}), dict(env_kwargs or {})
+            )
+            for name in names
+        ]
+
+    def _config(self, model: ObservedTraining) -> dict[str, Any]:
+        return {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}

@@ -1,0 +1,427 @@
+"""ALE's native vector environment as an SB3 ``VecEnv``."""
+
+import difflib
+import inspect
+import os
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+
+from leap_rl.atari.games import game_name, rom_id
+
+PREPROCESSING_VERSION = "ale-vector-1"
+"""
+What an agent sees and what its actions do: ALE's native frame skip, max-pooling, grey levels from the palette, resizing
+and frame stack, FIRE at the start of a game, and this module's FIRE after a lost life. Agents and initializations are
+comparable only where it is the same; whoever changes any of this gives it a new version. See docs/preprocessing.md.
+"""
+
+
+class GameView:
+    """
+    One of the games of an :class:`AtariVecEnv`, as ``get_attr``, ``set_attr`` and ``env_method`` see it. What a user
+    sets with ``set_attr`` is kept here.
+
+    :param vec_env: The environment the game belongs to
+    :param index: Its place there
+    """
+
+    def __init__(self, vec_env: "AtariVecEnv", index: int) -> None:
+        # Weak: a cycle would keep the native threads of a forgotten environment alive until the garbage is collected.
+        self._vec_env: AtariVecEnv = weakref.proxy(vec_env)
+        self._index = index
+        self.game = vec_env.game
+        self.render_mode = vec_env.render_mode
+
+    @property
+    def lives(self) -> int:
+        """Lives left in the running game; 0 in a game without lives."""
+        return int(self._vec_env.lives[self._index])
+
+    def get_action_meanings(self) -> list[str]:
+        """What the actions do, such as ``["NOOP", "FIRE", "RIGHT", "LEFT"]``."""
+        return list(self._vec_env.action_meanings)
+
+    def render(self) -> np.ndarray:
+        """
+        The newest frame that the agent sees. The native interface gives no access to the screen itself, so this is as
+        small as an observation, and grey where that is grey.
+
+        :return: uint8, shape (screen_size, screen_size, 3), red, green and blue
+        :raises RuntimeError: Before the first ``reset()``
+        """
+        return self._vec_env.newest_frame(self._index)
+
+
+class AtariVecEnv(VecEnv):
+    """
+    Copies of one Atari game, run and preprocessed by ALE's native threads, behind SB3's ``VecEnv`` interface.
+
+    An observation is a stack of frames, channels first: uint8 of shape (frame_stack, screen_size, screen_size), or
+    (3 * frame_stack, screen_size, screen_size) in colour, the newest frame last. An episode, for the agent, ends with
+    the game, at ``max_episode_frames``, and with each lost life if ``terminal_on_life_loss``. The infos hold
+
+    - ``lives``: lives left after the step; 0 when the game is over,
+    - ``TimeLimit.truncated``: whether the game was cut off by ``max_episode_frames``,
+    - ``terminal_observation``, at every end of an episode,
+    - ``episode``, only where the game itself ended or was cut off: return ``r`` before clipping, length ``l`` in agent
+      steps and time ``t`` in seconds, as SB3's ``Monitor`` reports it. So ``evaluate_policy``, ``EvalCallback`` and
+      ``ep_rew_mean`` score whole games.
+
+    ``reset()`` always starts new games, also in the middle of one.
+
+    :param game: The game, in any spelling that :func:`~leap_rl.atari.games.rom_id` takes
+    :param n_envs: Number of copies
+    :param noop_max: A game starts with fewer than this many frames of waiting, drawn at random; 0 and 1 mean none
+    :param frame_skip: Emulator frames per agent step
+    :param screen_size: Height and width of the observations, in pixels
+    :param terminal_on_life_loss: Whether a lost life ends the episode for the agent. The game goes on.
+    :param clip_reward: True clips rewards to [-1, 1], a positive number c to [-c, c], False not at all
+    :param action_repeat_probability: Probability that the emulator repeats its last action in a frame (sticky actions)
+    :param frame_stack: Number of frames in an observation
+    :param grayscale: Whether frames have one channel of grey instead of three of colour
+    :param full_action_space: Whether all games have ALE's 18 actions, instead of the ones they need
+    :param max_episode_frames: Emulator frames after which a game is cut off
+    :param n_threads: Number of native threads. None: as many as cores. The results do not depend on it.
+    :param render_mode: ``"rgb_array"`` or None
+    :param monitor_dir: A folder for the episodes of environment i, as ``{i}.monitor.csv``, for SB3's ``load_results``.
+        None writes nothing.
+    :raises ValueError: If the game is unknown or a setting out of range
+    """
+
+    def __init__(
+        self,
+        game: str,
+        n_envs: int = 1,
+        *,
+        noop_max: int = 30,
+        frame_skip: int = 4,
+        screen_size: int = 84,
+        terminal_on_life_loss: bool = True,
+        clip_reward: bool | float = True,
+        action_repeat_probability: float = 0.0,
+        frame_stack: int = 4,
+        grayscale: bool = True,
+        full_action_space: bool = False,
+        max_episode_frames: int = 108_000,
+        n_threads: int | None = None,
+        render_mode: str | None = "rgb_array",
+        monitor_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        # What the native code makes of such values is a crash or nonsense, so none of them gets there.
+        for name, value, lowest in (
+            ("n_envs", n_envs, 1),
+            ("noop_max", noop_max, 0),
+            ("frame_skip", frame_skip, 1),
+            ("screen_size", screen_size, 1),
+            ("frame_stack", frame_stack, 1),
+            ("max_episode_frames", max_episode_frames, 1),
+            ("n_threads", 1 if n_threads is None else n_threads, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ValueError(f"{name} must be an integer of at least {lowest}, not {value!r}.")
+        if not 0 <= action_repeat_probability < 1:
+            raise ValueError(f"action_repeat_probability must be in [0, 1), not {action_repeat_probability!r}.")
+        if clip_reward is not False and not 0 < clip_reward < np.inf:
+            raise ValueError(f"clip_reward must be True, False or a positive number, not {clip_reward!r}.")
+        if render_mode not in ("rgb_array", None):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
+
+        self.game = game_name(game)
+        self.render_mode = render_mode
+        self.games = [GameView(self, index) for index in range(n_envs)]
+        self._terminal_on_life_loss = terminal_on_life_loss
+        self._max_reward = None if clip_reward is False else float(clip_reward)
+        # With life_loss_info the native `terminated` would also mean a lost life, whose `final_obs` is never written.
+        # Without it `terminated` is the end of the game, and lost lives show in `lives`.
+        self._native: AtariVectorEnv | None = AtariVectorEnv(
+            rom_id(game),
+            n_envs,
+            num_threads=n_threads or 0,
+            max_num_frames_per_episode=max_episode_frames,
+            repeat_action_probability=action_repeat_probability,
+            full_action_space=full_action_space,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            img_height=screen_size,
+            img_width=screen_size,
+            grayscale=grayscale,
+            stack_num=frame_stack,
+            frameskip=frame_skip,
+            noop_max=noop_max,
+            episodic_life=False,
+            life_loss_info=False,
+            reward_clipping=False,
+            use_fire_reset=True,
+        )
+        self.action_meanings = [action.name for action in self._native.ale.get_action_set()]
+        self._n_actions = len(self.action_meanings)
+        self._fire = self.action_meanings.index("FIRE") if "FIRE" in self.action_meanings else None
+        self._grayscale = grayscale
+        channels = frame_stack if grayscale else 3 * frame_stack
+        super().__init__(
+            n_envs,
+            spaces.Box(0, 255, (channels, screen_size, screen_size), np.uint8),
+            spaces.Discrete(self._n_actions),
+        )
+
+        self.lives = np.zeros(n_envs, dtype=np.int32)
+        self._observations: np.ndarray | None = None
+        self._must_fire = np.zeros(n_envs, dtype=bool)
+        self._returns = np.zeros(n_envs, dtype=np.float64)
+        self._lengths = np.zeros(n_envs, dtype=np.int64)
+        self._is_stepping = False
+        self._start_time = time.time()
+        self._writers: list[ResultsWriter] = []
+        if monitor_dir is not None:
+            header: dict[str, float | str] = {"t_start": self._start_time, "env_id": f"ALE/{self.game}-v5"}
+            self._writers = [ResultsWriter(os.path.join(monitor_dir, str(i)), header) for i in range(n_envs)]
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """
+        Set the seeds of all games, which they take at the next ``reset()``.
+
+        They are drawn from ``seed``, not counted up from it: else runs seeded 0 to 4 would share most of their games.
+
+        :param seed: A non-negative integer; None draws fresh seeds
+        :return: The seed of each game
+        """
+        # ALE holds a seed in a signed 32-bit integer, where a negative one means "none".
+        self._seeds = (np.random.SeedSequence(seed).generate_state(self.num_envs) & 0x7FFFFFFF).tolist()
+        return self._seeds
+
+    def reset(self) -> np.ndarray:
+        """
+        Start a new game in every environment, with the seeds of the last ``seed()`` since the last ``reset()``.
+
+        :return: The observations, uint8 of shape (n_envs, channels, screen_size, screen_size)
+        :raises RuntimeError: After ``close()``
+        """
+        native = self._open_native()
+        if self._is_stepping:  # the native code would mix the results of the step into those of the reset
+            native.recv()
+            self._is_stepping = False
+        seeds = None if None in self._seeds else np.array(self._seeds)
+        observations, info = native.reset(seed=seeds)
+        self._reset_seeds()
+        self._reset_options()
+        self.lives = info["lives"]
+        self.reset_infos = [{"lives": lives} for lives in self.lives.tolist()]
+        self._must_fire[:] = False
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        self._observations = self._channels_first(observations)
+        return self._observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """
+        Send the actions to the native threads.
+
+        :param actions: Integers in [0, number of actions), shape (n_envs,)
+        :raises ValueError: If they are not. The native code would never return from such a step.
+        :raises RuntimeError: After ``close()``, before ``reset()``, and before the last step was waited for
+        """
+        native = self._open_native()
+        if self._observations is None:
+            raise RuntimeError("Call reset() before the first step.")
+        if self._is_stepping:
+            raise RuntimeError("Call step_wait() before the next step_async().")
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.game} takes integer actions of shape ({self.num_envs},), "
+                f"not {actions.dtype} of shape {actions.shape}: {actions.tolist()}."
+            )
+        if actions.min() < 0 or actions.max() >= self._n_actions:
+            wrong = next(action for action in actions.tolist() if not 0 <= action < self._n_actions)
+            raise ValueError(f"{self.game} has {self._n_actions} actions, 0 to {self._n_actions - 1}, not {wrong}.")
+        actions = actions.astype(np.int64)
+        # After a lost life some games (Breakout) wait for FIRE. SB3's wrappers press it inside reset(); one environment
+        # of a vector cannot be stepped alone, so here FIRE takes the place of the action. What the agent chose has then
+        # no effect, so the expectation of that step's policy gradient, given the rest, is zero: noise, not bias.
+        if self._fire is not None and self._must_fire.any():
+            actions[self._must_fire] = self._fire
+        native.send(actions)
+        self._is_stepping = True
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """
+        Receive what the native threads made of the step.
+
+        :return: Observations, uint8 of shape (n_envs, channels, screen_size, screen_size); rewards, float32 of shape
+            (n_envs,); ends of episodes, bool of shape (n_envs,); and an info per environment
+        :raises RuntimeError: After ``close()`` and before ``step_async()``
+        """
+        native = self._open_native()
+        if not self._is_stepping:
+            raise RuntimeError("Call step_async() before step_wait().")
+        observations, rewards, terminated, truncated, info = native.recv()
+        self._is_stepping = False
+        observations = self._channels_first(observations)
+        self._observations = observations
+        lives = info["lives"]
+        is_over = terminated | truncated
+        # As SB3's EpisodicLifeEnv: Qbert stays at 0 lives for some frames before its game is over. In a row whose game
+        # is over, `lives` are already those of the next game.
+        has_lost_life = (lives < self.lives) & (lives > 0) & ~is_over
+        self._must_fire = has_lost_life
+        dones = is_over | has_lost_life if self._terminal_on_life_loss else is_over
+        self._returns += rewards
+        self._lengths += 1
+
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False, "lives": left} for left in lives.tolist()]
+        if dones.any():
+            for i in np.flatnonzero(dones).tolist():
+                if is_over[i]:
+                    self.reset_infos[i] = {"lives": infos[i]["lives"]}
+                    infos[i]["lives"] = 0 if terminated[i] else int(self.lives[i])
+                    infos[i]["TimeLimit.truncated"] = bool(truncated[i])
+                    infos[i]["terminal_observation"] = self._channels_first(info["final_obs"][i : i + 1])[0]
+                    infos[i]["episode"] = self._finish_episode(i)
+                else:
+                    infos[i]["terminal_observation"] = observations[i].copy()
+        self.lives = lives
+        rewards = rewards.astype(np.float32)
+        if self._max_reward is not None:
+            np.clip(rewards, -self._max_reward, self._max_reward, out=rewards)
+        return observations, rewards, dones, infos
+
+    def close(self) -> None:
+        """End the native threads and close the monitor files. Closing twice is fine."""
+        self._native = None
+        for writer in self._writers:
+            writer.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """
+        :return: Of each environment, the newest frame that the agent sees (see :meth:`GameView.render`); None each if
+            ``render_mode`` is None
+        :raises RuntimeError: Before the first ``reset()``
+        """
+        return [None if self.render_mode is None else game.render() for game in self.games]
+
+    def newest_frame(self, index: int) -> np.ndarray:
+        """
+        :param index: Which environment
+        :return: The newest frame of its observation, uint8 of shape (screen_size, screen_size, 3)
+        :raises RuntimeError: Before the first ``reset()``
+        """
+        if self._observations is None:
+            raise RuntimeError("There is nothing to render before the first reset().")
+        if self._grayscale:
+            return np.repeat(self._observations[index, -1, :, :, None], 3, axis=2)
+        return np.ascontiguousarray(self._observations[index, -3:].transpose(1, 2, 0))
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """
+        :param attr_name: An attribute of :class:`GameView`, or one set with :meth:`set_attr`
+        :param indices: Of which environments, None: all
+        :return: Its value in each
+        :raises AttributeError: If there is none of this name
+        """
+        return [getattr(game, attr_name) for game in self._target_games(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        :param attr_name: The name under which :meth:`get_attr` will find the value. The games do not look at it.
+        :param value: The value
+        :param indices: In which environments, None: all
+        """
+        for game in self._target_games(indices):
+            setattr(game, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """
+        :param method_name: A method of :class:`GameView`
+        :param method_args: Its positional arguments
+        :param indices: Of which environments, None: all
+        :param method_kwargs: Its keyword arguments
+        :return: What it returned for each
+        :raises AttributeError: If there is none of this name
+        """
+        return [getattr(game, method_name)(*method_args, **method_kwargs) for game in self._target_games(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """
+        :param wrapper_class: A gymnasium wrapper
+        :param indices: Of which environments, None: all
+        :return: True for SB3's ``Monitor``, whose work this class does: whole games, before rewards are clipped
+        """
+        return [wrapper_class is Monitor for _ in self._target_games(indices)]
+
+    def _target_games(self, indices: VecEnvIndices) -> Iterable[GameView]:
+        return [self.games[i] for i in self._get_indices(indices)]
+
+    def _open_native(self) -> AtariVectorEnv:
+        if self._native is None:
+            raise RuntimeError(f"This environment of {self.game} is closed.")
+        return self._native
+
+    def _channels_first(self, observations: np.ndarray) -> np.ndarray:
+        """Grey frames come as (n, stack, height, width); colour as (n, stack, height, width, 3)."""
+        if self._grayscale:
+            return observations
+        n, stack, height, width, channels = observations.shape
+        observations = observations.transpose(0, 1, 4, 2, 3).reshape(n, stack * channels, height, width)
+        return np.ascontiguousarray(observations)  # a stack of one is reshaped without a copy
+
+    def _finish_episode(self, index: int) -> dict[str, float]:
+        """Report and forget the return and the length of the game that has ended in environment ``index``."""
+        episode = {
+            "r": float(self._returns[index]),
+            "l": int(self._lengths[index]),
+            "t": round(time.time() - self._start_time, 6),
+        }
+        self._returns[index] = 0
+        self._lengths[index] = 0
+        if self._writers:
+            self._writers[index].write_row(episode)
+        return episode
+
+
+def make_atari_env(
+    game: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    monitor_dir: str | os.PathLike[str] | None = None,
+    wrapper_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> AtariVecEnv:
+    """
+    Make copies of an Atari game, seeded: what SB3's ``make_atari_env`` is, on ALE's native vector environment.
+
+    Every spelling of a game makes the same environment. The names of gymnasium's ids carry frame skip and sticky
+    actions (``ALE/Pong-v5`` has them, ``PongNoFrameskip-v4`` has not); here these are arguments, and sticky actions are
+    off unless ``action_repeat_probability`` is given.
+
+    :param game: The game, in any spelling that :func:`~leap_rl.atari.games.rom_id` takes
+    :param n_envs: Number of copies
+    :param seed: Seed of the first ``reset()``; None draws fresh ones
+    :param monitor_dir: A folder for the monitor files; None writes none
+    :param wrapper_kwargs: Settings under the names of SB3's ``AtariWrapper``, or any other of :class:`AtariVecEnv`
+    :param kwargs: The same, as keyword arguments
+    :return: The environment
+    :raises TypeError: If a setting is unknown or given twice
+    :raises ValueError: If the game is unknown or a setting out of range
+    """
+    wrapper_kwargs = wrapper_kwargs or {}
+    known = inspect.signature(AtariVecEnv).parameters.keys() - {"game", "n_envs", "monitor_dir"}
+    for name in (*wrapper_kwargs, *kwargs):
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise TypeError(f"make_atari_env has no setting {name!r}. Did you mean {nearest!r}?")
+        if name in wrapper_kwargs and name in kwargs:
+            raise TypeError(f"make_atari_env was given {name!r} twice, in wrapper_kwargs too.")
+    env = AtariVecEnv(game, n_envs, monitor_dir=monitor_dir, **wrapper_kwargs, **kwargs)
+    env.seed(seed)
+    return env

@@ -1,0 +1,43 @@
+"""
+Leap itself: gradient paths, initializations, meta-learners, tasks, the trainer and its engines.
+
+Knows no environment, no Stable-Baselines3 and no data set.
+"""
+
+from leap_rl.core.callbacks import MetaCallback
+from leap_rl.core.checkpoint import CheckpointError
+from leap_rl.core.curve import LearningCurve
+from leap_rl.core.engines import Engine, InProcess, Workers
+from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, named_tensors
+from leap_rl.core.learners import Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
+from leap_rl.core.path import GradientPath, PathStatistics
+from leap_rl.core.progress import JobsProgress
+from leap_rl.core.task import Job, Report, Task, TaskFamily, TaskResult
+from leap_rl.core.trainer import MetaTrainer
+
+__all__ = [
+    "CheckpointError",
+    "Engine",
+    "GradientPath",
+    "InProcess",
+    "Initialization",
+    "InitializationError",
+    "Job",
+    "JobsProgress",
+    "Leap",
+    "LearningCurve",
+    "MetaCallback",
+    "MetaLearner",
+    "MetaTrainer",
+    "NamedTensors",
+    "NoPretraining",
+    "PathStatistics",
+    "Report",
+    "Reptile",
+    "SequentialFinetuning",
+    "Task",
+    "TaskFamily",
+    "TaskResult",
+    "Workers",
+    "named_tensors",
+]

@@ -1,0 +1,96 @@
+"""Callbacks of meta-training, with the method names of SB3's ``BaseCallback``: those work here as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from leap_rl.core.trainer import MetaTrainer
+
+
+class CallbackLike(Protocol):
+    """What the trainer calls; every SB3 callback has it. ``model`` is the trainer."""
+
+    def init_callback(self, model: Any) -> None: ...
+    def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None: ...
+    def on_rollout_start(self) -> None: ...
+    def on_step(self) -> bool: ...
+    def on_rollout_end(self) -> None: ...
+    def on_training_end(self) -> None: ...
+    def update_locals(self, locals_: dict[str, Any]) -> None: ...
+
+
+class MetaCallback:
+    """
+    Base class of callbacks for those who do without SB3. Override the methods that begin with an underscore.
+    A "rollout" is the meta batch, a "step" the meta step; ``locals`` holds ``results`` and ``meta_gradient``.
+    """
+
+    trainer: MetaTrainer
+
+    def __init__(self) -> None:
+        self.locals: dict[str, Any] = {}
+
+    def init_callback(self, model: MetaTrainer) -> None:
+        self.trainer = model
+
+    def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        self.locals = locals_
+        self._on_training_start()
+
+    def on_rollout_start(self) -> None:
+        self._on_rollout_start()
+
+    def on_step(self) -> bool:
+        return self._on_step()
+
+    def on_rollout_end(self) -> None:
+        self._on_rollout_end()
+
+    def on_training_end(self) -> None:
+        self._on_training_end()
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        self.locals.update(locals_)
+
+    def _on_training_start(self) -> None:
+        """Before the first meta step."""
+
+    def _on_rollout_start(self) -> None:
+        """Before the tasks of a meta batch run."""
+
+    def _on_rollout_end(self) -> None:
+        """When they have run, before θ⁰ moves."""
+
+    def _on_step(self) -> bool:
+        """After a meta step. Training ends when it returns False."""
+        return True
+
+    def _on_training_end(self) -> None:
+        """After the last meta step."""
+
+
+class FunctionCallback(MetaCallback):
+    """A function of (locals, globals) that returns False to end training, as SB3 takes them."""
+
+    def __init__(self, function: Callable[[dict[str, Any], dict[str, Any]], bool | None]) -> None:
+        super().__init__()
+        self.function = function
+
+    def _on_step(self) -> bool:
+        return self.function(self.locals, {}) is not False
+
+
+Callback = CallbackLike | Callable[[dict[str, Any], dict[str, Any]], bool | None]
+
+
+def callback_list(callback: Callback | Sequence[Callback] | None) -> list[CallbackLike]:
+    """Whatever SB3 accepts as ``callback``, as a list."""
+    if callback is None:
+        return []
+    if isinstance(callback, Sequence):
+        return [c for item in callback for c in callback_list(item)]
+    if hasattr(callback, "on_step"):
+        return [callback]
+    return [FunctionCallback(callback)]

@@ -1,0 +1,49 @@
+"""The learning curve of one learning process, and the two numbers it is judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class LearningCurve:
+    """
+    What a learning process achieved, as it went.
+
+    :param steps: when each value was known (for episodes: the step at which it ended), increasing, shape ``(n,)``
+    :param values: the value: an episode's return, a minibatch's loss, ..., shape ``(n,)``
+    :param budget: steps of the whole process
+    :param window: how many of the last values a moving average is over
+    :param maximize: whether more is better
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    budget: int
+    window: int = 50
+    maximize: bool = True
+
+    def moving_average(self) -> np.ndarray:
+        """Mean of the last ``window`` values, fewer at the start, shape ``(n,)``."""
+        sums = np.concatenate([[0.0], np.cumsum(self.values, dtype=np.float64)])
+        ends = np.arange(1, len(self.values) + 1)
+        starts = np.maximum(ends - self.window, 0)
+        return (sums[ends] - sums[starts]) / (ends - starts)
+
+    def area(self) -> float:
+        """
+        Mean over the steps of the budget of the moving average; NaN without any value. The steps before the
+        first value count with that one.
+        """
+        if not len(self.values):
+            return float("nan")
+        ends = np.minimum(np.append(self.steps[1:], max(self.budget, self.steps[-1])), self.budget)
+        starts = np.minimum(np.append(0, self.steps[1:]), self.budget)
+        return float(np.sum(self.moving_average() * (ends - starts)) / self.budget)
+
+    def final_score(self) -> float:
+        """Mean of the values of the last 10 % of the steps; NaN where there is none."""
+        last = self.values[self.steps > 0.9 * self.budget]
+        return float(last.mean()) if len(last) else float("nan")

@@ -1,0 +1,114 @@
+"""What turns learning processes into the next θ⁰."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from leap_rl.core.path import Gradients, GradientPath, LossDelta, Metric, check_path_settings
+
+
+class MetaLearner(ABC):
+    """
+    A meta-learner. Learning processes run as the task defines them; the meta-learner says how one is observed.
+
+    ``inner`` is how a process runs: ``"observed"`` (any optimizer, any agent) or ``"differentiable"`` (the task
+    must expose its loss as a function of the parameters). ``order`` is how the processes of a meta batch follow
+    each other: ``"independent"``, all from θ⁰, or a ``"chain"``, one after the other.
+    """
+
+    inner: ClassVar[Literal["observed", "differentiable"]] = "observed"
+    order: ClassVar[Literal["independent", "chain"]] = "independent"
+    meta_optimizer: ClassVar[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = (torch.optim.Adam, {"lr": 1e-3})
+
+    @abstractmethod
+    def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath | None:
+        """
+        Begin to follow one learning process.
+
+        :param parameters: the parameters in scope, by name, at θ⁰
+        :return: what sums the process's meta gradient, or ``None`` if nothing is learned from it
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Name and settings, JSON, for the config of what it learns."""
+        return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Leap(MetaLearner):
+    """
+    Leap (Flennerhag et al., ICLR 2019): shorten the gradient paths. See ``GradientPath`` for the settings.
+    """
+
+    metric: Metric = "energy"
+    loss_delta: LossDelta = "consecutive"
+    loss_scale: float = 1.0
+    stabilizer: bool = True
+    gradients: Gradients = "clipped"
+    skip_updates: int = 0
+
+    def __post_init__(self) -> None:
+        check_path_settings(self.metric, self.loss_delta, self.loss_scale, self.gradients, self.skip_updates)
+
+    def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath:
+        return GradientPath(
+            parameters,
+            metric=self.metric,
+            loss_delta=self.loss_delta,
+            loss_scale=self.loss_scale,
+            stabilizer=self.stabilizer,
+            gradients=self.gradients,
+            skip_updates=self.skip_updates,
+        )
+
+
+@dataclass(frozen=True)
+class Reptile(MetaLearner):
+    """
+    Reptile (Nichol et al., 2018): θ⁰ moves towards θ^K. The energy of the path without the loss, exactly.
+    """
+
+    meta_optimizer = (torch.optim.SGD, {"lr": 0.5})
+
+    def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath:
+        return GradientPath(parameters, metric="energy", loss_delta="none")
+
+
+@dataclass(frozen=True)
+class SequentialFinetuning(MetaLearner):
+    """
+    One task after the other in one network: θ⁰ becomes θ^K. Reptile with one task at a time and a rate of 1.
+    """
+
+    order = "chain"
+    meta_optimizer = (torch.optim.SGD, {"lr": 1.0})
+
+    def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath:
+        return GradientPath(parameters, metric="energy", loss_delta="none")
+
+
+@dataclass(frozen=True)
+class NoPretraining(MetaLearner):
+    """Nothing is learned from the tasks: what a comparison starts from, and how an initialization is evaluated."""
+
+    def observe(self, parameters: Mapping[str, Tensor]) -> None:
+        return None
+
+
+def learner_from_settings(settings: Mapping[str, Any]) -> MetaLearner:
+    """
+    The inverse of ``MetaLearner.settings``.
+
+    :raises ValueError: for a class that is not of this module
+    """
+    kinds = {kind.__name__: kind for kind in (Leap, Reptile, SequentialFinetuning, NoPretraining)}
+    name = settings.get("name")
+    if name not in kinds:
+        raise ValueError(f"{name} is no meta-learner of leap_rl: give yours as learner=...")
+    return kinds[name](**{key: value for key, value in settings.items() if key != "name"})

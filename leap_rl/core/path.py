@@ -1,0 +1,554 @@
+"""The gradient path of one learning process, and the pull-forward gradient that Leap sums along it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leap_rl.core.backward import observe_backward
+
+Metric = Literal["length", "energy"]
+LossDelta = Literal["consecutive", "within_rollout", "same_batch", "none"]
+Gradients = Literal["clipped", "raw"]
+
+# Increments are summed in float32 and flushed into float64 once per block: a plain float32 sum of 10^6
+# increments was seen to be off by 1.5e-5, blocks of 256 by 3e-7.
+BLOCK = 256
+
+# The energy metric needs no copy of the parameters per update. Its path length, which is only reported, is
+# measured on the first segments, where an adaptive optimizer makes its largest steps, and on every n-th after.
+MEASURED_FIRST = 64
+MEASURED_EVERY = 16
+
+
+@dataclass(frozen=True)
+class PathStatistics:
+    """
+    What a gradient path looked like. γ = (θ, λ·f); sums are over its segments.
+
+    :param updates: optimizer steps seen, skipped ones included
+    :param segments: segments that entered the meta gradient
+    :param length: Σ‖Δγ‖; with the energy metric an estimate from a sample of the segments, exact up to 64
+    :param energy: Σ‖Δγ‖²; estimated as ``length`` is
+    :param loss_share: the loss's share of the energy, Σ(λΔf)² / Σ‖Δγ‖², in [0, 1]
+    :param top_share: share of Σ w·λ²|Δf|·‖g‖ that the largest 1 % of the segments hold, in [0, 1]; from a
+        histogram with 8 bins per octave
+    :param loss_to_step: ‖Σ w·λ²Δf·g‖ / ‖Σ w·Δθ‖, the loss's part of the meta gradient against the steps' part
+    :param meta_gradient_norm: norm of the meta gradient
+    :param non_finite_update: the first update whose loss, gradient or step was not finite, or ``None``
+    """
+
+    updates: int
+    segments: int
+    length: float
+    energy: float
+    loss_share: float
+    top_share: float
+    loss_to_step: float
+    meta_gradient_norm: float
+    non_finite_update: int | None
+
+
+class GradientPath:
+    r"""
+    Follows one learning process and sums its meta gradient, equation (8) of Leap:
+
+    .. math::
+        \nabla F = -\sum_i (\lambda^2 \Delta f^i g^i + \Delta\theta^i) \, w^i
+
+    with w = 1 / ‖(Δθ, λΔf)‖ for the length and w = 1 for the energy of the path. Jacobians are taken as the
+    identity. A segment without length contributes nothing, a parameter without a gradient its Δθ alone.
+
+    Attached to an optimizer it cannot be called in the wrong order::
+
+        path = GradientPath(dict(model.named_parameters()), metric="length")
+        path.attach(optimizer)
+        for x, y in batches:
+            optimizer.zero_grad()
+            path.backward(criterion(model(x), y))
+            optimizer.step()
+        gradient = path.meta_gradient()
+
+    ``observe(optimizer)`` does the same to training code that cannot be changed; ``before_update`` and
+    ``after_update`` are for loops without a torch optimizer. Memory does not grow with the number of updates,
+    and no device is synchronized, but once in 256 updates.
+
+    f^{i+1} is known at the next update's forward pass, so the last segment contributes its Δθ alone until
+    ``close`` gives it the loss.
+
+    :param parameters: the parameters in scope, by name
+    :param metric: minimize the ``"length"`` (p = 1) or the ``"energy"`` (p = 2) of the path
+    :param loss_delta: which Δf enters. ``"consecutive"``: f^{i+1} - f^i of consecutive minibatches, as the
+        authors; ``"within_rollout"``: the same, but 0 across ``new_rollout()``; ``"same_batch"``: both losses
+        on minibatch i, one more forward pass; ``"none"``: the loss is not part of the manifold
+    :param loss_scale: λ, the unit of the loss axis (the paper has 1)
+    :param stabilizer: replace Δf by -abs(Δf)
+    :param gradients: g as the update rule ``"clipped"`` it, or ``"raw"`` as ``backward`` left it
+    :param skip_updates: leave out the first n updates, where an optimizer starts cold
+    :raises ValueError: for an unknown setting, or without parameters
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        metric: Metric = "energy",
+        loss_delta: LossDelta = "consecutive",
+        loss_scale: float = 1.0,
+        stabilizer: bool = True,
+        gradients: Gradients = "clipped",
+        skip_updates: int = 0,
+    ) -> None:
+        check_path_settings(metric, loss_delta, loss_scale, gradients, skip_updates)
+        if not parameters:
+            raise ValueError("a gradient path needs at least one parameter, got none")
+        self.metric: Metric = metric
+        self.loss_delta: LossDelta = loss_delta
+        self.loss_scale = loss_scale
+        self.stabilizer = stabilizer
+        self.gradients: Gradients = gradients
+        self.skip_updates = skip_updates
+        self.n_updates = 0
+
+        self._names = list(parameters)
+        self._parameters = list(parameters.values())
+        dtype = torch.float64 if any(p.dtype == torch.float64 for p in self._parameters) else torch.float32
+        self._like = torch.empty(
+            sum(p.numel() for p in self._parameters), dtype=dtype, device=self._parameters[0].device
+        )
+        self._uses_loss = loss_delta != "none"
+        self._loss_sum = _BlockedSum(self._like) if self._uses_loss else None  # Σ w·λ²Δf·g
+        self._step_sum = _BlockedSum(self._like) if metric == "length" else None  # Σ w·Δθ; energy telescopes
+        self._gradient = _Flat(self._like, self._parameters) if self._uses_loss else None  # g^i
+        self._raw: _Flat | None = None  # g^{i+1} before clipping, while g^i still waits for f^{i+1}
+        self._has_raw = False
+        self._start: _Flat | None = None  # θ at the first segment
+        self._position: _Flat | None = None  # θ^i, where the step's length is measured
+        self._step: Tensor | None = None  # Δθ^i of the open segment
+        self._step_squared: Tensor | None = None
+        self._measures_step = False
+        self._n_segments = 0
+        self._open = False  # a segment whose Δf is not known yet
+        self._previous_loss: Tensor | None = None
+        self._pending_loss: Tensor | None = None  # of backward passes since the last update
+        self._recompute: Callable[[], Tensor] | None = None
+        self._crosses_rollouts = False
+        self._in_update = False
+        self._closed = False
+        self._statistics = _RunningStatistics(metric, loss_scale)
+
+    # -- attached to an optimizer ------------------------------------------------------------------
+
+    def attach(self, optimizer: Optimizer) -> Callable[[], None]:
+        """
+        Follow every ``optimizer.step()``; the loss comes by ``backward``.
+
+        :param optimizer: owns every parameter in scope; must not need a closure
+        :return: a function that detaches again
+        :raises ValueError: if a parameter in scope is not one of the optimizer's
+        """
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        foreign = [name for name, p in zip(self._names, self._parameters, strict=True) if id(p) not in owned]
+        if foreign:
+            raise ValueError(
+                f"the optimizer does not own {', '.join(foreign)}: observe only parameters that it updates"
+            )
+
+        def before(_optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if len(args) > 1 or kwargs.get("closure") is not None:  # args[0] is the optimizer
+                raise RuntimeError("an optimizer that is given a closure moves between losses: it can't be observed")
+            self.before_update(self._pending_loss)
+            self._pending_loss = None
+
+        def after(_optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+            recompute, self._recompute = self._recompute, None
+            if recompute is None:
+                self.after_update()
+            else:
+                with torch.no_grad():
+                    self.after_update(recompute())
+
+        handles = (optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after))
+
+        def detach() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return detach
+
+    def backward(self, loss: Tensor, recompute: Callable[[], Tensor] | None = None) -> None:
+        """
+        ``loss.backward()``, and remember the loss as f. Several calls before one step add up, as gradients do.
+
+        :param loss: scalar
+        :param recompute: computes the loss of this minibatch again, for ``loss_delta="same_batch"``. A network
+            whose forward pass has side effects (batch norm) must be guarded by the caller
+        """
+        self.before_backward()
+        loss.backward()
+        self.after_backward(loss)
+        self._recompute = recompute
+
+    def before_backward(self) -> None:
+        if self._parameters[0].grad is None:
+            # Gradients that were zeroed without a step in between never moved the parameters.
+            self._pending_loss = None
+
+    def after_backward(self, loss: Tensor) -> None:
+        loss = loss.detach()
+        self._pending_loss = loss if self._pending_loss is None else self._pending_loss + loss
+        if self.gradients == "raw" and self._uses_loss:
+            if self._raw is None:
+                self._raw = _Flat(self._like, self._parameters)
+            self._raw.copy_from([p.grad for p in self._parameters])
+            self._has_raw = True
+
+    @contextmanager
+    def observe(self, optimizer: Optimizer) -> Iterator[GradientPath]:
+        """
+        Follow training code that calls ``loss.backward()`` and ``optimizer.step()`` within the block.
+
+        :param optimizer: as in ``attach``
+        """
+        detach = self.attach(optimizer)
+        try:
+            with observe_backward(self):
+                yield self
+        finally:
+            detach()
+
+    # -- by hand -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def before_update(self, loss: Tensor | float | None = None) -> None:
+        """
+        At θ^i: the gradients are those of ``loss``, the parameters have not moved yet. Without ``backward`` the
+        gradients are taken as they stand, so whether they are clipped is the caller's choice.
+
+        :param loss: f^i, scalar; not needed with ``loss_delta="none"``
+        :raises RuntimeError: out of turn, or without a loss where one is needed
+        """
+        if self._closed:
+            raise RuntimeError("this path is closed: start a new one for another learning process")
+        if self._in_update:
+            raise RuntimeError("before_update was called twice: after_update must follow the optimizer's step")
+        if self._uses_loss and loss is None:
+            raise RuntimeError(
+                "the optimizer stepped, but no loss was seen since its last step: "
+                "call path.backward(loss), or use path.observe(optimizer)"
+            )
+        self._in_update = True
+        if self.n_updates < self.skip_updates:
+            return
+        if self._uses_loss:
+            loss = torch.as_tensor(loss, dtype=self._like.dtype, device=self._like.device).detach()
+            if self._open:
+                assert self._previous_loss is not None
+                self._close_segment(None if self._crosses_rollouts else loss - self._previous_loss)
+            self._previous_loss = loss
+            self._crosses_rollouts = False
+            if self._has_raw:
+                self._gradient, self._raw, self._has_raw = self._raw, self._gradient, False
+            else:
+                assert self._gradient is not None
+                self._gradient.copy_from([p.grad for p in self._parameters])
+        if self.metric == "length":
+            if self._position is None:  # later positions are where the last step ended
+                self._position = _Flat(self._like, self._parameters).copy_from(self._parameters)
+            self._measures_step = True
+        else:
+            if self._start is None:
+                self._start = _Flat(self._like, self._parameters).copy_from(self._parameters)
+            self._measures_step = self._n_segments < MEASURED_FIRST or self._n_segments % MEASURED_EVERY == 0
+            if self._measures_step:
+                if self._position is None:
+                    self._position = _Flat(self._like, self._parameters)
+                self._position.copy_from(self._parameters)
+
+    @torch.no_grad()
+    def after_update(self, loss: Tensor | float | None = None) -> None:
+        """
+        At θ^{i+1}: the parameters have moved.
+
+        :param loss: the same minibatch's loss at θ^{i+1}, for ``loss_delta="same_batch"`` only
+        :raises RuntimeError: out of turn, or without the loss that ``same_batch`` needs
+        """
+        if not self._in_update:
+            raise RuntimeError("after_update was called without before_update: θ^i and g^i are unknown")
+        if self.loss_delta == "same_batch" and loss is None:
+            raise RuntimeError('loss_delta="same_batch" needs the loss of the same minibatch after the step')
+        self._in_update = False
+        self.n_updates += 1
+        if self.n_updates <= self.skip_updates:
+            return
+        self._step_squared = None
+        if self._measures_step:
+            assert self._position is not None
+            if self.metric == "length":
+                # position <- θ^{i+1}, step <- θ^{i+1} - θ^i, in the two buffers there are
+                if self._step is None:
+                    self._step = torch.empty_like(self._like)
+                torch.neg(self._position.flat, out=self._step)
+                self._position.copy_from(self._parameters)
+                self._step.add_(self._position.flat)
+                self._step_squared = torch.linalg.vector_norm(self._step).square()
+            else:
+                self._position.subtract(self._parameters)
+                self._step_squared = torch.linalg.vector_norm(self._position.flat).square()
+        self._n_segments += 1
+        self._open = True
+        if self.loss_delta == "same_batch":
+            assert self._previous_loss is not None
+            loss = torch.as_tensor(loss, dtype=self._like.dtype, device=self._like.device).detach()
+            self._close_segment(loss - self._previous_loss)
+        elif self.loss_delta == "none":
+            self._close_segment(None)
+
+    def new_rollout(self) -> None:
+        """The next minibatch comes from new data: with ``within_rollout`` no Δf is taken across."""
+        self._crosses_rollouts = self.loss_delta == "within_rollout"
+
+    @torch.no_grad()
+    def close(self, final_loss: Tensor | float | None = None) -> None:
+        """
+        End the path.
+
+        :param final_loss: f^K, on one more minibatch, which gives the last segment its Δf
+        """
+        if final_loss is not None and self._open:
+            assert self._previous_loss is not None
+            final_loss = torch.as_tensor(final_loss, dtype=self._like.dtype, device=self._like.device).detach()
+            self._close_segment(final_loss - self._previous_loss)
+        self._closed = True
+
+    # -- the sum -----------------------------------------------------------------------------------
+
+    def _close_segment(self, loss_delta: Tensor | None) -> None:
+        """Add -(λ²Δf·g + Δθ)·w of the open segment; ``None`` is a Δf of zero."""
+        self._open = False
+        weight: Tensor | None = None  # 1
+        if loss_delta is not None and self.stabilizer:
+            loss_delta = -loss_delta.abs()
+        if self.metric == "length":
+            assert self._step_squared is not None and self._step_sum is not None and self._step is not None
+            squared = self._step_squared
+            if loss_delta is not None:
+                squared = squared + (self.loss_scale * loss_delta).square()
+            weight = torch.where(squared > 0, squared.rsqrt(), torch.where(squared == 0, 0.0, torch.nan))
+            self._step_sum.add(self._step, weight)
+        gradient_norm = None
+        if loss_delta is not None:
+            assert self._gradient is not None and self._loss_sum is not None
+            gradient_norm = torch.linalg.vector_norm(self._gradient.flat)
+            coefficient = loss_delta if weight is None else loss_delta * weight
+            self._loss_sum.add(self._gradient.flat, coefficient, self.loss_scale**2)
+        measured = 1 if self.metric == "length" or self._n_segments <= MEASURED_FIRST else MEASURED_EVERY
+        self._statistics.add(loss_delta, gradient_norm, self._step_squared, measured, self.n_updates - 1)
+
+    def _parts(self) -> tuple[Tensor | None, Tensor]:
+        """Σ w·λ²Δf·g and Σ w·Δθ in float64, the open segment's Δθ included."""
+        loss_part = None if self._loss_sum is None else self._loss_sum.value()
+        if self._step_sum is not None:
+            step_part = self._step_sum.value()
+            if self._open:
+                assert self._step is not None
+                step_part.add_(torch.nn.functional.normalize(self._step.double(), dim=0, eps=1e-300))
+        elif self._start is None:
+            step_part = torch.zeros_like(self._like, dtype=torch.float64)
+        else:
+            now = _Flat(self._like, self._parameters).copy_from(self._parameters).flat
+            step_part = now.double().sub_(self._start.flat)
+        return loss_part, step_part
+
+    @torch.no_grad()
+    def meta_gradient(self) -> dict[str, Tensor]:
+        """
+        ∇F of the path so far, by name, in the shapes of the parameters.
+
+        :raises RuntimeError: before the first update that is not skipped
+        """
+        if not self._n_segments:
+            raise RuntimeError(
+                f"the path has no segment: {self.n_updates} updates were seen and the first "
+                f"{self.skip_updates} are skipped"
+            )
+        loss_part, step_part = self._parts()
+        total = step_part if loss_part is None else step_part + loss_part
+        flat = total.neg_().to(self._like.dtype)
+        chunks = flat.split([p.numel() for p in self._parameters])
+        return {n: c.view(p.shape) for n, c, p in zip(self._names, chunks, self._parameters, strict=True)}
+
+    @torch.no_grad()
+    def statistics(self) -> PathStatistics:
+        """The statistics of the path so far; synchronizes the device."""
+        loss_part, step_part = self._parts()
+        running = self._statistics.copy()
+        if self._open:
+            measured = 1 if self.metric == "length" or self._n_segments <= MEASURED_FIRST else MEASURED_EVERY
+            running.add(None, None, self._step_squared, measured, self.n_updates - 1)
+        running.flush()
+        step_norm = step_part.norm().item()
+        loss_norm = 0.0 if loss_part is None else loss_part.norm().item()
+        total = step_part if loss_part is None else step_part + loss_part
+        return PathStatistics(
+            updates=self.n_updates,
+            segments=self._n_segments,
+            length=running.length,
+            energy=running.step_energy + running.loss_energy,
+            loss_share=running.loss_energy / max(running.step_energy + running.loss_energy, 1e-300),
+            top_share=running.top_share(),
+            loss_to_step=loss_norm / step_norm if step_norm > 0 else (math.inf if loss_norm > 0 else 0.0),
+            meta_gradient_norm=total.norm().item(),
+            non_finite_update=running.non_finite_update,
+        )
+
+
+def check_path_settings(
+    metric: str, loss_delta: str, loss_scale: float, gradients: str, skip_updates: int
+) -> None:
+    """
+    :raises ValueError: for a setting that no gradient path takes
+    """
+    for name, value, choices in (
+        ("metric", metric, get_args(Metric)),
+        ("loss_delta", loss_delta, get_args(LossDelta)),
+        ("gradients", gradients, get_args(Gradients)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown, choose one of {', '.join(map(repr, choices))}")
+    if not (math.isfinite(loss_scale) and loss_scale >= 0):
+        raise ValueError(f"loss_scale={loss_scale} must be finite and not negative")
+    if skip_updates < 0:
+        raise ValueError(f"skip_updates={skip_updates} must not be negative")
+
+
+class _Flat:
+    """A flat copy of tensors that are many, with a view on each: one kernel then passes over all of them."""
+
+    def __init__(self, like: Tensor, shapes: list[Tensor]) -> None:
+        self.flat = torch.zeros_like(like)
+        chunks = self.flat.split([t.numel() for t in shapes])
+        self.views = [chunk.view(t.shape) for chunk, t in zip(chunks, shapes, strict=True)]
+
+    def copy_from(self, tensors: list[Any]) -> _Flat:
+        """:param tensors: in the shapes of the views; ``None`` reads as zero"""
+        if any(t is None for t in tensors):
+            for view, tensor in zip(self.views, tensors, strict=True):
+                if tensor is None:
+                    view.zero_()
+                else:
+                    view.copy_(tensor)
+        else:
+            torch._foreach_copy_(self.views, tensors)
+        return self
+
+    def subtract(self, tensors: list[Tensor]) -> None:
+        torch._foreach_sub_(self.views, tensors)
+
+
+class _BlockedSum:
+    """Σ weight·x in blocks of float32 that are flushed into float64."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.block = torch.zeros_like(like)
+        self.total = torch.zeros_like(like, dtype=torch.float64)
+        self.n_in_block = 0
+
+    def add(self, x: Tensor, weight: Tensor, scale: float = 1.0) -> None:
+        """:param weight: 0-dimensional, stays on its device"""
+        self.block.addcmul_(x, weight, value=scale)
+        self.n_in_block += 1
+        if self.n_in_block == BLOCK:
+            self.total.add_(self.block)
+            self.block.zero_()
+            self.n_in_block = 0
+
+    def value(self) -> Tensor:
+        return self.total + self.block
+
+
+class _RunningStatistics:
+    """Sums over the segments' scalars, which stay on their device until a block of them is full."""
+
+    BINS_PER_OCTAVE = 8
+    OCTAVES = 128  # 2^-64 ... 2^64
+
+    def __init__(self, metric: Metric, loss_scale: float) -> None:
+        self.metric = metric
+        self.loss_scale = loss_scale
+        self.length = 0.0
+        self.step_energy = 0.0
+        self.loss_energy = 0.0
+        self.non_finite_update: int | None = None
+        self.n_segments = 0
+        self.counts = torch.zeros(self.BINS_PER_OCTAVE * self.OCTAVES, dtype=torch.float64)
+        self.sums = torch.zeros_like(self.counts)
+        self._rows: list[tuple[Tensor | None, Tensor | None, Tensor | None, int, int]] = []
+
+    def copy(self) -> _RunningStatistics:
+        new = _RunningStatistics(self.metric, self.loss_scale)
+        new.__dict__.update(self.__dict__)
+        new.counts, new.sums, new._rows = self.counts.clone(), self.sums.clone(), list(self._rows)
+        return new
+
+    def add(
+        self,
+        loss_delta: Tensor | None,
+        gradient_norm: Tensor | None,
+        step_squared: Tensor | None,
+        measured: int,
+        update: int,
+    ) -> None:
+        """:param measured: how many segments this one stands for where its step was measured"""
+        self._rows.append((loss_delta, gradient_norm, step_squared, measured, update))
+        if len(self._rows) == BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._rows:
+            return
+
+        def column(i: int) -> Tensor:
+            known = [row[i] for row in self._rows if row[i] is not None]
+            values = torch.zeros(len(self._rows), dtype=torch.float64)
+            if known:
+                mask = torch.tensor([row[i] is not None for row in self._rows])
+                values[mask] = torch.stack(known).double().cpu()  # type: ignore[arg-type]
+            return values
+
+        loss_delta, gradient_norm, step_squared = (column(i) for i in range(3))
+        represents = torch.tensor([0 if row[2] is None else row[3] for row in self._rows], dtype=torch.float64)
+        finite = loss_delta.isfinite() & gradient_norm.isfinite() & step_squared.isfinite()
+        if self.non_finite_update is None and not finite.all():
+            self.non_finite_update = self._rows[int((~finite).nonzero()[0])][4]
+
+        loss_squared = (self.loss_scale * loss_delta).square()
+        squared = step_squared + loss_squared
+        self.length += (represents * squared.sqrt()).sum().item()
+        self.step_energy += (represents * step_squared).sum().item()
+        self.loss_energy += loss_squared.sum().item()
+
+        magnitude = self.loss_scale**2 * loss_delta.abs() * gradient_norm
+        if self.metric == "length":
+            magnitude = torch.where(squared > 0, magnitude * squared.rsqrt(), 0.0)
+        self.n_segments += len(self._rows)
+        magnitude = magnitude[(magnitude > 0) & magnitude.isfinite()]
+        bins = (magnitude.log2() + self.OCTAVES / 2) * self.BINS_PER_OCTAVE
+        bins = bins.long().clamp_(0, len(self.counts) - 1)
+        self.counts.index_add_(0, bins, torch.ones_like(magnitude))
+        self.sums.index_add_(0, bins, magnitude)
+        self._rows = []
+
+    def top_share(self, top: float = 0.01) -> float:
+        wanted, held = float(math.ceil(top * self.n_segments)), 0.0
+        for count, total in zip(self.counts.flip(0).tolist(), self.sums.flip(0).tolist(), strict=True):
+            if count and wanted > 0:
+                held += total * min(1.0, wanted / count)
+                wanted -= count
+        return held / max(self.sums.sum().item(), 1e-300)

@@ -1,0 +1,99 @@
+"""A task: one learning problem, and what its learning process gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from leap_rl.core.curve import LearningCurve
+from leap_rl.core.initialization import Initialization
+from leap_rl.core.learners import MetaLearner
+from leap_rl.core.path import PathStatistics
+
+Report = Callable[[int], None]
+"""Called by a running process with the number of steps it has done."""
+
+
+@dataclass
+class TaskResult:
+    """
+    What a learning process gives back.
+
+    :param name: of the task
+    :param curve: how well it did as it went
+    :param steps: steps spent, summed over environments
+    :param seconds: wall-clock time
+    :param meta_gradient: ∇F by name, if the meta-learner observes
+    :param statistics: of its gradient path, if the meta-learner observes
+    :param status: ``"non_finite"`` where the process or its meta gradient diverged: it must not enter θ⁰
+    :param log: what the process logged: (step, {key: value})
+    :param final: θ^K, on request
+    """
+
+    name: str
+    curve: LearningCurve
+    steps: int
+    seconds: float
+    meta_gradient: dict[str, Tensor] | None = None
+    statistics: PathStatistics | None = None
+    status: Literal["ok", "non_finite"] = "ok"
+    log: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    final: Initialization | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    One visit to a task.
+
+    :param task: what to learn
+    :param initialization: θ⁰ to start from
+    :param learner: how to observe
+    :param seed: of all that is random in this visit, below 2³¹
+    :param device: where the model lives
+    :param return_final: whether the result holds θ^K
+    """
+
+    task: Task
+    initialization: Initialization
+    learner: MetaLearner
+    seed: int
+    device: str = "auto"
+    return_final: bool = False
+
+
+class Task(ABC):
+    """
+    A small, picklable description of a learning problem: what to build and how long to learn.
+    """
+
+    name: str
+    steps: int
+    """Budget, in steps summed over environments."""
+
+    @abstractmethod
+    def run(self, job: Job, report: Report) -> TaskResult:
+        """
+        Run one learning process, in whatever process this lands in.
+
+        :param job: where to start from and how to observe
+        :param report: called from time to time with the steps done
+        """
+
+
+class TaskFamily(Sequence[Task], ABC):
+    """Tasks that share what is meta-learned."""
+
+    @abstractmethod
+    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
+        """
+        A random θ⁰ for these tasks.
+
+        :param scope: what of the model; ``None`` is the family's default
+        :param seed: of the draw
+        :raises ValueError: if no parameter is in scope, or the tasks don't share those that are
+        """

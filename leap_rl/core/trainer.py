@@ -1,0 +1,550 @@
+"""Meta-training: the outer loop of Leap."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
+from leap_rl.core.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    optimizer_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from leap_rl.core.engines import Engine, InProcess, Workers
+from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, relative_change
+from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
+from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger, next_run_folder
+from leap_rl.core.progress import JobsProgress
+from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
+
+Sampling = Literal["without_replacement", "reshuffle", "with_replacement"]
+Schedule = Callable[[float], float]
+
+# Streams of the trainer's own random numbers; SB3 reseeds the global generators.
+_BATCHES, _JOBS, _EVALUATION = range(3)
+
+
+class MetaTrainer:
+    """
+    Meta-learns an initialization, Algorithm 1 of Leap, with any meta-learner.
+
+    :param tasks: the tasks to learn from
+    :param learner: the meta-learner
+    :param meta_batch_size: tasks per meta step
+    :param scope: what of the model is meta-learned; ``None``: the encoder for images, else ``"all"``
+    :param meta_optimizer_class: any torch optimizer; ``None``: the meta-learner's own
+    :param meta_optimizer_kwargs: of the meta optimizer; ``lr`` may be a schedule in SB3's manner, a function of
+        the progress remaining, from 1 to 0
+    :param initialization: θ⁰ to start from; ``None``: a random one
+    :param sampling: of a meta batch: ``"without_replacement"`` within it, ``"reshuffle"``: every task once per
+        pass, or ``"with_replacement"``
+    :param eval_tasks: tasks that decide which θ⁰ was best, never learned from
+    :param eval_freq: meta steps between two evaluations
+    :param engine: where the tasks run; ``None``: worker processes, or this process where there is one task
+    :param n_workers: worker processes; ``None``: one per core
+    :param run_dir: folder for a checkpoint after every meta step
+    :param tensorboard_log: folder for TensorBoard runs
+    :param seed: of everything
+    :param device: where the models of the tasks live
+    :param verbose: 1 prints a line per meta step
+    :raises ValueError: for what can't be trained; nothing has run then
+    """
+
+    def __init__(
+        self,
+        tasks: TaskFamily,
+        learner: MetaLearner,
+        meta_batch_size: int,
+        scope: str | None = None,
+        meta_optimizer_class: type[Optimizer] | None = None,
+        meta_optimizer_kwargs: Mapping[str, Any] | None = None,
+        initialization: Initialization | None = None,
+        sampling: Sampling = "without_replacement",
+        eval_tasks: Sequence[Task] | None = None,
+        eval_freq: int = 0,
+        engine: Engine | None = None,
+        n_workers: int | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
+        device: str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self._check(tasks, learner, meta_batch_size, sampling, eval_tasks, eval_freq, meta_optimizer_class)
+        self.tasks = tasks
+        self._task_names = [task.name for task in tasks]
+        self.learner = learner
+        self.meta_batch_size = meta_batch_size
+        self.sampling: Sampling = sampling
+        self.eval_tasks = list(eval_tasks or [])
+        self.eval_freq = eval_freq
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
+        self.seed = int(np.random.SeedSequence().entropy) % 2**31 if seed is None else seed  # type: ignore[arg-type]
+        self.device = device
+        self.verbose = verbose
+        several = meta_batch_size > 1 or len(self.eval_tasks) > 1
+        self.engine = engine or (Workers(n_workers) if several else InProcess())
+
+        drawn = tasks.draw_initialization(scope, self.seed)
+        if initialization is not None:
+            if initialization.scope != drawn.scope:
+                raise InitializationError(
+                    f"the initialization has scope {initialization.scope!r}, these tasks meta-learn {drawn.scope!r}"
+                )
+            initialization.check_fits(
+                NamedTensors({n: [t] for n, t in drawn.parameters.items()}, {n: [t] for n, t in drawn.buffers.items()})
+            )
+            # In the model's order: safetensors keeps none, and a meta optimizer counts its parameters.
+            parameters = {name: initialization.parameters[name] for name in drawn.parameters}
+            drawn = Initialization(parameters, drawn.scope, initialization.buffers, drawn.config)
+        self._theta = drawn.clone()
+        for tensor in self._theta.parameters.values():
+            tensor.requires_grad_(True)
+
+        default_class, default_kwargs = learner.meta_optimizer
+        kwargs = dict(default_kwargs if meta_optimizer_class is None else {})
+        kwargs.update(meta_optimizer_kwargs or {})
+        self._schedule: Schedule | None = kwargs.get("lr") if callable(kwargs.get("lr")) else None
+        if self._schedule is not None:
+            kwargs["lr"] = self._schedule(1.0)
+        self.meta_optimizer = (meta_optimizer_class or default_class)(
+            list(self._theta.parameters.values()), **kwargs
+        )
+
+        self.meta_step = 0
+        self.num_timesteps = 0
+        self.history: list[dict[str, Any]] = []
+        self.best_initialization: Initialization | None = None
+        self.best_score = -math.inf
+        self._eval_reference: dict[str, float] = {}
+        self._steps_of: dict[str, int] = {}  # per task, over all its visits: the x axis of its curves
+        self._logger: LoggerLike | None = None
+        self._task_loggers: dict[str, TensorBoardLogger] = {}
+        self._log_folder: Path | None = None
+        self._progress = JobsProgress(enabled=False)
+
+    @staticmethod
+    def _check(
+        tasks: TaskFamily,
+        learner: MetaLearner,
+        meta_batch_size: int,
+        sampling: str,
+        eval_tasks: Sequence[Task] | None,
+        eval_freq: int,
+        meta_optimizer_class: type[Optimizer] | None,
+    ) -> None:
+        if sampling not in get_args(Sampling):
+            raise ValueError(f"sampling={sampling!r} is unknown, choose one of {', '.join(get_args(Sampling))}")
+        if meta_batch_size < 1:
+            raise ValueError(f"meta_batch_size={meta_batch_size} must be at least 1")
+        if meta_batch_size > len(tasks) and sampling != "with_replacement":
+            raise ValueError(
+                f"meta_batch_size={meta_batch_size}, but there are {len(tasks)} tasks: "
+                'take fewer, or sampling="with_replacement"'
+            )
+        if isinstance(learner, NoPretraining):
+            raise ValueError("NoPretraining learns nothing: use tasks.draw_initialization(scope, seed)")
+        if learner.order == "chain":
+            if meta_batch_size != 1:
+                raise ValueError(
+                    f"{type(learner).__name__} trains one task after the other: "
+                    f"meta_batch_size must be 1, not {meta_batch_size}"
+                )
+            if meta_optimizer_class is not None:
+                raise ValueError(f"{type(learner).__name__} keeps θ^K as it is: it takes no meta optimizer")
+        if bool(eval_tasks) != (eval_freq > 0):
+            raise ValueError(
+                f"eval_freq={eval_freq} with {len(eval_tasks or [])} eval_tasks: evaluation needs both"
+            )
+
+    # -- Algorithm 1 -------------------------------------------------------------------------------
+
+    def learn(
+        self, meta_steps: int, callback: Callback | Sequence[Callback] | None = None, progress_bar: bool = False
+    ) -> MetaTrainer:
+        """
+        Meta-train.
+
+        :param meta_steps: how many more
+        :param callback: called as SB3 calls its own; a meta step is the step
+        :param progress_bar: draw one, if the output is a terminal
+        :return: self
+        :raises RuntimeError: if more than half of a meta batch diverged; θ⁰ is as it was
+        """
+        if meta_steps < 1:
+            raise ValueError(f"meta_steps={meta_steps} must be at least 1")
+        callbacks = self._start(callback)
+        last = self.meta_step + meta_steps
+        with JobsProgress(enabled=progress_bar) as self._progress:
+            self._progress.outer(f"{type(self.learner).__name__}: meta steps", meta_steps)
+            if self._wants_evaluation() and not self._eval_reference:
+                self._evaluate()
+            while self.meta_step < last:
+                started = time.perf_counter()
+                for c in callbacks:
+                    c.on_rollout_start()
+                batch = self._sample_batch()  # τ ~ p(τ)
+                results = self._run(batch)  # θ⁰ → θ^K on every τ, observed
+                meta_gradient = self._mean_meta_gradient(results)  # 1/|B| Σ ∇F
+                for c in callbacks:
+                    c.update_locals({"results": results, "meta_gradient": meta_gradient})
+                    c.on_rollout_end()
+                change = self._update(meta_gradient, progress_remaining=(last - self.meta_step) / meta_steps)
+                self.meta_step += 1
+                self._record(results, change, time.perf_counter() - started)
+                if self._wants_evaluation():
+                    self._evaluate()
+                self._logger_().dump(self.meta_step)
+                if self.run_dir is not None:
+                    self.save()
+                self._progress.advance_outer()
+                if not all([c.on_step() for c in callbacks]):
+                    break
+        for c in callbacks:
+            c.on_training_end()
+        return self
+
+    def _sample_batch(self) -> list[int]:
+        """Indices of the tasks of this meta step: a function of seed and meta step alone, so resuming is exact."""
+        n, size = len(self.tasks), self.meta_batch_size
+        if self.sampling == "reshuffle":
+            positions = range(self.meta_step * size, (self.meta_step + 1) * size)
+            return [int(self._rng(_BATCHES, p // n).permutation(n)[p % n]) for p in positions]
+        replace = self.sampling == "with_replacement"
+        return self._rng(_BATCHES, self.meta_step).choice(n, size=size, replace=replace).tolist()
+
+    def _run(self, batch: Sequence[int]) -> list[TaskResult]:
+        """The results in the order of the tasks, not of their completion: sums then have the same bits."""
+        theta = self._current()
+        jobs = []
+        for slot, index in enumerate(batch):
+            visit = batch[:slot].count(index)  # with replacement a task may come twice
+            seed = self._job_seed(_JOBS, self.meta_step, index, visit)
+            jobs.append(Job(self.tasks[index], theta, self.learner, seed, self.device))
+        return self._run_jobs(jobs)
+
+    def _mean_meta_gradient(self, results: Sequence[TaskResult]) -> dict[str, Tensor]:
+        gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
+        if 2 * len(gradients) < len(results):
+            lost = ", ".join(r.name for r in results if r.status != "ok")
+            raise RuntimeError(
+                f"meta step {self.meta_step}: {len(results) - len(gradients)} of {len(results)} learning processes "
+                f"were not finite ({lost}); θ⁰ is as it was. A smaller meta rate or learning rate may help"
+            )
+        return {
+            name: torch.stack([gradient[name].cpu() for gradient in gradients]).mean(dim=0)
+            for name in self._theta.parameters
+        }
+
+    def _update(self, meta_gradient: Mapping[str, Tensor], progress_remaining: float) -> dict[str, float]:
+        """One step of the meta optimizer; returns ‖Δθ⁰‖ / ‖θ⁰‖ by layer."""
+        before = {name: t.detach().clone() for name, t in self._theta.parameters.items()}
+        if self._schedule is not None:
+            for group in self.meta_optimizer.param_groups:
+                group["lr"] = self._schedule(progress_remaining)
+        for name, tensor in self._theta.parameters.items():
+            tensor.grad = meta_gradient[name].to(tensor.dtype)
+        self.meta_optimizer.step()
+        self.meta_optimizer.zero_grad()
+        return relative_change(before, {name: t.detach() for name, t in self._theta.parameters.items()})
+
+    # -- what is around it -------------------------------------------------------------------------
+
+    def _current(self) -> Initialization:
+        return Initialization(
+            {name: t.detach().clone() for name, t in self._theta.parameters.items()},
+            self._theta.scope,
+            {name: t.clone() for name, t in self._theta.buffers.items()},
+        )
+
+    @property
+    def initialization(self) -> Initialization:
+        """θ⁰ as it is now, a copy."""
+        current = self._current()
+        current.config = {
+            **self._theta.config,
+            "tasks": self._task_names,
+            "learner": self.learner.settings(),
+            "meta_optimizer": self._optimizer_settings(),
+            "meta_batch_size": self.meta_batch_size,
+            "meta_steps": self.meta_step,
+            "timesteps": self.num_timesteps,
+            "seed": self.seed,
+            "versions": {package: version(package) for package in ("torch", "numpy")},
+        }
+        return current
+
+    @property
+    def logger(self) -> LoggerLike:
+        """Where meta-training is logged; SB3's callbacks ask for it."""
+        return self._logger_()
+
+    def set_logger(self, logger: LoggerLike) -> None:
+        """:param logger: anything with ``record(key, value)`` and ``dump(step)``, SB3's ``Logger`` for one"""
+        self._logger = logger
+
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([self.seed, *stream]))
+
+    def _job_seed(self, *stream: int) -> int:
+        return int(np.random.SeedSequence([self.seed, *stream]).generate_state(1)[0]) & 0x7FFFFFFF
+
+    def _run_jobs(self, jobs: Sequence[Job]) -> list[TaskResult]:
+        self._progress.jobs([job.task.name for job in jobs], [job.task.steps for job in jobs])
+        results = dict(self.engine.run(jobs, self._progress.job_at))
+        return [results[i] for i in range(len(jobs))]
+
+    def _start(self, callback: Callback | Sequence[Callback] | None) -> list[CallbackLike]:
+        self._logger_()
+        callbacks = callback_list(callback)
+        for c in callbacks:
+            c.init_callback(self)
+            c.on_training_start({"self": self}, {})
+        return callbacks
+
+    def _logger_(self) -> LoggerLike:
+        if self._logger is None:
+            if self.tensorboard_log is None:
+                self._logger = NoLogger()
+            else:
+                self._log_folder = next_run_folder(self.tensorboard_log, type(self.learner).__name__)
+                self._logger = TensorBoardLogger(self._log_folder)
+        return self._logger
+
+    def _wants_evaluation(self) -> bool:
+        return self.eval_freq > 0 and self.meta_step % self.eval_freq == 0
+
+    def _evaluate(self) -> None:
+        """
+        Learn the evaluation tasks from θ⁰ with the same seeds each time, and keep the best θ⁰. Its score is the
+        mean over these tasks of the area under the learning curve relative to that of the first evaluation, since
+        games have scales of their own.
+        """
+        theta = self._current()
+        jobs = [
+            Job(task, theta, NoPretraining(), self._job_seed(_EVALUATION, index), self.device)
+            for index, task in enumerate(self.eval_tasks)
+        ]
+        scores = []
+        for result in self._run_jobs(jobs):
+            area = result.curve.area() if result.status == "ok" else float("nan")
+            reference = self._eval_reference.setdefault(result.name, area)
+            gain = (area - reference) / max(abs(reference), 1e-9)
+            scores.append(gain if result.curve.maximize else -gain)
+            self._logger_().record(f"eval/area/{result.name}", area)
+        score = float(np.mean(scores))
+        self._logger_().record("eval/gain", score)
+        if score > self.best_score:
+            self.best_score, self.best_initialization = score, self.initialization
+
+    def _record(self, results: Sequence[TaskResult], change: Mapping[str, float], seconds: float) -> None:
+        """One meta step in the log and in ``history``; the tasks' own curves in runs of their own."""
+        log = self._logger_()
+        steps = sum(r.steps for r in results)
+        self.num_timesteps += steps
+        rows = []
+        for r in results:
+            row: dict[str, Any] = {"name": r.name, "status": r.status, "steps": r.steps, "seconds": r.seconds}
+            row |= {"area": r.curve.area(), "final_score": r.curve.final_score()}
+            if r.statistics is not None:
+                row |= vars(r.statistics)
+            rows.append(row)
+            self._record_task(r)
+        shown = ["area", "final_score", "length", "energy", "loss_share", "top_share", "loss_to_step"]
+        for key in [*shown, "meta_gradient_norm"]:
+            values = {row["name"]: row[key] for row in rows if row.get(key) is not None}
+            section = "score" if key in ("area", "final_score") else "path"
+            for name, value in values.items():
+                log.record(f"{section}/{key}/{name}", value)
+            if values:
+                log.record(f"{section}/{key}", float(np.mean(list(values.values()))))
+        gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
+        log.record("meta/gradient_norm", _mean_norm(gradients))
+        if len(gradients) > 1:
+            log.record("meta/cosine", mean_cosine(gradients))
+        log.record("meta/learning_rate", self.meta_optimizer.param_groups[0]["lr"])
+        log.record("meta/tasks_lost", len(results) - len(gradients))
+        for layer, value in change.items():
+            log.record(f"change/{layer}", value)
+        log.record("time/steps_per_second", steps / seconds)
+        log.record("time/total_timesteps", self.num_timesteps)
+        self.history.append(
+            {"meta_step": self.meta_step, "timesteps": self.num_timesteps, "seconds": seconds, "tasks": rows}
+        )
+        if self.verbose:
+            areas = ", ".join(f"{row['name']} {row['area']:.4g}" for row in rows)
+            print(f"meta step {self.meta_step}: {steps / seconds:,.0f} steps/s, areas: {areas}", flush=True)
+
+    def _record_task(self, result: TaskResult) -> None:
+        offset = self._steps_of.get(result.name, 0)
+        self._steps_of[result.name] = offset + result.steps
+        if self._log_folder is None:
+            return
+        if result.name not in self._task_loggers:
+            self._task_loggers[result.name] = TensorBoardLogger(self._log_folder / result.name)
+        for step, values in result.log:
+            for key, value in values.items():
+                self._task_loggers[result.name].record(key, value)
+            self._task_loggers[result.name].dump(offset + step)
+
+    def _optimizer_settings(self) -> dict[str, Any]:
+        settings = {
+            key: value
+            for key, value in self.meta_optimizer.defaults.items()
+            if isinstance(value, int | float | str | bool | list | tuple)
+        }
+        return {"name": type(self.meta_optimizer).__name__, **settings}
+
+    # -- on disk -----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """
+        Write a checkpoint into ``run_dir``; the last one stays until the new one is whole.
+
+        :raises ValueError: without a ``run_dir``
+        """
+        if self.run_dir is None:
+            raise ValueError("there is nowhere to save: give the trainer a run_dir")
+        optimizer_tensors, optimizer_rest = optimizer_state(self.meta_optimizer)
+        tensors = {f"theta.{n}": t for n, t in self._theta.parameters.items()}
+        tensors |= {f"buffer.{n}": t for n, t in self._theta.buffers.items()}
+        tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors.items()}
+        best = self.best_initialization
+        if best is not None:
+            tensors |= {f"best.{n}": t for n, t in best.parameters.items()}
+            tensors |= {f"best_buffer.{n}": t for n, t in best.buffers.items()}
+        state = {
+            "settings": {
+                "learner": self.learner.settings(),
+                "meta_batch_size": self.meta_batch_size,
+                "scope": self._theta.scope,
+                "meta_optimizer": type(self.meta_optimizer).__name__,
+                "schedule": self._schedule is not None,
+                "sampling": self.sampling,
+                "eval_freq": self.eval_freq,
+                "seed": self.seed,
+                "device": self.device,
+                "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
+            },
+            "tasks": self._task_names,
+            "eval_tasks": [task.name for task in self.eval_tasks],
+            "config": self._theta.config,
+            "optimizer": optimizer_rest,
+            "meta_step": self.meta_step,
+            "num_timesteps": self.num_timesteps,
+            "steps_of": self._steps_of,
+            "history": self.history,
+            "best": None if best is None else {"score": self.best_score, "config": best.config},
+            "eval_reference": self._eval_reference,
+            "log_folder": None if self._log_folder is None else str(self._log_folder),
+        }
+        save_checkpoint(self.run_dir / "checkpoint", tensors, state)
+
+    @classmethod
+    def load(
+        cls,
+        run_dir: str | os.PathLike[str],
+        tasks: TaskFamily,
+        learner: MetaLearner | None = None,
+        meta_optimizer_class: type[Optimizer] | None = None,
+        meta_optimizer_kwargs: Mapping[str, Any] | None = None,
+        eval_tasks: Sequence[Task] | None = None,
+        engine: Engine | None = None,
+        n_workers: int | None = None,
+        verbose: int = 0,
+    ) -> MetaTrainer:
+        """
+        Go on from a checkpoint, to the same bits as without the interruption.
+
+        :param run_dir: of the trainer that wrote it
+        :param tasks: the same tasks
+        :param learner: needed only for a class of your own
+        :param meta_optimizer_class: needed only for a class that is not torch's
+        :param meta_optimizer_kwargs: needed only for a schedule as ``lr``
+        :param eval_tasks: the same, if there were any
+        :param engine: as in the constructor
+        :param n_workers: as in the constructor
+        :param verbose: as in the constructor
+        :raises ValueError: if it is missing, foreign, damaged, of other tasks, or needs what was not given
+        """
+        run_dir = Path(run_dir)
+        tensors, state = load_checkpoint(run_dir / "checkpoint")
+        settings = dict(state["settings"])
+        for what, names in (("tasks", tasks), ("eval_tasks", eval_tasks or [])):
+            given = [task.name for task in names]
+            if given != state[what]:
+                raise CheckpointError(f"{run_dir} was trained with {what} {state[what]}, not {given}")
+        if settings.pop("schedule") and not callable((meta_optimizer_kwargs or {}).get("lr")):
+            raise CheckpointError(f"{run_dir} was trained with a schedule: give it as meta_optimizer_kwargs['lr']")
+        learner_settings = settings.pop("learner")
+        learner = learner or learner_from_settings(learner_settings)
+        optimizer_name = settings.pop("meta_optimizer")
+        if learner.order != "chain" and meta_optimizer_class is None:
+            meta_optimizer_class = getattr(torch.optim, optimizer_name, None)
+            if meta_optimizer_class is None:
+                raise CheckpointError(f"{run_dir} was trained with {optimizer_name}: give it as meta_optimizer_class")
+
+        def named(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        # Constructing needs some lr (the real one comes with the optimizer's state).
+        kwargs = {"lr": state["optimizer"]["param_groups"][0].get("lr", 0.0), **(meta_optimizer_kwargs or {})}
+        trainer = cls(
+            tasks,
+            learner,
+            meta_optimizer_class=meta_optimizer_class,
+            meta_optimizer_kwargs=kwargs,
+            initialization=Initialization(named("theta."), settings["scope"], named("buffer.")),
+            eval_tasks=eval_tasks,
+            engine=engine,
+            n_workers=n_workers,
+            run_dir=run_dir,
+            verbose=verbose,
+            **settings,
+        )
+        restore_optimizer(trainer.meta_optimizer, named("optimizer."), state["optimizer"])
+        trainer._theta.config = state["config"]
+        trainer.meta_step = state["meta_step"]
+        trainer.num_timesteps = state["num_timesteps"]
+        trainer.history = state["history"]
+        trainer._steps_of = state["steps_of"]
+        trainer._eval_reference = state["eval_reference"]
+        if state["best"] is not None:
+            trainer.best_score = state["best"]["score"]
+            trainer.best_initialization = Initialization(
+                named("best."), settings["scope"], named("best_buffer."), state["best"]["config"]
+            )
+        if state["log_folder"] is not None:
+            trainer._log_folder = Path(state["log_folder"])
+            trainer._logger = TensorBoardLogger(trainer._log_folder)
+        return trainer
+
+
+def _flatten(gradient: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in gradient.values()]).cpu()
+
+
+def _mean_norm(gradients: Sequence[Mapping[str, Tensor]]) -> float:
+    return torch.stack([_flatten(g) for g in gradients]).mean(dim=0).norm().item()
+
+
+def mean_cosine(gradients: Sequence[Mapping[str, Tensor]]) -> float:
+    """Mean cosine between the meta gradients of two tasks, over all pairs: 1 if all pull the same way."""
+    directions = torch.nn.functional.normalize(torch.stack([_flatten(g) for g in gradients]).double(), dim=1)
+    cosines = directions @ directions.T
+    n = len(gradients)
+    return ((cosines.sum() - cosines.trace()) / (n * (n - 1))).item()

@@ -1,0 +1,529 @@
+"""The pull-forward gradient against an independent re-computation, and what a path must survive."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from leap_rl.core import GradientPath
+from leap_rl.core.path import BLOCK, MEASURED_EVERY, MEASURED_FIRST
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.5),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.02),
+}
+CLIP = 0.3
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def batches(n: int, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(6, 3, generator=generator), torch.randn(6, 1, generator=generator)) for _ in range(n)]
+
+
+def flat(tensors: list[Tensor]) -> np.ndarray:
+    return torch.cat([t.detach().flatten() for t in tensors]).double().numpy()
+
+
+class Recorder:
+    """Stores θ, f and g of every update of a process, for the oracle."""
+
+    def __init__(self) -> None:
+        self.theta: list[np.ndarray] = []
+        self.f: list[float] = []
+        self.f_after: list[float] = []
+        self.raw: list[np.ndarray] = []
+        self.clipped: list[np.ndarray] = []
+
+
+def train(path: GradientPath | None, model: nn.Module, optimizer: torch.optim.Optimizer, n: int, rollout: int = 5) -> Recorder:
+    """n clipped updates, a new rollout every ``rollout`` of them."""
+    parameters = list(model.parameters())
+    record = Recorder()
+    for i, (x, y) in enumerate(batches(n)):
+        if path is not None and i % rollout == 0:
+            path.new_rollout()
+
+        def loss_of(x: Tensor = x, y: Tensor = y) -> Tensor:
+            return nn.functional.mse_loss(model(x), y)
+
+        record.theta.append(flat(parameters))
+        optimizer.zero_grad()
+        loss = loss_of()
+        if path is None:
+            loss.backward()
+        else:
+            path.backward(loss, loss_of if path.loss_delta == "same_batch" else None)
+        record.f.append(float(loss.detach().double()))
+        record.raw.append(flat([p.grad for p in parameters]))
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        record.clipped.append(flat([p.grad for p in parameters]))
+        optimizer.step()
+        with torch.no_grad():
+            record.f_after.append(float(loss_of().double()))
+    record.theta.append(flat(parameters))
+    return record
+
+
+def oracle(
+    record: Recorder,
+    metric: str,
+    loss_delta: str,
+    scale: float,
+    stabilizer: bool,
+    gradients: str,
+    skip: int = 0,
+    rollout: int = 5,
+    final_loss: float | None = None,
+) -> np.ndarray:
+    """Equation (8), written from the formula in float64."""
+    n = len(record.f)
+    f = [*record.f, final_loss]
+    total = np.zeros_like(record.theta[0])
+    for i in range(skip, n):
+        step = record.theta[i + 1] - record.theta[i]
+        following = f[i + 1]
+        if loss_delta == "none":
+            change = 0.0
+        elif loss_delta == "same_batch":
+            change = record.f_after[i] - record.f[i]
+        elif following is None or (loss_delta == "within_rollout" and (i + 1) % rollout == 0 and i + 1 < n):
+            change = 0.0
+        else:
+            change = following - record.f[i]
+        if stabilizer:
+            change = -abs(change)
+        g = record.raw[i] if gradients == "raw" else record.clipped[i]
+        length = math.sqrt(float(step @ step) + (scale * change) ** 2)
+        weight = 1.0 if metric == "energy" else (1 / length if length > 0 else 0.0)
+        total -= (scale**2 * change * g + step) * weight
+    return total
+
+
+def error(path: GradientPath, reference: np.ndarray) -> float:
+    got = flat(list(path.meta_gradient().values()))
+    return float(np.linalg.norm(got - reference) / np.linalg.norm(reference))
+
+
+VARIANTS = [
+    variant
+    for variant in itertools.product(
+        ["length", "energy"],
+        ["consecutive", "within_rollout", "same_batch", "none"],
+        [True, False],
+        ["clipped", "raw"],
+        [1.0, 0.1],
+    )
+    if not (variant[1] == "none" and (variant[2] or variant[3] == "raw" or variant[4] != 1.0))
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("metric", "loss_delta", "stabilizer", "gradients", "scale"), VARIANTS)
+def test_meta_gradient_is_equation_8(
+    optimizer: str, metric: str, loss_delta: str, stabilizer: bool, gradients: str, scale: float
+) -> None:
+    model = network()
+    inner = OPTIMIZERS[optimizer](model.parameters())
+    path = GradientPath(
+        dict(model.named_parameters()), metric, loss_delta, scale, stabilizer, gradients  # type: ignore[arg-type]
+    )
+    path.attach(inner)
+    record = train(path, model, inner, 23)
+    assert error(path, oracle(record, metric, loss_delta, scale, stabilizer, gradients)) < 2e-6
+
+
+@pytest.mark.parametrize("metric", ["length", "energy"])
+@pytest.mark.parametrize("skip", [1, 4])
+def test_skipped_updates_are_not_part_of_the_path(metric: str, skip: int) -> None:
+    model = network()
+    inner = OPTIMIZERS["rmsprop"](model.parameters())
+    path = GradientPath(dict(model.named_parameters()), metric, skip_updates=skip)  # type: ignore[arg-type]
+    path.attach(inner)
+    record = train(path, model, inner, 12)
+    assert error(path, oracle(record, metric, "consecutive", 1.0, True, "clipped", skip)) < 2e-6
+    assert path.statistics().segments == 12 - skip
+
+
+@pytest.mark.parametrize("metric", ["length", "energy"])
+def test_the_final_loss_closes_the_last_segment(metric: str) -> None:
+    model = network()
+    inner = OPTIMIZERS["sgd"](model.parameters())
+    path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
+    path.attach(inner)
+    record = train(path, model, inner, 7)
+    path.close(final_loss=0.25)
+    assert error(path, oracle(record, metric, "consecutive", 1.0, True, "clipped", final_loss=0.25)) < 2e-6
+    with pytest.raises(RuntimeError, match="closed"):
+        train(path, model, inner, 1)
+
+
+def test_energy_without_the_loss_is_reptile_exactly() -> None:
+    model = network()
+    inner = OPTIMIZERS["adam"](model.parameters())
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    path = GradientPath(before and dict(model.named_parameters()), "energy", loss_delta="none")
+    path.attach(inner)
+    train(path, model, inner, 300)
+    for name, p in model.named_parameters():
+        assert torch.equal(path.meta_gradient()[name], before[name] - p.detach())
+
+
+@pytest.mark.parametrize("metric", ["length", "energy"])
+def test_by_hand_by_optimizer_and_by_observation_agree(metric: str) -> None:
+    def attached() -> GradientPath:
+        model = network()
+        inner = OPTIMIZERS["sgd"](model.parameters())
+        path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
+        detach = path.attach(inner)
+        train(path, model, inner, 9)
+        detach()
+        train(None, model, inner, 1)  # no longer seen
+        return path
+
+    def observed() -> GradientPath:
+        model = network()
+        inner = OPTIMIZERS["sgd"](model.parameters())
+        path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
+        with path.observe(inner):
+            train(None, model, inner, 9)
+        train(None, model, inner, 1)
+        return path
+
+    def by_hand() -> GradientPath:
+        model = network()
+        inner = OPTIMIZERS["sgd"](model.parameters())
+        path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
+        for x, y in batches(9):
+            inner.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            path.before_update(loss)
+            inner.step()
+            path.after_update()
+        return path
+
+    first = by_hand()
+    for other in (attached(), observed()):
+        assert other.n_updates == 9
+        a, b = flat(list(first.meta_gradient().values())), flat(list(other.meta_gradient().values()))
+        if metric == "energy":  # the energy's last Δθ is where the parameters are now: one update further
+            a, b = a[:0], b[:0]
+        np.testing.assert_array_equal(a, b)
+
+
+def test_observing_changes_no_bit_of_the_training() -> None:
+    plain, watched = network(), network()
+    train(None, plain, OPTIMIZERS["adam"](plain.parameters()), 40)
+    inner = OPTIMIZERS["adam"](watched.parameters())
+    path = GradientPath(dict(watched.named_parameters()), "length", gradients="raw")
+    path.attach(inner)
+    train(path, watched, inner, 40)
+    for a, b in zip(plain.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_that_accumulate_have_the_loss_that_adds_up() -> None:
+    model, twin = network(), network()
+    inner, twin_inner = OPTIMIZERS["sgd"](model.parameters()), OPTIMIZERS["sgd"](twin.parameters())
+    path = GradientPath(dict(model.named_parameters()), "length")
+    twin_path = GradientPath(dict(twin.named_parameters()), "length")
+    path.attach(inner), twin_path.attach(twin_inner)
+    for x, y in batches(6):
+        inner.zero_grad()
+        for half in (slice(0, 3), slice(3, 6)):
+            path.backward(nn.functional.mse_loss(model(x[half]), y[half]) / 2)
+        inner.step()
+        twin_inner.zero_grad()
+        twin_path.backward(nn.functional.mse_loss(twin(x), y))
+        twin_inner.step()
+    np.testing.assert_allclose(
+        flat(list(path.meta_gradient().values())), flat(list(twin_path.meta_gradient().values())), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_loss_that_was_zeroed_without_a_step_is_forgotten() -> None:
+    model = network()
+    inner = OPTIMIZERS["sgd"](model.parameters())
+    path = GradientPath(dict(model.named_parameters()), "length")
+    path.attach(inner)
+    (x, y), (x2, y2) = batches(2)
+    path.backward(100 * nn.functional.mse_loss(model(x), y))
+    inner.zero_grad()
+    path.backward(nn.functional.mse_loss(model(x2), y2))
+    inner.step()
+    path.close(final_loss=0.0)
+    assert path.statistics().length < 5
+
+
+@pytest.mark.parametrize("metric", ["length", "energy"])
+def test_a_parameter_without_a_gradient_contributes_its_step_alone(metric: str) -> None:
+    used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    path = GradientPath({"used": used, "unused": unused}, metric)  # type: ignore[arg-type]
+    inner = torch.optim.SGD([used, unused], lr=0.1)
+    path.attach(inner)
+    for _ in range(3):
+        inner.zero_grad()
+        path.backward(used.square().sum())
+        inner.step()
+        with torch.no_grad():
+            unused.add_(0.0)
+    gradient = path.meta_gradient()
+    assert torch.equal(gradient["unused"], torch.zeros(2))
+    assert gradient["used"].isfinite().all() and gradient["used"].norm() > 0
+
+
+@pytest.mark.parametrize("loss_delta", ["consecutive", "none"])
+def test_a_segment_without_length_contributes_zero_not_nan(loss_delta: str) -> None:
+    p = nn.Parameter(torch.ones(3))
+    path = GradientPath({"p": p}, "length", loss_delta=loss_delta)  # type: ignore[arg-type]
+    inner = torch.optim.SGD([p], lr=0.0)
+    path.attach(inner)
+    for _ in range(4):
+        inner.zero_grad()
+        path.backward((p * 0).sum())
+        inner.step()
+    assert torch.equal(path.meta_gradient()["p"], torch.zeros(3))
+    assert path.statistics().length == 0 and path.statistics().non_finite_update is None
+
+
+def test_memory_does_not_grow_with_the_number_of_updates() -> None:
+    import tracemalloc
+
+    p = nn.Parameter(torch.ones(10))
+    path = GradientPath({"p": p}, "length")
+
+    def run(n: int) -> None:
+        for i in range(n):
+            p.grad = torch.full_like(p, 0.1)
+            path.before_update(float(i % 7))
+            with torch.no_grad():
+                p.add_(0.001)
+            path.after_update()
+
+    run(3 * BLOCK)
+    tracemalloc.start()
+    run(BLOCK)
+    first = tracemalloc.get_traced_memory()[0]
+    run(8 * BLOCK)
+    grown = tracemalloc.get_traced_memory()[0] - first
+    tracemalloc.stop()
+    assert grown < 20_000
+
+
+@pytest.mark.parametrize("metric", ["length", "energy"])
+def test_statistics_against_the_stored_path(metric: str) -> None:
+    model = network()
+    inner = OPTIMIZERS["rmsprop"](model.parameters())
+    path = GradientPath(dict(model.named_parameters()), metric, loss_scale=0.5)  # type: ignore[arg-type]
+    path.attach(inner)
+    n = MEASURED_FIRST
+    record = train(path, model, inner, n)
+    steps = np.diff(np.array(record.theta), axis=0)
+    squared = (steps**2).sum(axis=1)
+    change = 0.5 * np.append(np.diff(record.f), 0.0)
+    got = path.statistics()
+    assert (got.updates, got.segments) == (n, n)
+    assert got.length == pytest.approx(np.sqrt(squared + change**2).sum(), rel=1e-5)
+    assert got.energy == pytest.approx((squared + change**2).sum(), rel=1e-5)
+    assert got.loss_share == pytest.approx((change**2).sum() / (squared + change**2).sum(), rel=1e-5)
+    weight = 1 / np.sqrt(squared + change**2) if metric == "length" else np.ones(n)
+    norms = np.linalg.norm(record.clipped, axis=1)
+    held = weight * 0.5 * np.abs(change) * norms
+    assert got.top_share == pytest.approx(held.max() / held.sum(), rel=0.1)  # 1 % of 64 is one; bins are 9 % wide
+    loss_part = np.linalg.norm((-(weight * 0.5 * np.abs(change))[:, None] * record.clipped).sum(axis=0))
+    step_part = np.linalg.norm((weight[:, None] * steps).sum(axis=0))
+    assert got.loss_to_step == pytest.approx(loss_part / step_part, rel=1e-4)
+    assert got.meta_gradient_norm == pytest.approx(np.linalg.norm(flat(list(path.meta_gradient().values()))), rel=1e-5)
+
+
+def test_the_energy_metric_estimates_its_path_length_from_a_sample() -> None:
+    model = network()
+    inner = OPTIMIZERS["sgd"](model.parameters())
+    path = GradientPath(dict(model.named_parameters()), "energy")
+    path.attach(inner)
+    n = MEASURED_FIRST + 40 * MEASURED_EVERY
+    record = train(path, model, inner, n)
+    squared = (np.diff(np.array(record.theta), axis=0) ** 2).sum(axis=1)
+    true = np.sqrt(squared + np.append(np.diff(record.f), 0.0) ** 2).sum()
+    assert path.statistics().length == pytest.approx(true, rel=0.15)
+
+
+def test_the_first_update_that_is_not_finite_is_named() -> None:
+    p = nn.Parameter(torch.ones(3))
+    path = GradientPath({"p": p}, "length")
+    inner = torch.optim.SGD([p], lr=0.01)
+    path.attach(inner)
+    for i in range(20):
+        inner.zero_grad()
+        path.backward((p.sum() / 0 if i == 11 else p.square().sum()))
+        inner.step()
+    assert path.statistics().non_finite_update in (10, 11)  # the segment before it is the first to lack its Δf
+
+
+# -- out of turn, and bad settings -----------------------------------------------------------------
+
+
+def test_a_step_without_a_loss_is_an_error_not_a_wrong_path() -> None:
+    model = network()
+    inner = OPTIMIZERS["sgd"](model.parameters())
+    path = GradientPath(dict(model.named_parameters()))
+    path.attach(inner)
+    (x, y), *_ = batches(1)
+    nn.functional.mse_loss(model(x), y).backward()
+    with pytest.raises(RuntimeError, match="no loss was seen"):
+        inner.step()
+
+
+def test_calls_out_of_turn() -> None:
+    p = nn.Parameter(torch.ones(2))
+    path = GradientPath({"p": p})
+    with pytest.raises(RuntimeError, match="without before_update"):
+        path.after_update()
+    path.before_update(1.0)
+    with pytest.raises(RuntimeError, match="called twice"):
+        path.before_update(1.0)
+    with pytest.raises(RuntimeError, match="no segment"):
+        GradientPath({"p": p}).meta_gradient()
+
+
+def test_an_optimizer_of_other_parameters_is_refused() -> None:
+    model, other = network(), network()
+    with pytest.raises(ValueError, match=r"does not own 0\.weight"):
+        GradientPath(dict(model.named_parameters())).attach(torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+def test_an_optimizer_with_a_closure_is_refused() -> None:
+    model = network()
+    inner = torch.optim.LBFGS(model.parameters())
+    GradientPath(dict(model.named_parameters())).attach(inner)
+    with pytest.raises(RuntimeError, match="closure"):
+        inner.step(lambda: nn.functional.mse_loss(model(torch.ones(1, 3)), torch.ones(1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"metric": "lenght"}, "'length', 'energy'"),
+        ({"loss_delta": "both"}, "within_rollout"),
+        ({"gradients": "cliped"}, "'clipped', 'raw'"),
+        ({"loss_scale": -1.0}, "loss_scale"),
+        ({"loss_scale": math.nan}, "loss_scale"),
+        ({"skip_updates": -1}, "skip_updates"),
+    ],
+)
+def test_unknown_settings(settings_: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GradientPath({"p": nn.Parameter(torch.ones(1))}, **settings_)  # type: ignore[arg-type]
+
+
+def test_backward_is_put_back_after_an_exception_and_in_any_order() -> None:
+    original = torch.Tensor.backward
+    model = network()
+    inner = OPTIMIZERS["sgd"](model.parameters())
+    paths = [GradientPath(dict(model.named_parameters())) for _ in range(2)]
+    outer, nested = paths[0].observe(inner), paths[1].observe(inner)
+    outer.__enter__(), nested.__enter__()
+    outer.__exit__(None, None, None)
+    (x, y), *_ = batches(1)
+    nn.functional.mse_loss(model(x), y).backward()
+    inner.step()
+    assert (paths[0].n_updates, paths[1].n_updates) == (0, 1)
+    nested.__exit__(None, None, None)
+    assert torch.Tensor.backward is original
+    with pytest.raises(ZeroDivisionError), paths[0].observe(inner):
+        raise ZeroDivisionError
+    assert torch.Tensor.backward is original
+
+
+# -- properties ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    metric=st.sampled_from(["length", "energy"]),
+    stabilizer=st.booleans(),
+    scale=st.floats(1e-3, 1e3),
+    n=st.integers(1, 12),
+    unit=st.floats(1e-2, 1e2),
+    seed=st.integers(0, 2**16),
+)
+def test_only_the_product_of_scale_and_unit_matters(
+    metric: str, stabilizer: bool, scale: float, n: int, unit: float, seed: int
+) -> None:
+    """γ = (θ, λf): a loss in another unit with the inverse λ is the same manifold."""
+
+    def gradient(factor: float) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        p = nn.Parameter(torch.randn(4, generator=generator, dtype=torch.float64))
+        path = GradientPath({"p": p}, metric, loss_scale=scale / factor, stabilizer=stabilizer)  # type: ignore[arg-type]
+        for _ in range(n):
+            p.grad = factor * torch.randn(4, generator=generator, dtype=torch.float64)
+            path.before_update(factor * torch.randn((), generator=generator, dtype=torch.float64))
+            with torch.no_grad():
+                p.add_(0.1 * torch.randn(4, generator=generator, dtype=torch.float64))
+            path.after_update()
+        return path.meta_gradient()["p"]
+
+    torch.testing.assert_close(gradient(unit), gradient(1.0), rtol=1e-6, atol=1e-9)
+
+
+def long_path_error(n: int) -> dict[str, float]:
+    """‖x - reference‖ / ‖reference‖ after n increments, of ours and of a plain float32 sum."""
+    generator = torch.Generator().manual_seed(0)
+    size = 50
+    p = nn.Parameter(torch.zeros(size))
+    path = GradientPath({"p": p}, "length", stabilizer=True)
+    reference, plain = torch.zeros(size, dtype=torch.float64), torch.zeros(size)
+    losses = torch.rand(n + 1, generator=generator)
+    previous: tuple[Tensor, Tensor] | None = None
+    drift = torch.randn(size, generator=generator)
+    for i in range(n):
+        g = torch.randn(size, generator=generator) + drift
+        p.grad = g
+        if previous is not None:
+            step, old_g = previous
+            df = -(losses[i] - losses[i - 1]).abs().double()
+            w = 1 / torch.sqrt(step.double() @ step.double() + df**2)
+            increment = (df * old_g.double() + step.double()) * w
+            reference -= increment
+            plain -= increment.float()
+        before = p.detach().clone()
+        path.before_update(losses[i])
+        with torch.no_grad():
+            p.sub_(0.01 * g)
+        path.after_update()
+        previous = (p.detach() - before, g)
+    assert previous is not None
+    path.close(losses[n])
+    step, old_g = previous
+    df = -(losses[n] - losses[n - 1]).abs().double()
+    w = 1 / torch.sqrt(step.double() @ step.double() + df**2)
+    reference -= (df * old_g.double() + step.double()) * w
+    got = path.meta_gradient()["p"].double()
+    return {
+        "ours": ((got - reference).norm() / reference.norm()).item(),
+        "plain": ((plain.double() - reference).norm() / reference.norm()).item(),
+    }
+
+
+def test_precision_over_many_increments() -> None:
+    assert long_path_error(5_000)["ours"] < 1e-5
+
+
+@pytest.mark.slow
+def test_precision_over_a_million_increments() -> None:
+    assert long_path_error(1_000_000)["ours"] < 1e-5
