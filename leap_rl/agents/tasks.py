@@ -124,9 +124,9 @@ class EnvTask(Task):
                 model.learn(self.steps, callback=episodes)
                 diverged = not all(p.isfinite().all() for p in model.policy.parameters())
             except ValueError as error:
-                # Actions can't be drawn from logits that are not finite: torch says so by a ValueError.
-                if all(p.isfinite().all() for p in model.policy.parameters()):
-                    raise error
+                # How torch says that actions can't be drawn from logits that are not finite.
+                if "found invalid values" not in str(error):
+                    raise
                 diverged = True
         finally:
             env.close()

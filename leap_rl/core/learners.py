@@ -24,7 +24,10 @@ class MetaLearner(ABC):
 
     inner: ClassVar[Literal["observed", "differentiable"]] = "observed"
     order: ClassVar[Literal["independent", "chain"]] = "independent"
-    meta_optimizer: ClassVar[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = (torch.optim.Adam, {"lr": 1e-3})
+    @property
+    def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        """The meta optimizer to use where none is given: its class and settings."""
+        return torch.optim.Adam, {"lr": 1e-3}
 
     @abstractmethod
     def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath | None:
@@ -51,10 +54,18 @@ class Leap(MetaLearner):
     loss_scale: float = 1.0
     stabilizer: bool = True
     gradients: Gradients = "clipped"
-    skip_updates: int = 0
+    skip_updates: int | None = None
 
     def __post_init__(self) -> None:
         check_path_settings(self.metric, self.loss_delta, self.loss_scale, self.gradients, self.skip_updates)
+
+    @property
+    def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        # The energy's gradient holds θ⁰ - θ^K, so a rate below 1 stays between them. The length's is a sum of unit
+        # vectors, which says where to go, but not how far.
+        if self.metric == "energy":
+            return torch.optim.SGD, {"lr": 0.5}
+        return torch.optim.Adam, {"lr": 1e-3}
 
     def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath:
         return GradientPath(
@@ -74,10 +85,12 @@ class Reptile(MetaLearner):
     Reptile (Nichol et al., 2018): θ⁰ moves towards θ^K. The energy of the path without the loss, exactly.
     """
 
-    meta_optimizer = (torch.optim.SGD, {"lr": 0.5})
+    @property
+    def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return torch.optim.SGD, {"lr": 0.5}
 
     def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath:
-        return GradientPath(parameters, metric="energy", loss_delta="none")
+        return GradientPath(parameters, metric="energy", loss_delta="none", skip_updates=0)
 
 
 @dataclass(frozen=True)
@@ -87,10 +100,13 @@ class SequentialFinetuning(MetaLearner):
     """
 
     order = "chain"
-    meta_optimizer = (torch.optim.SGD, {"lr": 1.0})
+
+    @property
+    def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return torch.optim.SGD, {"lr": 1.0}
 
     def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath:
-        return GradientPath(parameters, metric="energy", loss_delta="none")
+        return GradientPath(parameters, metric="energy", loss_delta="none", skip_updates=0)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -240,7 +241,7 @@ class MetaTrainer:
     def _mean_meta_gradient(self, results: Sequence[TaskResult]) -> dict[str, Tensor]:
         gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
         if 2 * len(gradients) < len(results):
-            lost = ", ".join(r.name for r in results if r.status != "ok")
+            lost = ", ".join(sorted(r.name for r in results if r.status != "ok"))
             raise RuntimeError(
                 f"meta step {self.meta_step}: {len(results) - len(gradients)} of {len(results)} learning processes "
                 f"were not finite ({lost}); θ⁰ is as it was. A smaller meta rate or learning rate may help"
@@ -362,6 +363,12 @@ class MetaTrainer:
             row |= {"area": r.curve.area(), "final_score": r.curve.final_score()}
             if r.statistics is not None:
                 row |= vars(r.statistics)
+                if not r.statistics.segments:
+                    warnings.warn(
+                        f"{r.name} had {r.statistics.updates} updates and all were skipped, so nothing was learned "
+                        "from it: give it more timesteps, or the meta-learner fewer skip_updates",
+                        stacklevel=3,
+                    )
             rows.append(row)
             self._record_task(r)
         shown = ["area", "final_score", "length", "energy", "loss_share", "top_share", "loss_to_step"]
@@ -404,8 +411,8 @@ class MetaTrainer:
     def _optimizer_settings(self) -> dict[str, Any]:
         settings = {
             key: value
-            for key, value in self.meta_optimizer.defaults.items()
-            if isinstance(value, int | float | str | bool | list | tuple)
+            for key, value in self.meta_optimizer.param_groups[0].items()
+            if key != "params" and isinstance(value, int | float | str | bool)
         }
         return {"name": type(self.meta_optimizer).__name__, **settings}
 

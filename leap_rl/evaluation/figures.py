@@ -1,0 +1,49 @@
+"""Figures of learning curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from leap_rl.core import LearningCurve
+from leap_rl.evaluation.comparison import Comparison
+
+
+def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None:
+    """
+    Draw the moving average of the return against steps: the mean over the seeds as a line, each seed as a thin one.
+
+    :param comparison: what to draw, one panel per task
+    :param file: PNG to write
+    :param title: above all panels
+    """
+    tasks = list(next(iter(comparison.curves.values())))
+    figure = Figure(figsize=(5.5 * len(tasks), 4), layout="constrained")
+    axes = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for ax, task in zip(axes, tasks, strict=True):
+        for color, (start, curves) in enumerate(comparison.curves.items()):
+            known = [curve for curve in curves[task] if len(curve.values)]
+            if not known:
+                continue
+            steps = np.linspace(0, known[0].budget, 400)
+            values = np.array([_at(curve, steps) for curve in known])
+            for row in values:
+                ax.plot(steps, row, color=f"C{color}", alpha=0.35, linewidth=0.8)
+            # Only where every seed has finished an episode is a mean over the seeds one.
+            ax.plot(steps, values.mean(axis=0), color=f"C{color}", linewidth=2, label=f"{start} ({len(known)} seeds)")
+        ax.set_xlabel("steps")
+        ax.set_ylabel(f"mean return of the last {next(iter(comparison.curves.values()))[task][0].window} episodes")
+        ax.set_title(task)
+        ax.grid(alpha=0.25)
+        ax.legend(frameon=False)
+    if title:
+        figure.suptitle(title)
+    figure.savefig(file, dpi=150)
+
+
+def _at(curve: LearningCurve, steps: np.ndarray) -> np.ndarray:
+    """The moving average at the given steps, NaN before the first episode ends."""
+    last = np.searchsorted(curve.steps, steps, side="right") - 1
+    return np.where(last >= 0, curve.moving_average()[np.maximum(last, 0)], np.nan)

@@ -1,0 +1,510 @@
+"""The outer loop: what it computes, in every engine, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from leap_rl.core import (
+    CheckpointError,
+    Initialization,
+    InitializationError,
+    InProcess,
+    Job,
+    Leap,
+    LearningCurve,
+    MetaCallback,
+    MetaTrainer,
+    NoPretraining,
+    Report,
+    Reptile,
+    SequentialFinetuning,
+    Task,
+    TaskFamily,
+    TaskResult,
+    Workers,
+)
+
+
+@dataclass(frozen=True)
+class Quadratic(Task):
+    """Noisy descent towards a point of its own, one for each index."""
+
+    index: int
+    steps: int = 12
+    diverges: bool = False
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"quadratic-{self.index}"
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        generator = torch.Generator().manual_seed(job.seed)
+        target = torch.full((3,), float(self.index))
+        model = point(0)
+        job.initialization.apply_to(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        path = job.learner.observe(dict(model.named_parameters()))
+        detach = path.attach(optimizer) if path is not None else lambda: None
+        losses = []
+        for i in range(self.steps):
+            optimizer.zero_grad()
+            loss = (model(torch.eye(3)).diagonal() - target + 0.1 * torch.randn(3, generator=generator)).square().sum()
+            if self.diverges:
+                loss = loss * math.nan
+            loss.backward() if path is None else path.backward(loss)
+            optimizer.step()
+            losses.append(loss.item())
+            report(i + 1)
+        detach()
+        gradient = None if path is None else path.meta_gradient()
+        return TaskResult(
+            self.name,
+            LearningCurve(np.arange(1, self.steps + 1), np.array(losses), self.steps, maximize=False),
+            steps=self.steps,
+            seconds=0.01,
+            meta_gradient=gradient,
+            statistics=None if path is None else path.statistics(),
+            status="non_finite" if self.diverges else "ok",
+            log=[(self.steps, {"train/loss": losses[-1]})],
+            final=Initialization.of(model) if job.return_final else None,
+        )
+
+
+def point(seed: int) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(3, 3)
+
+
+class Quadratics(TaskFamily):
+    def __init__(self, n: int = 5, diverging: tuple[int, ...] = ()) -> None:
+        self.tasks = [Quadratic(i, diverges=i in diverging) for i in range(n)]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> Quadratic:  # type: ignore[override]
+        return self.tasks[index]
+
+    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
+        return Initialization.of(point(seed), scope or "all", {"network": "Linear(3, 3)"})
+
+
+def trainer(learner: Any = None, **kwargs: Any) -> MetaTrainer:
+    arguments = {"meta_batch_size": 2, "engine": InProcess(), "seed": 0, **kwargs}
+    return MetaTrainer(arguments.pop("tasks", Quadratics()), learner or Leap(metric="length"), **arguments)
+
+
+def same_bits(a: Initialization, b: Initialization) -> bool:
+    return a.parameters.keys() == b.parameters.keys() and all(
+        torch.equal(a.parameters[n], b.parameters[n]) for n in a.parameters
+    )
+
+
+# -- Algorithm 1 -----------------------------------------------------------------------------------
+
+
+def test_a_meta_step_is_the_optimizers_step_on_the_mean_meta_gradient() -> None:
+    seen: dict[str, Any] = {}
+
+    def keep(locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        seen.update(locals_)
+
+    meta = trainer(meta_optimizer_class=torch.optim.SGD, meta_optimizer_kwargs={"lr": 0.25})
+    before = meta.initialization
+    meta.learn(1, callback=keep)
+    for name, now in meta.initialization.parameters.items():
+        gradients = torch.stack([r.meta_gradient[name].double() for r in seen["results"]])
+        torch.testing.assert_close(now.double(), before.parameters[name].double() - 0.25 * gradients.mean(dim=0))
+
+
+def test_reptile_with_rate_one_and_one_task_is_sequential_finetuning() -> None:
+    reptile = trainer(
+        Reptile(), meta_batch_size=1, meta_optimizer_class=torch.optim.SGD, meta_optimizer_kwargs={"lr": 1.0}
+    ).learn(4)
+    chain = trainer(SequentialFinetuning(), meta_batch_size=1).learn(4)
+    assert same_bits(reptile.initialization, chain.initialization)
+
+
+def test_sequential_finetuning_ends_where_its_last_task_ended() -> None:
+    results: list[TaskResult] = []
+    meta = trainer(SequentialFinetuning(), meta_batch_size=1)
+    start = meta.initialization
+    meta.learn(1, callback=lambda l, g: results.extend(l["results"]))
+    job = Job(meta.tasks[int(results[0].name[-1])], start, NoPretraining(), 0, return_final=True)
+    assert job.task.run(job, lambda steps: None).final is not None
+    for name, t in meta.initialization.parameters.items():
+        torch.testing.assert_close(t, start.parameters[name] - results[0].meta_gradient[name])  # type: ignore[index]
+
+
+def test_it_moves_towards_the_middle_of_the_tasks() -> None:
+    meta = trainer(meta_batch_size=5, meta_optimizer_class=torch.optim.SGD, meta_optimizer_kwargs={"lr": 0.1})
+
+    def distance(initialization: Initialization) -> float:
+        model = point(0)
+        initialization.apply_to(model)
+        return (model(torch.eye(3)).diagonal() - 2.0).norm().item()
+
+    before = distance(meta.initialization)
+    meta.learn(40)
+    assert distance(meta.initialization) < before / 3
+
+
+def test_a_learning_rate_schedule_in_sb3s_manner() -> None:
+    rates: list[float] = []
+    meta = trainer(meta_optimizer_class=torch.optim.SGD, meta_optimizer_kwargs={"lr": lambda remaining: 0.5 * remaining})
+    meta.learn(4, callback=lambda l, g: rates.append(meta.meta_optimizer.param_groups[0]["lr"]))
+    assert rates == pytest.approx([0.5, 0.375, 0.25, 0.125])
+
+
+@pytest.mark.parametrize("sampling", ["without_replacement", "reshuffle", "with_replacement"])
+def test_sampling(sampling: Any) -> None:
+    meta = trainer(sampling=sampling, meta_batch_size=3)
+    batches = []
+    for meta.meta_step in range(50):
+        batches.append(meta._sample_batch())
+    counts = Counter(i for batch in batches for i in batch)
+    assert set(counts) == set(range(5))
+    repeated = any(len(set(batch)) < 3 for batch in batches)
+    if sampling == "without_replacement":
+        assert not repeated
+    if sampling == "with_replacement":
+        assert repeated
+    if sampling == "reshuffle":
+        assert set(counts.values()) == {30}
+        stream = [i for batch in batches for i in batch]
+        assert all(set(stream[p : p + 5]) == set(range(5)) for p in range(0, 150, 5))
+    assert trainer(sampling=sampling, meta_batch_size=3, seed=1)._sample_batch() != batches[0] or sampling != "reshuffle"
+
+
+def test_the_global_generators_do_not_matter() -> None:
+    first = trainer().learn(3).initialization
+    torch.manual_seed(123)
+    np.random.seed(5)
+    assert same_bits(first, trainer().learn(3).initialization)
+    assert not same_bits(first, trainer(seed=1).learn(3).initialization)
+
+
+# -- engines ---------------------------------------------------------------------------------------
+
+
+def test_engines_agree_to_the_bit() -> None:
+    """In this process, on one worker and on two; results come in another order, and are added in the tasks'."""
+    results = [
+        trainer(engine=engine, meta_batch_size=4).learn(3).initialization
+        for engine in (InProcess(), Workers(1), Workers(2))
+    ]
+    assert same_bits(results[0], results[1]) and same_bits(results[0], results[2])
+
+
+def test_the_order_of_completion_does_not_matter() -> None:
+    class Backwards(InProcess):
+        def run(self, jobs: Any, on_progress: Any) -> Any:
+            return reversed(list(super().run(jobs, on_progress)))
+
+    first = trainer(engine=Backwards(), meta_batch_size=4).learn(2).initialization
+    assert same_bits(first, trainer(meta_batch_size=4).learn(2).initialization)
+
+
+@pytest.mark.parametrize("engine", [InProcess(), Workers(2)], ids=["in-process", "workers"])
+def test_engines_report_progress_and_run_on_one_thread(engine: Any) -> None:
+    torch.set_num_threads(2)
+    try:
+        steps: dict[int, int] = {}
+        tasks = Quadratics()
+        jobs = [Job(t, tasks.draw_initialization(None, 0), NoPretraining(), 0) for t in tasks.tasks]
+        done = dict(engine.run(jobs, lambda index, n: steps.__setitem__(index, n)))
+        assert sorted(done) == [0, 1, 2, 3, 4] and all(done[i].name == f"quadratic-{i}" for i in done)
+        assert isinstance(engine, Workers) or steps == dict.fromkeys(range(5), 12)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("engine", [InProcess(), Workers(2)], ids=["in-process", "workers"])
+def test_an_exception_of_a_task_reaches_the_caller(engine: Any) -> None:
+    @dataclass(frozen=True)
+    class Broken(Quadratic):
+        def run(self, job: Job, report: Report) -> TaskResult:
+            raise ZeroDivisionError("the task's own")
+
+    with pytest.raises(ZeroDivisionError, match="the task's own"):
+        list(engine.run([Job(Broken(0), Initialization.of(point(0)), NoPretraining(), 0)], lambda i, n: None))
+
+
+def test_a_script_without_a_main_guard_runs_on_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import gymnasium as gym
+            from leap_rl import EnvTasks, Leap, LeapPPO, MetaTrainer
+
+            def make():                      # defined in the script: workers can't import it
+                return gym.make("CartPole-v1")
+
+            print("started")
+            tasks = EnvTasks(LeapPPO, "MlpPolicy", {"a": make, "b": make}, timesteps=64, n_envs=2,
+                             algorithm_kwargs={"n_steps": 16, "batch_size": 16, "n_epochs": 2})
+            MetaTrainer(tasks, Leap(), meta_batch_size=2, n_workers=2, seed=0, device="cpu").learn(1)
+            print("done")
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["started", "done"]
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+def test_a_process_that_is_not_finite_is_left_out() -> None:
+    meta = trainer(tasks=Quadratics(4, diverging=(1,)), meta_batch_size=4).learn(2)
+    assert all(t.isfinite().all() for t in meta.initialization.parameters.values())
+    statuses = {row["name"]: row["status"] for row in meta.history[-1]["tasks"]}
+    assert statuses["quadratic-1"] == "non_finite" and list(statuses.values()).count("ok") == 3
+
+
+def test_training_stops_when_most_processes_are_not_finite() -> None:
+    meta = trainer(tasks=Quadratics(4, diverging=(0, 1, 2)), meta_batch_size=4)
+    before = meta.initialization
+    with pytest.raises(RuntimeError, match=r"3 of 4 .*quadratic-0, quadratic-1, quadratic-2"):
+        meta.learn(1)
+    assert same_bits(before, meta.initialization)
+
+
+# -- evaluation, callbacks, logs -------------------------------------------------------------------
+
+
+def test_the_best_initialization_is_the_one_that_evaluation_liked_best() -> None:
+    class Keep(MetaCallback):
+        def _on_step(self) -> bool:
+            kept.append((self.trainer.best_score, self.trainer.initialization))
+            return True
+
+    # A rate this high overshoots: the last θ⁰ is not the best one.
+    meta = trainer(
+        meta_optimizer_class=torch.optim.SGD,
+        meta_optimizer_kwargs={"lr": 0.3},
+        eval_tasks=[Quadratic(1), Quadratic(3)],
+        eval_freq=1,
+    )
+    kept: list[tuple[float, Initialization]] = [(0.0, meta.initialization)]  # of the first evaluation, by definition
+    meta.learn(8, callback=Keep())
+    assert meta.best_initialization is not None
+    improved = [i for i in range(1, len(kept)) if kept[i][0] > kept[i - 1][0]]
+    assert improved and improved[-1] < 8
+    assert same_bits(meta.best_initialization, kept[improved[-1]][1])
+
+    def mean_area(start: Initialization) -> float:
+        jobs = [Job(t, start, NoPretraining(), meta._job_seed(2, i)) for i, t in enumerate(meta.eval_tasks)]
+        return float(np.mean([j.task.run(j, lambda n: None).curve.area() for j in jobs]))
+
+    assert mean_area(meta.best_initialization) < mean_area(trainer().initialization)
+
+
+def test_sb3_callbacks_work_and_can_stop() -> None:
+    class Sb3(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.events: list[str] = []
+
+        def _on_training_start(self) -> None:
+            self.events.append("start")
+
+        def _on_rollout_start(self) -> None:
+            self.events.append("batch")
+
+        def _on_rollout_end(self) -> None:
+            self.events.append("ran")
+
+        def _on_step(self) -> bool:
+            self.events.append(f"step {self.num_timesteps}")
+            self.logger.record("mine", 1.0)
+            return self.n_calls < 2
+
+        def _on_training_end(self) -> None:
+            self.events.append("end")
+
+    callback = Sb3()
+    trainer().learn(10, callback=[callback, lambda l, g: True])
+    assert callback.events == ["start", "batch", "ran", "step 24", "batch", "ran", "step 48", "end"]
+
+
+def read_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+def test_tensorboard_holds_what_is_promised(tmp_path: Path) -> None:
+    meta = trainer(
+        tasks=Quadratics(2), tensorboard_log=tmp_path, eval_tasks=[Quadratic(7)], eval_freq=2, seed=0
+    ).learn(3)
+    tags = read_tensorboard(tmp_path / "Leap_1")
+    for key in ("score/area", "score/final_score", "path/length", "path/energy", "path/loss_share"):
+        for name in (key, f"{key}/quadratic-0", f"{key}/quadratic-1"):
+            assert [step for step, _ in tags[name]] == [1, 2, 3], name
+    for key in ("path/top_share", "path/loss_to_step", "meta/gradient_norm", "meta/cosine", "change/weight"):
+        assert len(tags[key]) == 3, key
+    assert tags["time/total_timesteps"] == [(1, 24), (2, 48), (3, 72)]
+    assert [s for s, _ in tags["eval/area/quadratic-7"]] == [1, 2]  # that before the first step comes with it
+    assert all(-1 <= value <= 1 for _, value in tags["meta/cosine"])
+    # A run per task, its visits one after the other.
+    assert [s for s, _ in read_tensorboard(tmp_path / "Leap_1" / "quadratic-0")["train/loss"]] == [12, 24, 36]
+    meta.learn(1)
+    assert trainer(tensorboard_log=tmp_path).learn(1) and (tmp_path / "Leap_2").is_dir()
+
+
+def test_sb3s_logger_is_a_logger(tmp_path: Path) -> None:
+    meta = trainer()
+    logger = Logger(None, [])
+    meta.set_logger(logger)
+    meta.learn(1)
+    assert meta.logger is logger
+
+
+def test_verbose_prints_a_line_per_meta_step_and_no_bar_without_a_terminal(capfd: Any) -> None:
+    trainer(verbose=1).learn(2, progress_bar=True)
+    out, err = capfd.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == ["meta step 1", "meta step 2"]
+    assert err == ""
+
+
+# -- save and load ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, None])
+def test_loading_goes_on_to_the_same_bits(tmp_path: Path, optimizer: Any) -> None:
+    def new(run_dir: Path | None) -> MetaTrainer:
+        kwargs = {} if optimizer is None else {"lr": 0.05}
+        if optimizer is torch.optim.SGD:
+            kwargs["momentum"] = 0.9
+        return trainer(
+            Leap(metric="length", loss_scale=0.5),
+            meta_optimizer_class=optimizer,
+            meta_optimizer_kwargs=kwargs,
+            run_dir=run_dir,
+            sampling="reshuffle",
+            eval_tasks=[Quadratic(1)],
+            eval_freq=1,
+        )
+
+    whole = new(None).learn(2).learn(3)
+    new(tmp_path).learn(2)
+    resumed = MetaTrainer.load(tmp_path, Quadratics(), eval_tasks=[Quadratic(1)], engine=InProcess())
+    assert resumed.meta_step == 2 and resumed.learner == whole.learner
+    resumed.learn(3)
+    assert same_bits(whole.initialization, resumed.initialization)
+    assert whole.best_initialization is not None and resumed.best_initialization is not None
+    assert same_bits(whole.best_initialization, resumed.best_initialization)
+    assert [[r["area"] for r in h["tasks"]] for h in whole.history] == [
+        [r["area"] for r in h["tasks"]] for h in resumed.history
+    ]
+    assert whole.initialization.config == resumed.initialization.config
+
+
+def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
+    trainer(run_dir=tmp_path).learn(1)
+    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["state.json", "state.safetensors"]
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["meta_step"] == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign", "future", "no json"])
+def test_checkpoints_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
+    trainer(run_dir=tmp_path).learn(1)
+    folder = tmp_path / "checkpoint"
+    state, tensors = folder / "state.json", folder / "state.safetensors"
+    if damage == "missing":
+        tensors.unlink()
+    elif damage == "truncated":
+        tensors.write_bytes(tensors.read_bytes()[:-4])
+    elif damage == "foreign":
+        state.write_text("{}")
+    elif damage == "future":
+        state.write_text(json.dumps({**json.loads(state.read_text()), "format_version": 99}))
+    else:
+        state.write_text("{")
+    with pytest.raises(CheckpointError):
+        MetaTrainer.load(tmp_path, Quadratics())
+
+
+def test_a_checkpoint_of_other_tasks_is_refused(tmp_path: Path) -> None:
+    trainer(run_dir=tmp_path).learn(1)
+    with pytest.raises(CheckpointError, match="was trained with tasks"):
+        MetaTrainer.load(tmp_path, Quadratics(4))
+
+
+def test_a_schedule_must_be_given_again(tmp_path: Path) -> None:
+    schedule = {"lr": lambda remaining: 0.1 * remaining}
+    trainer(run_dir=tmp_path, meta_optimizer_class=torch.optim.SGD, meta_optimizer_kwargs=schedule).learn(1)
+    with pytest.raises(CheckpointError, match="schedule"):
+        MetaTrainer.load(tmp_path, Quadratics())
+    MetaTrainer.load(tmp_path, Quadratics(), meta_optimizer_kwargs=schedule)
+
+
+def test_saving_needs_a_folder() -> None:
+    with pytest.raises(ValueError, match="run_dir"):
+        trainer().save()
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"meta_batch_size": 6}, r"meta_batch_size=6, but there are 5 tasks"),
+        ({"meta_batch_size": 0}, "at least 1"),
+        ({"sampling": "replacement"}, "with_replacement"),
+        ({"scope": "encoder"}, "'encoder' matches no parameter"),
+        ({"eval_freq": 2}, "eval_tasks"),
+        ({"eval_tasks": [Quadratic(0)]}, "eval_freq=0"),
+        ({"learner": NoPretraining()}, "learns nothing"),
+        ({"learner": SequentialFinetuning()}, "meta_batch_size must be 1"),
+        (
+            {"learner": SequentialFinetuning(), "meta_batch_size": 1, "meta_optimizer_class": torch.optim.Adam},
+            "no meta optimizer",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(**arguments)
+
+
+def test_more_tasks_than_there_are_with_replacement() -> None:
+    trainer(meta_batch_size=7, sampling="with_replacement").learn(1)
+
+
+def test_meta_steps_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="meta_steps=0"):
+        trainer().learn(0)
+
+
+def test_an_initialization_for_another_network_is_refused() -> None:
+    with pytest.raises(InitializationError, match=r"weight \(4, 3\): the model has \(3, 3\)"):
+        trainer(initialization=Initialization.of(nn.Linear(3, 4)))
+    with pytest.raises(InitializationError, match="scope"):
+        trainer(initialization=Initialization(Initialization.of(point(0)).parameters, "encoder"))
+
+
+def test_a_given_initialization_is_where_training_starts() -> None:
+    start = Initialization.of(point(9))
+    assert same_bits(trainer(initialization=start).initialization, start)
