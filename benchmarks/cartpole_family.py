@@ -153,7 +153,9 @@ def areas(tasks: EnvTasks, initialization: Initialization | None, seeds: int, en
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["finetune", "reptile", "length-0.005-adam-0.05"])
+    parser.add_argument(
+        "--recipes", nargs="+", choices=RECIPES, default=["finetune", "reptile", "length-0.005-adam-0.05"]
+    )
     parser.add_argument("--seeds", type=int, default=3, help="meta-training seeds")
     parser.add_argument("--validate", action="store_true", help="score on the validation variants, one seed each")
     parser.add_argument("--folder", type=Path, default=Path("runs/cartpole_family"))

@@ -90,7 +90,7 @@ def quickstart(settings: Quick, folder: Path) -> None:
     print("  initialization/  model.safetensors and config.json")
     print("Next:")
     print(f"  {Path(sys.executable).parent / 'tensorboard'} --logdir {folder}/tensorboard")
-    print(f'  python -c \'import leap_rl; print(leap_rl.Initialization.load("{folder}/initialization").config)\'')
+    print(f"  python -c 'import leap_rl; print(leap_rl.Initialization.load(\"{folder}/initialization\").config)'")
     print("  the examples of README.md, with budgets that teach something")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from leap_rl.core import GradientPath, Leap, MetaLearner
 from leap_rl.core.learners import learner_from_settings
@@ -50,14 +52,19 @@ class ObservedTraining(OnPolicyAlgorithm):
         self.scope = self.scope or default_scope(self.policy)
         observed_parameters(self.policy, self.scope)
 
-    def learn(self, total_timesteps: int, *args: Any, reset_num_timesteps: bool = True, **kwargs: Any) -> Any:
-        """
-        SB3's ``learn``. ``reset_num_timesteps=False`` continues the gradient path, ``True`` starts one.
-        """
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """Every ``learn`` begins here: one that resets the timesteps starts a gradient path, others continue it."""
         if reset_num_timesteps or self.gradient_path is None:
             assert self.scope is not None
             self.gradient_path = self.learner.observe(observed_parameters(self.policy, self.scope))
-        return super().learn(total_timesteps, *args, reset_num_timesteps=reset_num_timesteps, **kwargs)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def train(self) -> None:
         if self.gradient_path is None:

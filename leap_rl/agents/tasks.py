@@ -37,7 +37,9 @@ def observed_algorithm(algorithm: type[BaseAlgorithm]) -> type[ObservedTraining]
     observed = {A2C: LeapA2C, PPO: LeapPPO}.get(algorithm)
     if observed is None:
         reason = ": TRPO moves its actor by line search, without a loss" if "TRPO" in str(algorithm) else ""
-        raise ValueError(f"{getattr(algorithm, '__name__', algorithm)} can't be observed{reason}; use LeapA2C or LeapPPO")
+        raise ValueError(
+            f"{getattr(algorithm, '__name__', algorithm)} can't be observed{reason}; use LeapA2C or LeapPPO"
+        )
     return observed
 
 

@@ -48,7 +48,7 @@ def observe_backward(observer: BackwardObserver) -> Iterator[None]:
     with _lock:
         if not _observers:
             _original = torch.Tensor.backward
-            torch.Tensor.backward = _observed_backward  # type: ignore[method-assign]
+            torch.Tensor.backward = _observed_backward  # type: ignore[method-assign, assignment]
         _observers.setdefault(thread, []).append(observer)
     try:
         yield

@@ -92,5 +92,5 @@ def callback_list(callback: Callback | Sequence[Callback] | None) -> list[Callba
     if isinstance(callback, Sequence):
         return [c for item in callback for c in callback_list(item)]
     if hasattr(callback, "on_step"):
-        return [callback]
-    return [FunctionCallback(callback)]
+        return [callback]  # type: ignore[list-item]
+    return [FunctionCallback(callback)]  # type: ignore[arg-type]

@@ -109,6 +109,10 @@ class Initialization:
 
         return cls(copies(tensors.parameters), scope, copies(tensors.buffers), dict(config or {}))
 
+    def named_tensors(self) -> NamedTensors:
+        """As ``check_fits`` takes those of a model."""
+        return NamedTensors({n: [t] for n, t in self.parameters.items()}, {n: [t] for n, t in self.buffers.items()})
+
     def clone(self) -> Initialization:
         return Initialization(
             {n: t.clone() for n, t in self.parameters.items()},

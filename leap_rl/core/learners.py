@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leap_rl.core.path import Gradients, GradientPath, LossDelta, Metric, check_path_settings
+from leap_rl.core.path import GradientPath, Gradients, LossDelta, Metric, check_path_settings
 
 
 class MetaLearner(ABC):
@@ -24,6 +24,7 @@ class MetaLearner(ABC):
 
     inner: ClassVar[Literal["observed", "differentiable"]] = "observed"
     order: ClassVar[Literal["independent", "chain"]] = "independent"
+
     @property
     def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         """The meta optimizer to use where none is given: its class and settings."""
@@ -51,7 +52,7 @@ class Leap(MetaLearner):
 
     metric: Metric = "energy"
     loss_delta: LossDelta = "consecutive"
-    loss_scale: float = 1.0
+    loss_scale: float | Literal["auto"] = "auto"
     stabilizer: bool = True
     gradients: Gradients = "clipped"
     skip_updates: int | None = None

@@ -40,7 +40,8 @@ class PathStatistics:
     :param loss_share: the loss's share of the energy, Σ(λΔf)² / Σ‖Δγ‖², in [0, 1]
     :param top_share: share of Σ w·λ²|Δf|·‖g‖ that the largest 1 % of the segments hold, in [0, 1]; from a
         histogram with 8 bins per octave
-    :param loss_to_step: ‖Σ w·λ²Δf·g‖ / ‖Σ w·Δθ‖, the loss's part of the meta gradient against the steps' part
+    :param loss_to_step: ‖Σ w·λ²Δf·g‖ / ‖Σ w·Δθ‖, the loss's part of the meta gradient against the steps' part, before
+        ``loss_scale="auto"`` shortens it to 1
     :param meta_gradient_norm: norm of the meta gradient
     :param non_finite_update: the first update whose loss, gradient or step was not finite, or ``None``
     """
@@ -88,7 +89,9 @@ class GradientPath:
     :param loss_delta: which Δf enters. ``"consecutive"``: f^{i+1} - f^i of consecutive minibatches, as the
         authors; ``"within_rollout"``: the same, but 0 across ``new_rollout()``; ``"same_batch"``: both losses
         on minibatch i, one more forward pass; ``"none"``: the loss is not part of the manifold
-    :param loss_scale: λ, the unit of the loss axis (the paper has 1)
+    :param loss_scale: λ, the unit of the loss axis. ``"auto"`` is the paper's 1, but with the energy at most what
+        makes the loss's part of the meta gradient as long as the steps' part: the energy of a path is unbounded in
+        its loss, and on Atari one segment was seen to outweigh a whole meta batch by a factor of 100
     :param stabilizer: replace Δf by -abs(Δf)
     :param gradients: g as the update rule ``"clipped"`` it, or ``"raw"`` as ``backward`` left it
     :param skip_updates: leave out the first n updates; ``None``: those in which the optimizer it is attached to is
@@ -101,7 +104,7 @@ class GradientPath:
         parameters: Mapping[str, Tensor],
         metric: Metric = "energy",
         loss_delta: LossDelta = "consecutive",
-        loss_scale: float = 1.0,
+        loss_scale: float | Literal["auto"] = "auto",
         stabilizer: bool = True,
         gradients: Gradients = "clipped",
         skip_updates: int | None = None,
@@ -111,10 +114,11 @@ class GradientPath:
             raise ValueError("a gradient path needs at least one parameter, got none")
         self.metric: Metric = metric
         self.loss_delta: LossDelta = loss_delta
-        self.loss_scale = loss_scale
+        self.loss_scale = 1.0 if loss_scale == "auto" else loss_scale
         self.stabilizer = stabilizer
         self.gradients: Gradients = gradients
         self.skip_updates = skip_updates or 0
+        self._balances = loss_scale == "auto" and metric == "energy"
         self._skips_cold_updates = skip_updates is None
         self.n_updates = 0
 
@@ -143,7 +147,7 @@ class GradientPath:
         self._crosses_rollouts = False
         self._in_update = False
         self._closed = False
-        self._statistics = _RunningStatistics(metric, loss_scale)
+        self._statistics = _RunningStatistics(metric, self.loss_scale)
 
     # -- attached to an optimizer ------------------------------------------------------------------
 
@@ -370,6 +374,16 @@ class GradientPath:
             step_part = now.double().sub_(self._start.flat)
         return loss_part, step_part
 
+    def _total(self, loss_part: Tensor | None, step_part: Tensor) -> Tensor:
+        """-∇F"""
+        if loss_part is None:
+            return step_part
+        if self._balances:
+            # λ² scales the loss's part as a whole, so λ can still be chosen when the path is known.
+            ratio = torch.linalg.vector_norm(step_part) / torch.linalg.vector_norm(loss_part)
+            loss_part = loss_part * ratio.nan_to_num(1.0).clamp(max=1.0)
+        return step_part + loss_part
+
     @torch.no_grad()
     def meta_gradient(self) -> dict[str, Tensor]:
         """
@@ -379,9 +393,7 @@ class GradientPath:
         """
         if not self.n_updates:
             raise RuntimeError("the path has no update yet: nothing was observed")
-        loss_part, step_part = self._parts()
-        total = step_part if loss_part is None else step_part + loss_part
-        flat = total.neg_().to(self._like.dtype)
+        flat = self._total(*self._parts()).neg().to(self._like.dtype)
         chunks = flat.split([p.numel() for p in self._parameters])
         return {n: c.view(p.shape) for n, c, p in zip(self._names, chunks, self._parameters, strict=True)}
 
@@ -396,7 +408,6 @@ class GradientPath:
         running.flush()
         step_norm = step_part.norm().item()
         loss_norm = 0.0 if loss_part is None else loss_part.norm().item()
-        total = step_part if loss_part is None else step_part + loss_part
         return PathStatistics(
             updates=self.n_updates,
             segments=self._n_segments,
@@ -405,13 +416,13 @@ class GradientPath:
             loss_share=running.loss_energy / max(running.step_energy + running.loss_energy, 1e-300),
             top_share=running.top_share(),
             loss_to_step=loss_norm / step_norm if step_norm > 0 else (math.inf if loss_norm > 0 else 0.0),
-            meta_gradient_norm=total.norm().item(),
+            meta_gradient_norm=self._total(loss_part, step_part).norm().item(),
             non_finite_update=running.non_finite_update,
         )
 
 
 def check_path_settings(
-    metric: str, loss_delta: str, loss_scale: float, gradients: str, skip_updates: int | None
+    metric: str, loss_delta: str, loss_scale: float | str, gradients: str, skip_updates: int | None
 ) -> None:
     """
     :raises ValueError: for a setting that no gradient path takes
@@ -423,8 +434,8 @@ def check_path_settings(
     ):
         if value not in choices:
             raise ValueError(f"{name}={value!r} is unknown, choose one of {', '.join(map(repr, choices))}")
-    if not (math.isfinite(loss_scale) and loss_scale >= 0):
-        raise ValueError(f"loss_scale={loss_scale} must be finite and not negative")
+    if loss_scale != "auto" and not (isinstance(loss_scale, int | float) and 0 <= loss_scale < math.inf):
+        raise ValueError(f"loss_scale={loss_scale!r} must be 'auto', or finite and not negative")
     if skip_updates is not None and skip_updates < 0:
         raise ValueError(f"skip_updates={skip_updates} must not be negative")
 

@@ -25,7 +25,7 @@ from leap_rl.core.checkpoint import (
     save_checkpoint,
 )
 from leap_rl.core.engines import Engine, InProcess, Workers
-from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, relative_change
+from leap_rl.core.initialization import Initialization, InitializationError, relative_change
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger, next_run_folder
 from leap_rl.core.progress import JobsProgress
@@ -106,9 +106,7 @@ class MetaTrainer:
                 raise InitializationError(
                     f"the initialization has scope {initialization.scope!r}, these tasks meta-learn {drawn.scope!r}"
                 )
-            initialization.check_fits(
-                NamedTensors({n: [t] for n, t in drawn.parameters.items()}, {n: [t] for n, t in drawn.buffers.items()})
-            )
+            initialization.check_fits(drawn.named_tensors())
             # In the model's order: safetensors keeps none, and a meta optimizer counts its parameters.
             parameters = {name: initialization.parameters[name] for name in drawn.parameters}
             drawn = Initialization(parameters, drawn.scope, initialization.buffers, drawn.config)
@@ -122,9 +120,7 @@ class MetaTrainer:
         self._schedule: Schedule | None = kwargs.get("lr") if callable(kwargs.get("lr")) else None
         if self._schedule is not None:
             kwargs["lr"] = self._schedule(1.0)
-        self.meta_optimizer = (meta_optimizer_class or default_class)(
-            list(self._theta.parameters.values()), **kwargs
-        )
+        self.meta_optimizer = (meta_optimizer_class or default_class)(list(self._theta.parameters.values()), **kwargs)
 
         self.meta_step = 0
         self.num_timesteps = 0
@@ -168,9 +164,7 @@ class MetaTrainer:
             if meta_optimizer_class is not None:
                 raise ValueError(f"{type(learner).__name__} keeps θ^K as it is: it takes no meta optimizer")
         if bool(eval_tasks) != (eval_freq > 0):
-            raise ValueError(
-                f"eval_freq={eval_freq} with {len(eval_tasks or [])} eval_tasks: evaluation needs both"
-            )
+            raise ValueError(f"eval_freq={eval_freq} with {len(eval_tasks or [])} eval_tasks: evaluation needs both")
 
     # -- Algorithm 1 -------------------------------------------------------------------------------
 
@@ -373,7 +367,7 @@ class MetaTrainer:
             self._record_task(r)
         shown = ["area", "final_score", "length", "energy", "loss_share", "top_share", "loss_to_step"]
         for key in [*shown, "meta_gradient_norm"]:
-            values = {row["name"]: row[key] for row in rows if row.get(key) is not None}
+            values = {row["name"]: row[key] for row in rows if key in row and not math.isnan(row[key])}
             section = "score" if key in ("area", "final_score") else "path"
             for name, value in values.items():
                 log.record(f"{section}/{key}/{name}", value)
@@ -393,8 +387,8 @@ class MetaTrainer:
             {"meta_step": self.meta_step, "timesteps": self.num_timesteps, "seconds": seconds, "tasks": rows}
         )
         if self.verbose:
-            areas = ", ".join(f"{row['name']} {row['area']:.4g}" for row in rows)
-            print(f"meta step {self.meta_step}: {steps / seconds:,.0f} steps/s, areas: {areas}", flush=True)
+            areas = [f"{row['name']} {'-' if math.isnan(row['area']) else format(row['area'], '.4g')}" for row in rows]
+            print(f"meta step {self.meta_step}: {steps / seconds:,.0f} steps/s, areas: {', '.join(areas)}", flush=True)
 
     def _record_task(self, result: TaskResult) -> None:
         offset = self._steps_of.get(result.name, 0)

@@ -77,13 +77,12 @@ def compare(
     """
     scope = scope or next((start.scope for start in starts.values() if start is not None), None)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
+    for initialization in starts.values():
+        if initialization is not None:
+            initialization.check_fits(random[seeds[0]].named_tensors())
     runs = [(start, i, seed) for start in starts for i in range(len(tasks)) for seed in seeds]
-    jobs = [
-        Job(tasks[i], starts[start] or random[seed], NoPretraining(), seed, device) for start, i, seed in runs
-    ]
-    curves: dict[str, dict[str, list[LearningCurve]]] = {
-        start: {task.name: [] for task in tasks} for start in starts
-    }
+    jobs = [Job(tasks[i], starts[start] or random[seed], NoPretraining(), seed, device) for start, i, seed in runs]
+    curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     with JobsProgress(enabled=progress_bar) as progress:
         progress.outer("runs", len(jobs))
         progress.jobs(

@@ -48,7 +48,9 @@ class Recorder:
         self.clipped: list[np.ndarray] = []
 
 
-def train(path: GradientPath | None, model: nn.Module, optimizer: torch.optim.Optimizer, n: int, rollout: int = 5) -> Recorder:
+def train(
+    path: GradientPath | None, model: nn.Module, optimizer: torch.optim.Optimizer, n: int, rollout: int = 5
+) -> Recorder:
     """n clipped updates, a new rollout every ``rollout`` of them."""
     parameters = list(model.parameters())
     record = Recorder()
@@ -138,7 +140,13 @@ def test_meta_gradient_is_equation_8(
     model = network()
     inner = OPTIMIZERS[optimizer](model.parameters())
     path = GradientPath(
-        dict(model.named_parameters()), metric, loss_delta, scale, stabilizer, gradients, skip_updates=0  # type: ignore[arg-type]
+        dict(model.named_parameters()),
+        metric,
+        loss_delta,
+        scale,
+        stabilizer,
+        gradients,
+        skip_updates=0,  # type: ignore[arg-type]
     )
     path.attach(inner)
     record = train(path, model, inner, 23)
@@ -150,11 +158,35 @@ def test_meta_gradient_is_equation_8(
 def test_skipped_updates_are_not_part_of_the_path(metric: str, skip: int) -> None:
     model = network()
     inner = OPTIMIZERS["rmsprop"](model.parameters())
-    path = GradientPath(dict(model.named_parameters()), metric, skip_updates=skip)  # type: ignore[arg-type]
+    path = GradientPath(dict(model.named_parameters()), metric, loss_scale=1.0, skip_updates=skip)  # type: ignore[arg-type]
     path.attach(inner)
     record = train(path, model, inner, 12)
     assert error(path, oracle(record, metric, "consecutive", 1.0, True, "clipped", skip)) < 2e-6
     assert path.statistics().segments == 12 - skip
+
+
+@pytest.mark.parametrize("jump", [0.0, 1e6])
+def test_one_jump_of_the_loss_does_not_drown_the_energy(jump: float) -> None:
+    """loss_scale="auto" is λ = 1 until the loss's part would be longer than the steps' part."""
+    paths = {}
+    for scale in ("auto", 1.0):
+        generator = torch.Generator().manual_seed(0)
+        p = nn.Parameter(torch.zeros(5))
+        path = paths[scale] = GradientPath({"p": p}, "energy", loss_scale=scale)  # type: ignore[arg-type]
+        for i in range(20):
+            p.grad = 0.1 * torch.randn(5, generator=generator)
+            path.before_update(jump if i == 10 else 0.01 * i)
+            with torch.no_grad():
+                p.add_(1.0)
+            path.after_update()
+    auto, one = (paths[scale].meta_gradient()["p"] for scale in ("auto", 1.0))
+    if jump:
+        assert one.norm() > 1e4
+        assert auto.norm() <= 2 * 20 * 5**0.5 * (1 + 1e-6)
+        assert paths["auto"].statistics().loss_to_step == pytest.approx(paths[1.0].statistics().loss_to_step)
+    else:
+        assert torch.equal(auto, one)
+    assert paths["auto"].statistics().meta_gradient_norm == pytest.approx(auto.norm().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "cold"), [("sgd", 0), ("adam", 0), ("rmsprop", 12)])
@@ -173,7 +205,7 @@ def test_by_default_the_updates_of_a_cold_rmsprop_are_skipped(name: str, cold: i
 def test_the_final_loss_closes_the_last_segment(metric: str) -> None:
     model = network()
     inner = OPTIMIZERS["sgd"](model.parameters())
-    path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
+    path = GradientPath(dict(model.named_parameters()), metric, loss_scale=1.0)  # type: ignore[arg-type]
     path.attach(inner)
     record = train(path, model, inner, 7)
     path.close(final_loss=0.25)
@@ -381,7 +413,7 @@ def test_the_first_update_that_is_not_finite_is_named() -> None:
     path.attach(inner)
     for i in range(20):
         inner.zero_grad()
-        path.backward((p.sum() / 0 if i == 11 else p.square().sum()))
+        path.backward(p.sum() / 0 if i == 11 else p.square().sum())
         inner.step()
     assert path.statistics().non_finite_update in (10, 11)  # the segment before it is the first to lack its Δf
 
@@ -434,6 +466,7 @@ def test_an_optimizer_with_a_closure_is_refused() -> None:
         ({"gradients": "cliped"}, "'clipped', 'raw'"),
         ({"loss_scale": -1.0}, "loss_scale"),
         ({"loss_scale": math.nan}, "loss_scale"),
+        ({"loss_scale": "big"}, "'auto'"),
         ({"skip_updates": -1}, "skip_updates"),
     ],
 )

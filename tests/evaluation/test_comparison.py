@@ -1,0 +1,73 @@
+"""Comparing starts: the same seeds for all, table and figure of what was measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leap_rl import EnvTasks, LeapA2C
+from leap_rl.core import InitializationError, InProcess, LearningCurve, Workers
+from leap_rl.evaluation import Comparison, compare, plot_comparison
+
+
+def cartpoles(policy_kwargs: dict[str, object] | None = None) -> EnvTasks:
+    kwargs = {} if policy_kwargs is None else {"policy_kwargs": policy_kwargs}
+    return EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], timesteps=400, n_envs=2, algorithm_kwargs=kwargs)
+
+
+def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> None:
+    tasks = cartpoles()
+    theta = tasks.draw_initialization(None, 5)
+    comparison = compare(
+        tasks, {"one": theta, "same": theta, "random": None}, [0, 1], InProcess(), tensorboard_log=tmp_path
+    )
+    np.testing.assert_array_equal(comparison.areas("one", "CartPole-v1"), comparison.areas("same", "CartPole-v1"))
+    assert len(set(comparison.areas("one", "CartPole-v1"))) == 2
+    assert set(comparison.areas("random", "CartPole-v1")) != set(comparison.areas("one", "CartPole-v1"))
+    assert len(list(tmp_path.glob("CartPole-v1 from */seed */events*"))) == 6
+
+
+def test_workers_measure_what_this_process_measures() -> None:
+    tasks = cartpoles()
+    here, there = (compare(tasks, {"random": None}, [0, 1], engine) for engine in (InProcess(), Workers(2)))
+    np.testing.assert_array_equal(here.areas("random", "CartPole-v1"), there.areas("random", "CartPole-v1"))
+
+
+def test_an_initialization_of_another_network_is_refused_before_any_run() -> None:
+    other = cartpoles({"net_arch": [8]}).draw_initialization(None, 0)
+    ran = []
+
+    class Watched(InProcess):
+        def run(self, jobs, on_progress):  # type: ignore[no-untyped-def]
+            ran.append(len(jobs))
+            return super().run(jobs, on_progress)
+
+    with pytest.raises(InitializationError, match=r"mlp_extractor\.policy_net\.0\.weight \(8, 4\)"):
+        compare(cartpoles(), {"other": other}, [0], Watched())
+    assert not ran
+
+
+def curve(values: list[float]) -> LearningCurve:
+    return LearningCurve(np.linspace(10, 100, len(values)), np.array(values), 100)
+
+
+def test_the_table_has_every_seed() -> None:
+    table = Comparison(
+        {"a": {"Game": [curve([1, 3]), curve([5, 5])]}, "b": {"Game": [curve([]), curve([2.0])]}}, [0, 1]
+    )
+    lines = table.table().splitlines()
+    assert lines[2] == "| Game | a | 3.0 (1.0, 5.0) | 4.0 (3.0, 5.0) |"
+    assert "nan, 2.0" in lines[3]
+
+
+def test_the_figure_is_a_png_with_something_on_it(tmp_path: Path) -> None:
+    comparison = Comparison({"a": {"G": [curve([1, 3]), curve([5, 5])]}, "b": {"G": [curve([]), curve([2.0])]}}, [0, 1])
+    plot_comparison(comparison, tmp_path / "figure.png", "title")
+    from matplotlib.image import imread
+
+    image = imread(tmp_path / "figure.png")
+    assert image.shape[0] > 300 and len(np.unique(image.reshape(-1, 4), axis=0)) > 20
+    assert re.match(rb"\x89PNG", (tmp_path / "figure.png").read_bytes())
