@@ -143,11 +143,10 @@ def areas(tasks: EnvTasks, initialization: Initialization | None, seeds: int, en
         jobs += [Job(task, start, NoPretraining(), 1000 * seed + i) for i, task in enumerate(tasks)]
     result = np.empty(len(jobs))
     with JobsProgress() as progress:
-        progress.outer("evaluation: runs", len(jobs))
+        progress.outer(f"{len(jobs)} evaluation runs", sum(job.task.steps for job in jobs))
         progress.jobs([j.task.name for j in jobs], [j.task.steps for j in jobs])
         for i, r in engine.run(jobs, progress.job_at):
             result[i] = r.curve.area() if r.status == "ok" else 0.0
-            progress.advance_outer()
     return result.reshape(seeds, len(tasks))
 
 

@@ -25,6 +25,10 @@ from leap_rl.agents.ppo import LeapPPO
 from leap_rl.core import Initialization, Job, LearningCurve, Report, Task, TaskFamily, TaskResult
 
 
+LOGS_PER_VISIT = 10
+"""How often SB3 logs in one visit: its own default for A2C, every 100 rollouts, is never in a short one."""
+
+
 def observed_algorithm(algorithm: type[BaseAlgorithm]) -> type[ObservedTraining]:
     """
     The observed kind of an algorithm: plain A2C and PPO are taken as ``LeapA2C`` and ``LeapPPO``.
@@ -123,7 +127,8 @@ class EnvTask(Task):
             episodes, memory = _ToJob(report), _Memory()
             model.set_logger(Logger(None, [memory]))
             try:
-                model.learn(self.steps, callback=episodes)
+                iterations = self.steps // (self.n_envs * model.n_steps)
+                model.learn(self.steps, callback=episodes, log_interval=max(1, iterations // LOGS_PER_VISIT))
                 diverged = not all(p.isfinite().all() for p in model.policy.parameters())
             except ValueError as error:
                 # How torch says that actions can't be drawn from logits that are not finite.

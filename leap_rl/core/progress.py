@@ -14,12 +14,12 @@ from rich.text import Text
 class _Rate(ProgressColumn):
     def render(self, task: Row) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if not speed or task.fields.get("outer") else f"{speed:,.0f} steps/s")
+        return Text(f"{speed:,.0f} steps/s" if speed else "")
 
 
 class JobsProgress:
     """
-    Nested bars: an outer one (meta steps, say) and one per running job. Draws nothing when the output is no
+    Nested bars, in steps: an outer one over all jobs, and one per job that runs. Draws nothing when the output is no
     terminal.
 
     :param enabled: whether to draw at all
@@ -27,7 +27,7 @@ class JobsProgress:
 
     def __init__(self, enabled: bool = True) -> None:
         console = Console(stderr=True)
-        self.progress = Progress(
+        self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
@@ -37,36 +37,58 @@ class JobsProgress:
             disable=not (enabled and console.is_terminal),
         )
         self._outer: TaskID | None = None
-        self._jobs: list[TaskID] = []
+        self._outer_before = 0  # steps of jobs that are gone
+        self._counted = True
+        self._rows: list[TaskID] = []
+        self._done: list[int] = []
+        self._steps: list[int] = []
 
     def __enter__(self) -> JobsProgress:
-        self.progress.start()
+        self._progress.start()
         return self
 
     def __exit__(
         self, error: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        self._progress.stop()
 
-    def outer(self, description: str, total: float) -> None:
-        """Begin the outer bar."""
-        self._outer = self.progress.add_task(description, total=total, outer=True)
+    def outer(self, description: str, steps: int | None = None) -> None:
+        """
+        :param description: of what runs now
+        :param steps: of all jobs to come; begins the outer bar
+        """
+        if steps is not None:
+            self._outer = self._progress.add_task(description, total=steps)
+        elif self._outer is not None:
+            self._progress.update(self._outer, description=description)
 
-    def advance_outer(self) -> None:
-        if self._outer is not None:
-            self.progress.advance(self._outer)
+    def jobs(self, names: Sequence[str], steps: Sequence[int], counted: bool = True) -> None:
+        """
+        The next jobs; each shows its bar while it runs.
 
-    def jobs(self, names: Sequence[str], steps: Sequence[int]) -> None:
-        """Exchange the jobs' bars; one shows itself once its job has begun."""
-        for row in self._jobs:
-            self.progress.remove_task(row)
-        self._jobs = [
-            self.progress.add_task(f"  {name}", total=total, visible=False)
+        :param names: of the jobs
+        :param steps: their budgets
+        :param counted: whether the outer bar counts them
+        """
+        if self._counted:
+            self._outer_before += sum(self._done)
+        self._counted = counted
+        for row in self._rows:
+            self._progress.remove_task(row)
+        self._rows = [
+            self._progress.add_task(f"  {name}", total=total, visible=False)
             for name, total in zip(names, steps, strict=True)
         ]
+        self._steps, self._done = list(steps), [0] * len(steps)
 
     def job_at(self, index: int, steps: int) -> None:
         """:param steps: that job ``index`` has done"""
-        if steps:
-            total = self.progress.tasks[self.progress.task_ids.index(self._jobs[index])].total or 0
-            self.progress.update(self._jobs[index], completed=min(steps, total), visible=steps < total)
+        done = min(steps, self._steps[index])
+        if done == self._done[index]:
+            return
+        if not self._done[index]:
+            self._progress.reset(self._rows[index])  # its clock starts when it does
+        self._done[index] = done
+        self._progress.update(self._rows[index], completed=done, visible=done < self._steps[index])
+        if self._outer is not None and self._counted:
+            self._progress.update(self._outer, completed=self._outer_before + sum(self._done))

@@ -185,11 +185,13 @@ class MetaTrainer:
         callbacks = self._start(callback)
         last = self.meta_step + meta_steps
         with JobsProgress(enabled=progress_bar) as self._progress:
-            self._progress.outer(f"{type(self.learner).__name__}: meta steps", meta_steps)
+            steps = sum(task.steps for task in self.tasks) * self.meta_batch_size // len(self.tasks)  # of a meta batch
+            self._progress.outer(f"meta step {self.meta_step + 1} of {last}", meta_steps * steps)
             if self._wants_evaluation() and not self._eval_reference:
                 self._evaluate()
             while self.meta_step < last:
                 started = time.perf_counter()
+                self._progress.outer(f"meta step {self.meta_step + 1} of {last}")
                 for c in callbacks:
                     c.on_rollout_start()
                 batch = self._sample_batch()  # τ ~ p(τ)
@@ -206,7 +208,6 @@ class MetaTrainer:
                 self._logger_().dump(self.meta_step)
                 if self.run_dir is not None:
                     self.save()
-                self._progress.advance_outer()
                 if not all([c.on_step() for c in callbacks]):
                     break
         for c in callbacks:
@@ -298,8 +299,8 @@ class MetaTrainer:
     def _job_seed(self, *stream: int) -> int:
         return int(np.random.SeedSequence([self.seed, *stream]).generate_state(1)[0]) & 0x7FFFFFFF
 
-    def _run_jobs(self, jobs: Sequence[Job]) -> list[TaskResult]:
-        self._progress.jobs([job.task.name for job in jobs], [job.task.steps for job in jobs])
+    def _run_jobs(self, jobs: Sequence[Job], counted: bool = True) -> list[TaskResult]:
+        self._progress.jobs([job.task.name for job in jobs], [job.task.steps for job in jobs], counted)
         results = dict(self.engine.run(jobs, self._progress.job_at))
         return [results[i] for i in range(len(jobs))]
 
@@ -335,7 +336,7 @@ class MetaTrainer:
             for index, task in enumerate(self.eval_tasks)
         ]
         scores = []
-        for result in self._run_jobs(jobs):
+        for result in self._run_jobs(jobs, counted=False):
             area = result.curve.area() if result.status == "ok" else float("nan")
             reference = self._eval_reference.setdefault(result.name, area)
             gain = (area - reference) / max(abs(reference), 1e-9)

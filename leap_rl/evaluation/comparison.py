@@ -84,14 +84,11 @@ def compare(
     jobs = [Job(tasks[i], starts[start] or random[seed], NoPretraining(), seed, device) for start, i, seed in runs]
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     with JobsProgress(enabled=progress_bar) as progress:
-        progress.outer("runs", len(jobs))
+        progress.outer(f"{len(jobs)} runs", sum(job.task.steps for job in jobs))
         progress.jobs(
             [f"{tasks[i].name} from {start}, seed {seed}" for start, i, seed in runs], [j.task.steps for j in jobs]
         )
-        results = {}
-        for index, result in engine.run(jobs, progress.job_at):
-            results[index] = result
-            progress.advance_outer()
+        results = dict(engine.run(jobs, progress.job_at))
     for index, (start, i, seed) in enumerate(runs):
         curves[start][tasks[i].name].append(results[index].curve)
         if tensorboard_log is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import textwrap
@@ -389,6 +390,25 @@ def test_verbose_prints_a_line_per_meta_step_and_no_bar_without_a_terminal(capfd
     out, err = capfd.readouterr()
     assert [line.split(":")[0] for line in out.splitlines()] == ["meta step 1", "meta step 2"]
     assert err == ""
+
+
+def test_the_progress_bar_is_nested(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the output for a terminal
+    monkeypatch.setenv("COLUMNS", "100")
+
+    class Slow(InProcess):
+        def run(self, jobs: Any, on_progress: Any) -> Any:
+            for index, job in enumerate(jobs):
+                on_progress(index, 5)
+                meta._progress._progress.refresh()
+                yield index, job.task.run(job, lambda n, index=index: on_progress(index, n))
+
+    meta = trainer(engine=Slow())
+    meta.learn(2, progress_bar=True)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capfd.readouterr().err)
+    assert re.search(r"meta step 1 of 2 .* 5/48", shown)
+    assert re.search(r"  quadratic-\d .* 5/12", shown)
+    assert re.search(r"meta step 2 of 2 .* 48/48", shown)
 
 
 # -- save and load ---------------------------------------------------------------------------------
