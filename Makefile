@@ -11,7 +11,7 @@ PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3 python)
 # Further arguments for pytest, e.g. PYTEST_ARGS="-x -k path"; -n 0 runs the tests in one process.
 PYTEST_ARGS ?=
-PYTEST = $(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+PYTEST = -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 PY := $(VENV)/bin/python
 USER_READY := $(VENV)/.ready-user
@@ -19,7 +19,7 @@ DEV_READY := $(VENV)/.ready-dev
 PIP_INSTALL = install --quiet --no-input --disable-pip-version-check
 SOURCES := $(wildcard leap_rl supervised zoo tests benchmarks)
 
-.PHONY: help quickstart run-tests test test-slow test-lowest format lint type check commit-checks clean
+.PHONY: help quickstart test test-slow test-lowest format lint type check commit-checks clean
 
 help:
 	@echo "make quickstart     meta-train on four Atari games, then play a fifth from the result (about 10 minutes)"
@@ -33,10 +33,11 @@ help:
 quickstart: $(USER_READY)
 	@$(PY) -m leap_rl.quickstart
 
-test: $(DEV_READY) run-tests
+test: $(DEV_READY)
+	@$(PY) $(PYTEST)
 
 test-slow: $(DEV_READY)
-	@$(PYTEST) -m slow
+	@$(PY) $(PYTEST) -m slow
 
 format: $(DEV_READY)
 	@$(PY) -m ruff check --select I --fix $(SOURCES)
@@ -113,10 +114,7 @@ export LOWEST
 
 test-lowest:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-lowest PYTHON=$(or $(PYTHON),python3.11) $(VENV)-lowest/.ready-lowest
-	@$(MAKE) --no-print-directory VENV=$(VENV)-lowest run-tests
-
-run-tests:
-	@$(PYTEST)
+	@$(VENV)-lowest/bin/python $(PYTEST)
 
 $(VENV)/.ready-lowest: pyproject.toml | $(VENV)/.created
 	@echo "Installing the oldest supported versions into $(VENV)"

@@ -24,7 +24,6 @@ from leap_rl.agents.observed import ObservedTraining
 from leap_rl.agents.ppo import LeapPPO
 from leap_rl.core import Initialization, Job, LearningCurve, Report, Task, TaskFamily, TaskResult
 
-
 LOGS_PER_VISIT = 10
 """How often SB3 logs in one visit: its own default for A2C, every 100 rollouts, is never in a short one."""
 
