@@ -95,7 +95,7 @@ class Reptile(MetaLearner):
 
 
 @dataclass(frozen=True)
-class SequentialFinetuning(MetaLearner):
+class SequentialFinetuning(Reptile):
     """
     One task after the other in one network: θ⁰ becomes θ^K. Reptile with one task at a time and a rate of 1.
     """
@@ -105,9 +105,6 @@ class SequentialFinetuning(MetaLearner):
     @property
     def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         return torch.optim.SGD, {"lr": 1.0}
-
-    def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath:
-        return GradientPath(parameters, metric="energy", loss_delta="none", skip_updates=0)
 
 
 @dataclass(frozen=True)
