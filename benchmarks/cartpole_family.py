@@ -16,28 +16,18 @@ import argparse
 import json
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from rliable import library as rly
 from rliable import metrics
 
-from leap_rl import EnvTasks, Initialization, Leap, LeapPPO, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
+from leap_rl import EnvTasks, Initialization, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
+from leap_rl.agents.cartpole import Variants, cartpole_family
 from leap_rl.core import Engine, InProcess, Job, JobsProgress, MetaLearner, Workers
 
-PPO_SETTINGS = {
-    "n_steps": 32,
-    "batch_size": 256,
-    "n_epochs": 20,
-    "gamma": 0.98,
-    "gae_lambda": 0.8,
-    "learning_rate": 1e-3,
-}
-N_TRAINING, N_VALIDATION, N_TEST = 60, 6, 10
 META_STEPS, META_BATCH = 25, 6
 META_TIMESTEPS, TIMESTEPS = 6_144, 12_288
 EVALUATION_SEEDS = 2
@@ -59,6 +49,11 @@ def leap(metric: str, scale: float, optimizer: type[torch.optim.Optimizer], lr: 
     return Recipe(Leap(metric=metric, loss_scale=scale, **settings), optimizer, {"lr": lr})  # type: ignore[arg-type]
 
 
+def linear(lr: float) -> dict[str, Any]:
+    """A meta rate that falls to zero with the last meta step."""
+    return {"lr": lambda remaining: lr * remaining}
+
+
 RECIPES = {
     "finetune": Recipe(SequentialFinetuning()),
     "reptile": Recipe(Reptile(), SGD, {"lr": 0.5}),
@@ -74,35 +69,11 @@ RECIPES = {
     "energy-0.01-rollout-sgd-0.5": leap("energy", 0.01, SGD, 0.5, loss_delta="within_rollout"),
     "energy-0.01-rollout-sgd-1": leap("energy", 0.01, SGD, 1.0, loss_delta="within_rollout"),
     "length-none-adam-0.05": leap("length", 1.0, Adam, 0.05, loss_delta="none"),
+    "reptile-linear-0.5": Recipe(Reptile(), SGD, linear(0.5)),
+    "reptile-linear-1": Recipe(Reptile(), SGD, linear(1.0)),
+    "length-0.005-adam-linear-0.05": Recipe(Leap(metric="length", loss_scale=0.005), Adam, linear(0.05)),
+    "length-0.005-adam-linear-0.1": Recipe(Leap(metric="length", loss_scale=0.005), Adam, linear(0.1)),
 }
-
-
-class SwappedActions(gym.ActionWrapper):  # type: ignore[type-arg]
-    """Left is right."""
-
-    def action(self, action: int) -> int:
-        return 1 - action
-
-
-def make_variant(length: float, mass: float, force: float, gravity: float, swapped: bool) -> gym.Env:  # type: ignore[type-arg]
-    env = gym.make("CartPole-v1")
-    pole: Any = env.unwrapped
-    pole.length, pole.masspole, pole.force_mag, pole.gravity = length, mass, force, gravity
-    pole.total_mass = pole.masspole + pole.masscart
-    pole.polemass_length = pole.masspole * pole.length
-    return SwappedActions(env) if swapped else env
-
-
-def variants(kind: str, count: int) -> EnvTasks:
-    """:param kind: training, validation or test: streams of their own"""
-    rng = np.random.default_rng(["training", "validation", "test"].index(kind))
-    envs = {}
-    for i in range(count):
-        length, mass = rng.uniform(0.25, 1.5), rng.uniform(0.05, 0.5)
-        force, gravity = rng.uniform(5, 15), rng.uniform(7, 15)
-        envs[f"{kind}-{i}"] = partial(make_variant, length, mass, force, gravity, swapped=i % 2 == 1)
-    timesteps = META_TIMESTEPS if kind == "training" else TIMESTEPS
-    return EnvTasks(LeapPPO, "MlpPolicy", envs, timesteps, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
 
 
 def meta_train(name: str, seed: int, folder: Path, engine: Engine) -> Initialization:
@@ -110,11 +81,11 @@ def meta_train(name: str, seed: int, folder: Path, engine: Engine) -> Initializa
     finished = folder / "initialization"
     if finished.exists():
         return Initialization.load(finished)
-    recipe, tasks = RECIPES[name], variants("training", N_TRAINING)
+    recipe, tasks = RECIPES[name], cartpole_family("training", META_TIMESTEPS)
     chain = recipe.learner.order == "chain"
     meta_steps = META_STEPS * (META_BATCH if chain else 1)
-    if (folder / "checkpoint").exists():
-        trainer = MetaTrainer.load(folder, tasks, engine=engine)
+    if (folder / "checkpoints").exists():
+        trainer = MetaTrainer.load(folder, tasks, meta_optimizer_kwargs=recipe.kwargs, engine=engine)
     else:
         trainer = MetaTrainer(
             tasks,
@@ -161,8 +132,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None, help="processes; 1 runs in this one")
     args = parser.parse_args()
     engine: Engine = InProcess() if args.workers == 1 else Workers(args.workers)
-    kind, count, seeds = ("validation", N_VALIDATION, 1) if args.validate else ("test", N_TEST, EVALUATION_SEEDS)
-    tasks = variants(kind, count)
+    kind: Variants = "validation" if args.validate else "test"
+    seeds = 1 if args.validate else EVALUATION_SEEDS
+    tasks = cartpole_family(kind, TIMESTEPS)
     torch.set_num_threads(1)
 
     def scored(name: str, seed: int) -> np.ndarray:
@@ -188,7 +160,9 @@ def main() -> None:
 
     returns, intervals = rly.get_interval_estimates(scores, mean, reps=5000)
     relative, relative_intervals = rly.get_interval_estimates(ratios, mean, reps=5000)
-    print(f"\nmean return over {TIMESTEPS:,} steps of {count} {kind} variants, 95 % stratified bootstrap intervals")
+    print(
+        f"\nmean return over {TIMESTEPS:,} steps of {len(tasks)} {kind} variants, 95 % stratified bootstrap intervals"
+    )
     print(f"{'':34}{'return':>8}{'interval':>18}{'x random':>10}{'interval':>14}")
     for name in scores:
         low, high = intervals[name][:, 0]

@@ -64,6 +64,17 @@ SEEN_GAMES = ("AirRaid", "UpNDown", "WizardOfWor")
 #: Games with more actions than any game pretrained on, which the paper evaluates transfer to (appendix F).
 LARGER_ACTION_SPACE_GAMES = ("Alien", "Gravitar", "RoadRunner", "KungFuMaster", "Krull")
 
+#: The pools by the names that the command line takes them by.
+POOLS = {
+    "paper": PAPER_GAMES,
+    "paper-pretraining": PAPER_PRETRAINING_GAMES,
+    "pretraining": PRETRAINING_GAMES,
+    "validation": VALIDATION_GAMES,
+    "held-out": HELD_OUT_GAMES,
+    "seen": SEEN_GAMES,
+    "larger-action-space": LARGER_ACTION_SPACE_GAMES,
+}
+
 
 def rom_id(name: str) -> str:
     """
@@ -83,6 +94,11 @@ def rom_id(name: str) -> str:
     nearest = [rom_id_to_name(_ROMS[close]) for close in difflib.get_close_matches(key, _ROMS, n=3)]
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else " See ale_py.roms.get_all_rom_ids()."
     raise ValueError(f"Unknown game {name!r}.{hint}")
+
+
+def all_games() -> list[str]:
+    """The names of all games that ALE runs for one player."""
+    return sorted(rom_id_to_name(rom) for rom in _ROMS.values())
 
 
 def game_name(name: str) -> str:

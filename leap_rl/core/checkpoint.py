@@ -2,58 +2,172 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leap_rl.core.curve import LearningCurve
 from leap_rl.core.initialization import replacing_folder
+from leap_rl.core.path import PathStatistics
+from leap_rl.core.task import TaskResult
 
 FORMAT = "leap-rl checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read; says what and what to do."""
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write ``folder``, whole or not at all; the last one stays until then."""
+class Checkpoints:
+    """
+    What a meta-training leaves on disk: a checkpoint per meta step, and the results of the running meta step, so that
+    a task of an hour is not lost with it. Each is a folder that appears whole or not at all.
+
+    ``running`` holds the results of the running meta step, by ``save_result``.
+
+    :param run_dir: of the meta-training
+    :param keep: how many of the last checkpoints stay
+    :param keep_every: those of every n-th meta step stay, too; 0: none
+    """
+
+    def __init__(self, run_dir: Path, keep: int = 3, keep_every: int = 0) -> None:
+        if keep < 1 or keep_every < 0:
+            raise ValueError(f"keep={keep} must be at least 1, and keep_every={keep_every} not negative")
+        self.run_dir = run_dir
+        self.keep = keep
+        self.keep_every = keep_every
+        self.folder = run_dir / "checkpoints"
+        self.running = run_dir / "running"
+
+    def steps(self) -> list[int]:
+        """The meta steps that have a checkpoint."""
+        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
+
+    def clean(self) -> None:
+        """Remove what a process that was killed left half written."""
+        for unfinished in (*self.folder.glob(".*"), *self.running.glob(".*"), *self.run_dir.glob(".*")):
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    def save(self, meta_step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Write the checkpoint after a meta step; older ones and the results that led to it go."""
+        _write(self.folder / f"{meta_step:06d}", tensors, state)
+        for step in self.steps()[: -self.keep]:
+            if not self.keep_every or step % self.keep_every:
+                _remove(self.folder / f"{step:06d}")
+        if self.running.exists():
+            _remove(self.running)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """
+        The last checkpoint.
+
+        :raises CheckpointError: if it is missing, foreign, damaged, or from another version
+        """
+        if not self.steps():
+            raise CheckpointError(f"{self.run_dir} holds no checkpoint: it is no run of leap_rl, or has not begun")
+        return _read(self.folder / f"{self.steps()[-1]:06d}")
+
+    def state(self) -> dict[str, Any]:
+        """The last checkpoint without its tensors; as ``load`` otherwise."""
+        return self.load()[1]
+
+
+def save_result(folder: Path, result: TaskResult) -> None:
+    """Write what a task gave back, but θ^K."""
+    tensors = {f"meta_gradient.{name}": t for name, t in (result.meta_gradient or {}).items()}
+    tensors["steps"] = torch.as_tensor(result.curve.steps, dtype=torch.int64)
+    tensors["values"] = torch.as_tensor(result.curve.values, dtype=torch.float64)
+    curve = {key: getattr(result.curve, key) for key in ("budget", "window", "maximize")}
+    state = {key: getattr(result, key) for key in ("name", "seconds", "status", "error", "log")}
+    state |= {"num_timesteps": result.steps, "curve": curve}
+    state["statistics"] = None if result.statistics is None else vars(result.statistics)
+    _write(folder, tensors, state)
+
+
+def load_result(folder: Path) -> TaskResult | None:
+    """
+    What ``save_result`` wrote, or ``None``.
+
+    :raises CheckpointError: if it is damaged
+    """
+    if not folder.exists():
+        return None
+    tensors, state = _read(folder)
+    prefix = "meta_gradient."
+    gradient = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    return TaskResult(
+        name=state["name"],
+        curve=LearningCurve(tensors["steps"].numpy(), tensors["values"].numpy(), **state["curve"]),
+        steps=state["num_timesteps"],
+        seconds=state["seconds"],
+        meta_gradient=gradient or None,
+        statistics=None if state["statistics"] is None else PathStatistics(**state["statistics"]),
+        status=state["status"],
+        error=state["error"],
+        log=[(step, values) for step, values in state["log"]],
+    )
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     data = safetensors.torch.save({name: t.detach().contiguous() for name, t in tensors.items()})
     state = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), **state}
-    with replacing_folder(folder) as temporary:
-        (temporary / "state.safetensors").write_bytes(data)
-        (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+    text = json.dumps(state, indent=1) + "\n"
+    try:
+        with replacing_folder(folder) as temporary:
+            (temporary / "state.safetensors").write_bytes(data)
+            (temporary / "state.json").write_text(text)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        needed, free = len(data) + len(text), shutil.disk_usage(folder.parent).free
+        raise OSError(
+            error.errno,
+            f"no room for {folder}: it needs {needed:,} bytes, {free:,} are free, so {max(needed - free, 0):,} or a "
+            f"higher limit on file size are missing ({os.strerror(error.errno)}). What was saved before is intact",
+        ) from None
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """
-    :raises CheckpointError: if it is missing, foreign, damaged, or from another version
-    """
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         state = json.loads((folder / "state.json").read_text())
         data = (folder / "state.safetensors").read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint in {folder.parent}: {Path(error.filename).name} is missing") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder} can't be read: {error}") from None
+        raise CheckpointError(
+            f"{folder} can't be read: {error}; without this folder the one before it is used"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is no checkpoint of leap_rl")
     if state.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{folder} has format version {state.get('format_version')}, this leap_rl reads {FORMAT_VERSION}"
         )
+    damaged = f"{folder} is damaged ({{}}); without this folder the one before it is used"
     if state.get("sha256") != hashlib.sha256(data).hexdigest():
-        raise CheckpointError(f"{folder}/state.safetensors is damaged: its sha256 is not the one in state.json")
+        raise CheckpointError(damaged.format("the sha256 of state.safetensors is not the one in state.json"))
     try:
         return safetensors.torch.load(data), state
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{folder}/state.safetensors is damaged: {error}") from None
+        raise CheckpointError(damaged.format(error)) from None
+
+
+def _remove(folder: Path) -> None:
+    """At once for whoever looks for it: renamed first."""
+    hidden = folder.with_name(f".{folder.name}-removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(folder, hidden)
+    shutil.rmtree(hidden)
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

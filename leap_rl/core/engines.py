@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import tempfile
+import threading
+import time
+import traceback
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import loky
 import numpy as np
 import torch
 
+from leap_rl.core.curve import LearningCurve
 from leap_rl.core.task import Job, Report, TaskResult
+
+_log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 """Called with the index of a job and the number of steps it has done."""
@@ -28,33 +38,64 @@ class Engine(ABC):
     (one and two threads add in different orders).
     """
 
-    @abstractmethod
     def run(self, jobs: Sequence[Job], on_progress: OnProgress) -> Iterator[tuple[int, TaskResult]]:
         """
-        Run all jobs; a job's exception is raised here.
+        Run all jobs. One that raises, or whose process is lost, is run once more, from its beginning; when that
+        fails too its result has the status ``"failed"``.
 
         :param jobs: independent of each other
         :param on_progress: called in this process while jobs run
         :return: index of the job and its result, in order of completion
+        """
+        waiting = deque(range(len(jobs)))
+        failed_before: set[int] = set()
+        for index, outcome in self.outcomes(jobs, waiting, on_progress):
+            if isinstance(outcome, TaskResult):
+                yield index, outcome
+                continue
+            name, error = jobs[index].task.name, _described(outcome)
+            if index in failed_before:
+                _log.error("%s failed again and is left out: %s", name, error)
+                yield index, failed_result(jobs[index], error)
+            else:
+                _log.warning("%s failed and is tried once more: %s", name, error)
+                failed_before.add(index)
+                waiting.append(index)
+
+    @abstractmethod
+    def outcomes(
+        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
+    ) -> Iterator[tuple[int, TaskResult | Exception]]:
+        """
+        Run jobs until none waits and none runs.
+
+        :param jobs: all of them
+        :param waiting: indices of those to run; an index may be appended whenever an outcome was yielded
+        :param on_progress: called in this process while jobs run
+        :return: index of a job, and its result or what it raised, in order of completion
         """
 
 
 class InProcess(Engine):
     """One job after the other, in this process."""
 
-    def run(self, jobs: Sequence[Job], on_progress: OnProgress) -> Iterator[tuple[int, TaskResult]]:
-        for index, job in enumerate(jobs):
-
-            def report(steps: int, index: int = index) -> None:
-                on_progress(index, steps)
-
-            yield index, run_job(job, report)
+    def outcomes(
+        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
+    ) -> Iterator[tuple[int, TaskResult | Exception]]:
+        while waiting:
+            index = waiting.popleft()
+            try:
+                outcome: TaskResult | Exception = run_job(jobs[index], partial(on_progress, index))
+            except Exception as error:
+                outcome = error
+            yield index, outcome
 
 
 class Workers(Engine):
     """
-    One single-threaded process per core. The pool stays between meta steps, since importing torch takes seconds,
-    and needs no ``if __name__ == "__main__"`` in the script that starts it.
+    One single-threaded process per core. The processes stay between meta steps, since importing torch takes seconds,
+    and need no ``if __name__ == "__main__"`` in the script that starts them. One that is lost takes no other with it:
+    each is a pool of its own.
 
     :param n_workers: number of processes; ``None``: one per core
     """
@@ -66,23 +107,82 @@ class Workers(Engine):
             raise ValueError(f"n_workers={n_workers} must be at least 1")
         self.n_workers = n_workers or loky.cpu_count()
 
-    def run(self, jobs: Sequence[Job], on_progress: OnProgress) -> Iterator[tuple[int, TaskResult]]:
-        pool = loky.get_reusable_executor(max_workers=self.n_workers, timeout=600, env={"OMP_NUM_THREADS": "1"})
+    def outcomes(
+        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
+    ) -> Iterator[tuple[int, TaskResult | Exception]]:
+        idle = list(range(self.n_workers))
+        running: dict[Future[TaskResult], tuple[int, int]] = {}  # the job's index, its worker
         with _progress_board(len(jobs)) as board:
-            futures: dict[Future[TaskResult], int] = {
-                pool.submit(_run_in_worker, job, board.filename, index): index for index, job in enumerate(jobs)
-            }
-            pending = set(futures)
             try:
-                while pending:
-                    done, pending = wait(pending, timeout=self.POLL_SECONDS, return_when=FIRST_COMPLETED)
+                while waiting or running:
+                    while waiting and idle:
+                        index, worker = waiting.popleft(), idle.pop(0)
+                        future = _pool(worker).submit(_run_in_worker, jobs[index], board.filename, index)
+                        running[future] = index, worker
+                    done = wait(running, timeout=self.POLL_SECONDS, return_when=FIRST_COMPLETED).done
                     for index, steps in enumerate(board):
                         on_progress(index, int(steps))
-                    for future in sorted(done, key=futures.__getitem__):
-                        yield futures[future], future.result()
+                    for future in sorted(done, key=lambda f: running[f]):
+                        index, worker = running.pop(future)
+                        idle.append(worker)
+                        error = future.exception()
+                        if isinstance(error, BrokenExecutor):
+                            _discard_pool(worker)
+                        if error is None:
+                            yield index, future.result()
+                        elif isinstance(error, Exception):
+                            yield index, error
+                        else:
+                            raise error
             finally:
-                for future in pending:
-                    future.cancel()
+                # Left early, by Ctrl-C for one: what still runs is of no use to anyone.
+                for _, worker in running.values():
+                    _discard_pool(worker)
+
+
+def failed_result(job: Job, error: str) -> TaskResult:
+    """What stands for the result of a job that has none."""
+    curve = LearningCurve(np.empty(0, dtype=np.int64), np.empty(0), job.task.steps)
+    return TaskResult(job.task.name, curve, steps=0, seconds=0.0, status="failed", error=error)
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, BrokenExecutor):
+        return f"its worker process was lost ({error})"
+    # loky hands on the traceback of a worker as the cause.
+    return "".join(traceback.format_exception(error)).strip()
+
+
+# One pool of one process for each worker, shared by all engines of this process.
+_pools: dict[int, loky.ProcessPoolExecutor] = {}
+
+
+def _pool(worker: int) -> loky.ProcessPoolExecutor:
+    if worker not in _pools:
+        _pools[worker] = loky.ProcessPoolExecutor(
+            max_workers=1,
+            timeout=600,
+            env={"OMP_NUM_THREADS": "1"},
+            initializer=_start_worker,
+            initargs=(os.getpid(),),
+        )
+    return _pools[worker]
+
+
+def _discard_pool(worker: int) -> None:
+    _pools.pop(worker).shutdown(wait=False, kill_workers=True)
+
+
+def _start_worker(trainer: int) -> None:
+    """In a worker: Ctrl-C is the trainer's to handle, and nothing outlives the trainer, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == trainer:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_job(job: Job, report: Report) -> TaskResult:

@@ -254,9 +254,8 @@ class replacing_folder:
         if error is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
             return
-        for file in self.temporary.iterdir():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+        for file in (*self.temporary.iterdir(), self.temporary):
+            _sync(file)
         if self.path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-old-", dir=self.path.parent))
             os.replace(self.path, old / self.path.name)
@@ -264,6 +263,18 @@ class replacing_folder:
             shutil.rmtree(old)
         else:
             os.replace(self.temporary, self.path)
+        _sync(self.path.parent)
+
+
+def _sync(path: Path) -> None:
+    """A file or folder, as it is now, outlives a loss of power."""
+    if os.name == "nt":  # which syncs neither folders nor what is open for reading
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def relative_change(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, float]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 
 class LoggerLike(Protocol):
@@ -30,10 +33,11 @@ class TensorBoardLogger:
     One TensorBoard run.
 
     :param folder: of the run
+    :param last_step: go on after this step: what an interrupted process wrote of later ones is withdrawn
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.writer = SummaryWriter(str(folder))
+    def __init__(self, folder: Path, last_step: int | None = None) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=None if last_step is None else last_step + 1)
         self.values: dict[str, float] = {}
 
     def record(self, key: str, value: float) -> None:
@@ -43,6 +47,29 @@ class TensorBoardLogger:
         for key, value in self.values.items():
             self.writer.add_scalar(key, value, step)
         self.values = {}
+        self.writer.flush()
+
+    def describe(self, settings: Mapping[str, Any], tasks: Sequence[str]) -> None:
+        """
+        What a run is, once: its settings as text and as hyperparameters, beside the figures it ends with, and one page
+        (CUSTOM SCALARS) with the curve of every task over the meta steps.
+
+        :param settings: JSON
+        :param tasks: their names
+        """
+        self.writer.add_text("settings", f"```json\n{json.dumps(settings, indent=2)}\n```", 0)
+        flat = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in settings.items()}
+        for summary in hparams(flat, {"score/area": 0.0, "score/final_score": 0.0, "eval/gain": 0.0}):
+            self.writer.file_writer.add_summary(summary, 0)  # type: ignore[attr-defined]
+        layout = {
+            title: {task: ["Multiline", [f"^{key}/{task}$"]] for task in tasks}
+            for title, key in (
+                ("area under the learning curve, by meta step", "score/area"),
+                ("final score, by meta step", "score/final_score"),
+                ("length of the gradient path, by meta step", "path/length"),
+            )
+        }
+        self.writer.add_custom_scalars(layout)
         self.writer.flush()
 
     def close(self) -> None:

@@ -43,7 +43,8 @@ class PathStatistics:
     :param loss_to_step: ‖Σ w·λ²Δf·g‖ / ‖Σ w·Δθ‖, the loss's part of the meta gradient against the steps' part, before
         ``loss_scale="auto"`` shortens it to 1
     :param meta_gradient_norm: norm of the meta gradient
-    :param non_finite_update: the first update whose loss, gradient or step was not finite, or ``None``
+    :param non_finite_update: the first update whose loss, gradient or step was not finite, or ``None``; length, energy
+        and shares are then those of the path before it
     """
 
     updates: int
@@ -356,8 +357,14 @@ class GradientPath:
             gradient_norm = torch.linalg.vector_norm(self._gradient.flat)
             coefficient = loss_delta if weight is None else loss_delta * weight
             self._loss_sum.add(self._gradient.flat, coefficient, self.loss_scale**2)
+        self._add_statistics(self._statistics, loss_delta, gradient_norm)
+
+    def _add_statistics(
+        self, statistics: _RunningStatistics, loss_delta: Tensor | None = None, gradient_norm: Tensor | None = None
+    ) -> None:
+        """The open segment's."""
         measured = 1 if self.metric == "length" or self._n_segments <= MEASURED_FIRST else MEASURED_EVERY
-        self._statistics.add(loss_delta, gradient_norm, self._step_squared, measured, self.n_updates - 1)
+        statistics.add(loss_delta, gradient_norm, self._step_squared, measured, self.n_updates - 1)
 
     def _parts(self) -> tuple[Tensor | None, Tensor]:
         """Σ w·λ²Δf·g and Σ w·Δθ in float64, the open segment's Δθ included."""
@@ -403,8 +410,7 @@ class GradientPath:
         loss_part, step_part = self._parts()
         running = self._statistics.copy()
         if self._open:
-            measured = 1 if self.metric == "length" or self._n_segments <= MEASURED_FIRST else MEASURED_EVERY
-            running.add(None, None, self._step_squared, measured, self.n_updates - 1)
+            self._add_statistics(running)
         running.flush()
         step_norm = step_part.norm().item()
         loss_norm = 0.0 if loss_part is None else loss_part.norm().item()
@@ -552,6 +558,10 @@ class _RunningStatistics:
         finite = loss_delta.isfinite() & gradient_norm.isfinite() & step_squared.isfinite()
         if self.non_finite_update is None and not finite.all():
             self.non_finite_update = self._rows[int((~finite).nonzero()[0])][4]
+        if self.non_finite_update is not None:  # from there on nothing says how it came to that
+            before = torch.tensor([row[4] < self.non_finite_update for row in self._rows])
+            loss_delta, gradient_norm, step_squared = (x[before] for x in (loss_delta, gradient_norm, step_squared))
+            represents = represents[before]
 
         loss_squared = (self.loss_scale * loss_delta).square()
         squared = step_squared + loss_squared
@@ -562,7 +572,7 @@ class _RunningStatistics:
         magnitude = self.loss_scale**2 * loss_delta.abs() * gradient_norm
         if self.metric == "length":
             magnitude = torch.where(squared > 0, magnitude * squared.rsqrt(), 0.0)
-        self.n_segments += len(self._rows)
+        self.n_segments += len(magnitude)
         magnitude = magnitude[(magnitude > 0) & magnitude.isfinite()]
         bins = (magnitude.log2() + self.OCTAVES / 2) * self.BINS_PER_OCTAVE
         bins = bins.long().clamp_(0, len(self.counts) - 1)

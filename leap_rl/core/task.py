@@ -29,7 +29,9 @@ class TaskResult:
     :param seconds: wall-clock time
     :param meta_gradient: ∇F by name, if the meta-learner observes
     :param statistics: of its gradient path, if the meta-learner observes
-    :param status: ``"non_finite"`` where the process or its meta gradient diverged: it must not enter θ⁰
+    :param status: ``"non_finite"`` where the process or its meta gradient diverged, ``"failed"`` where it crashed or
+        its worker was lost: neither may enter θ⁰
+    :param error: what happened, where it failed
     :param log: what the process logged: (step, {key: value})
     :param final: θ^K, on request
     """
@@ -40,7 +42,8 @@ class TaskResult:
     seconds: float
     meta_gradient: dict[str, Tensor] | None = None
     statistics: PathStatistics | None = None
-    status: Literal["ok", "non_finite"] = "ok"
+    status: Literal["ok", "non_finite", "failed"] = "ok"
+    error: str | None = None
     log: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     final: Initialization | None = None
 

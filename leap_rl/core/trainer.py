@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +22,24 @@ from torch.optim import Optimizer
 from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
 from leap_rl.core.checkpoint import (
     CheckpointError,
-    load_checkpoint,
+    Checkpoints,
+    load_result,
     optimizer_state,
     restore_optimizer,
-    save_checkpoint,
+    save_result,
 )
 from leap_rl.core.engines import Engine, InProcess, Workers
 from leap_rl.core.initialization import Initialization, InitializationError, relative_change
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
-from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger, next_run_folder
+from leap_rl.core.logger import LoggerLike, TensorBoardLogger, next_run_folder
+from leap_rl.core.meta_log import MetaLog
 from leap_rl.core.progress import JobsProgress
 from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
 
 Sampling = Literal["without_replacement", "reshuffle", "with_replacement"]
 Schedule = Callable[[float], float]
+
+_log = logging.getLogger(__name__)
 
 # Streams of the trainer's own random numbers; SB3 reseeds the global generators.
 _BATCHES, _JOBS, _EVALUATION = range(3)
@@ -56,7 +63,10 @@ class MetaTrainer:
     :param eval_freq: meta steps between two evaluations
     :param engine: where the tasks run; ``None``: worker processes, or this process where there is one task
     :param n_workers: worker processes; ``None``: one per core
-    :param run_dir: folder for a checkpoint after every meta step
+    :param run_dir: folder for a checkpoint after every meta step, for the results of the tasks of the running one, and
+        for the best initialization
+    :param keep_checkpoints: how many of the last checkpoints stay
+    :param keep_every: those of every n-th meta step stay, too; 0: none
     :param tensorboard_log: folder for TensorBoard runs
     :param seed: of everything
     :param device: where the models of the tasks live
@@ -79,6 +89,8 @@ class MetaTrainer:
         engine: Engine | None = None,
         n_workers: int | None = None,
         run_dir: str | os.PathLike[str] | None = None,
+        keep_checkpoints: int = 3,
+        keep_every: int = 0,
         tensorboard_log: str | os.PathLike[str] | None = None,
         seed: int | None = None,
         device: str = "auto",
@@ -93,6 +105,7 @@ class MetaTrainer:
         self.eval_tasks = list(eval_tasks or [])
         self.eval_freq = eval_freq
         self.run_dir = None if run_dir is None else Path(run_dir)
+        self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep_checkpoints, keep_every)
         self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.seed = int(np.random.SeedSequence().entropy) % 2**31 if seed is None else seed  # type: ignore[arg-type]
         self.device = device
@@ -129,10 +142,13 @@ class MetaTrainer:
         self.best_score = -math.inf
         self._eval_reference: dict[str, float] = {}
         self._steps_of: dict[str, int] = {}  # per task, over all its visits: the x axis of its curves
-        self._logger: LoggerLike | None = None
-        self._task_loggers: dict[str, TensorBoardLogger] = {}
+        self._log: MetaLog | None = None
         self._log_folder: Path | None = None
         self._progress = JobsProgress(enabled=False)
+        if self.checkpoints is not None:
+            if self.checkpoints.steps():
+                raise ValueError(f"{run_dir} holds a run already: MetaTrainer.load goes on with it, or choose another")
+            self._check_room()
 
     @staticmethod
     def _check(
@@ -178,7 +194,8 @@ class MetaTrainer:
         :param callback: called as SB3 calls its own; a meta step is the step
         :param progress_bar: draw one, if the output is a terminal
         :return: self
-        :raises RuntimeError: if more than half of a meta batch diverged; θ⁰ is as it was
+        :raises RuntimeError: if more than half of a meta batch was lost; θ⁰ is as it was
+        :raises OSError: if there is no room for a checkpoint; the last one is intact
         """
         if meta_steps < 1:
             raise ValueError(f"meta_steps={meta_steps} must be at least 1")
@@ -189,6 +206,7 @@ class MetaTrainer:
             self._progress.outer(f"meta step {self.meta_step + 1} of {last}", meta_steps * steps)
             if self._wants_evaluation() and not self._eval_reference:
                 self._evaluate()
+                self.logger.dump(self.meta_step)
             while self.meta_step < last:
                 started = time.perf_counter()
                 self._progress.outer(f"meta step {self.meta_step + 1} of {last}")
@@ -200,13 +218,13 @@ class MetaTrainer:
                 for c in callbacks:
                     c.update_locals({"results": results, "meta_gradient": meta_gradient})
                     c.on_rollout_end()
-                change = self._update(meta_gradient, progress_remaining=(last - self.meta_step) / meta_steps)
+                change = self._update(meta_gradient, progress_remaining=1 - self.meta_step / last)
                 self.meta_step += 1
                 self._record(results, change, time.perf_counter() - started)
                 if self._wants_evaluation():
                     self._evaluate()
-                self._logger_().dump(self.meta_step)
-                if self.run_dir is not None:
+                self.logger.dump(self.meta_step)
+                if self.checkpoints is not None:
                     self.save()
                 if not all([c.on_step() for c in callbacks]):
                     break
@@ -231,15 +249,17 @@ class MetaTrainer:
             visit = batch[:slot].count(index)  # with replacement a task may come twice
             seed = self._job_seed(_JOBS, self.meta_step, index, visit)
             jobs.append(Job(self.tasks[index], theta, self.learner, seed, self.device))
-        return self._run_jobs(jobs)
+        return self._run_jobs(jobs, "task")
 
     def _mean_meta_gradient(self, results: Sequence[TaskResult]) -> dict[str, Tensor]:
         gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
         if 2 * len(gradients) < len(results):
-            lost = ", ".join(sorted(r.name for r in results if r.status != "ok"))
+            lost = ", ".join(sorted(f"{r.name}: {r.status}" for r in results if r.status != "ok"))
+            errors = "".join(f"\n{r.name}: {r.error}" for r in results if r.error is not None)
             raise RuntimeError(
                 f"meta step {self.meta_step}: {len(results) - len(gradients)} of {len(results)} learning processes "
-                f"were not finite ({lost}); θ⁰ is as it was. A smaller meta rate or learning rate may help"
+                f"were lost ({lost}); θ⁰ is as it was. Where they are not finite a smaller meta rate or learning rate "
+                f"may help{errors}"
             )
         return {
             name: torch.stack([gradient[name].cpu() for gradient in gradients]).mean(dim=0)
@@ -287,11 +307,11 @@ class MetaTrainer:
     @property
     def logger(self) -> LoggerLike:
         """Where meta-training is logged; SB3's callbacks ask for it."""
-        return self._logger_()
+        return self._meta_log().run
 
     def set_logger(self, logger: LoggerLike) -> None:
         """:param logger: anything with ``record(key, value)`` and ``dump(step)``, SB3's ``Logger`` for one"""
-        self._logger = logger
+        self._meta_log().run = logger
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([self.seed, *stream]))
@@ -299,27 +319,74 @@ class MetaTrainer:
     def _job_seed(self, *stream: int) -> int:
         return int(np.random.SeedSequence([self.seed, *stream]).generate_state(1)[0]) & 0x7FFFFFFF
 
-    def _run_jobs(self, jobs: Sequence[Job], counted: bool = True) -> list[TaskResult]:
+    def _run_jobs(self, jobs: Sequence[Job], kind: str, counted: bool = True) -> list[TaskResult]:
+        """Those that an interrupted run had finished are not run again."""
         self._progress.jobs([job.task.name for job in jobs], [job.task.steps for job in jobs], counted)
-        results = dict(self.engine.run(jobs, self._progress.job_at))
-        return [results[i] for i in range(len(jobs))]
+        keys = [f"{kind}-{self.meta_step:06d}-{index:03d}" for index in range(len(jobs))]
+        results: dict[int, TaskResult] = {}
+        if self.checkpoints is not None:
+            kept = {index: load_result(self.checkpoints.running / key) for index, key in enumerate(keys)}
+            results = {index: result for index, result in kept.items() if result is not None}
+        for index, result in results.items():
+            self._progress.job_at(index, result.steps)
+        rest = [index for index in range(len(jobs)) if index not in results]
+
+        def on_progress(position: int, steps: int) -> None:
+            self._progress.job_at(rest[position], steps)
+
+        for position, result in self.engine.run([jobs[index] for index in rest], on_progress):
+            results[rest[position]] = result
+            if result.status == "non_finite":  # the same seed would fail again
+                _log.warning(
+                    "%s was not finite and is left out of meta step %d. Its path before that: %s",
+                    result.name,
+                    self.meta_step,
+                    result.statistics,
+                )
+            if self.checkpoints is not None and result.status != "failed":
+                save_result(self.checkpoints.running / keys[rest[position]], result)
+        return [results[index] for index in range(len(jobs))]
 
     def _start(self, callback: Callback | Sequence[Callback] | None) -> list[CallbackLike]:
-        self._logger_()
+        self._meta_log()
+        if self.checkpoints is not None and not self.checkpoints.steps():
+            self.save()
         callbacks = callback_list(callback)
         for c in callbacks:
             c.init_callback(self)
             c.on_training_start({"self": self}, {})
         return callbacks
 
-    def _logger_(self) -> LoggerLike:
-        if self._logger is None:
-            if self.tensorboard_log is None:
-                self._logger = NoLogger()
-            else:
+    def _meta_log(self) -> MetaLog:
+        if self._log is None:
+            resumed = self._log_folder is not None and self.meta_step > 0
+            if self.tensorboard_log is not None and self._log_folder is None:
                 self._log_folder = next_run_folder(self.tensorboard_log, type(self.learner).__name__)
-                self._logger = TensorBoardLogger(self._log_folder)
-        return self._logger
+            self._log = MetaLog(self._log_folder, self.meta_step if resumed else -1)
+            if isinstance(self._log.run, TensorBoardLogger) and not resumed:
+                self._log.run.describe(self._settings(), self._task_names)
+        return self._log
+
+    def _check_room(self) -> None:
+        """
+        :raises ValueError: if the folder can't be written to, or is too small for the checkpoints
+        """
+        assert self.run_dir is not None and self.checkpoints is not None
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.run_dir):
+                pass
+        except OSError as error:
+            raise ValueError(f"run_dir={str(self.run_dir)!r} can't be written to: {error.strerror}") from None
+        theta = sum(t.nbytes for t in self._theta.parameters.values())
+        # θ⁰, the meta optimizer (Adam's two moments) and the best θ⁰, in one checkpoint more than stay; a meta batch.
+        needed = theta * (4 * (self.checkpoints.keep + 1) + self.meta_batch_size)
+        free = shutil.disk_usage(self.run_dir).free
+        if free < needed:
+            raise ValueError(
+                f"run_dir={str(self.run_dir)!r} has {free / 1e6:,.0f} MB free, its checkpoints need "
+                f"{needed / 1e6:,.0f} MB: choose another place, or fewer checkpoints"
+            )
 
     def _wants_evaluation(self) -> bool:
         return self.eval_freq > 0 and self.meta_step % self.eval_freq == 0
@@ -336,26 +403,30 @@ class MetaTrainer:
             for index, task in enumerate(self.eval_tasks)
         ]
         scores = []
-        for result in self._run_jobs(jobs, counted=False):
+        for result in self._run_jobs(jobs, "evaluation", counted=False):
             area = result.curve.area() if result.status == "ok" else float("nan")
             reference = self._eval_reference.setdefault(result.name, area)
             gain = (area - reference) / max(abs(reference), 1e-9)
             scores.append(gain if result.curve.maximize else -gain)
-            self._logger_().record(f"eval/area/{result.name}", area)
+            self.logger.record(f"eval/area/{result.name}", area)
         score = float(np.mean(scores))
-        self._logger_().record("eval/gain", score)
+        self.logger.record("eval/gain", score)
         if score > self.best_score:
             self.best_score, self.best_initialization = score, self.initialization
+            if self.run_dir is not None:
+                self.best_initialization.save(self.run_dir / "best_initialization")
 
     def _record(self, results: Sequence[TaskResult], change: Mapping[str, float], seconds: float) -> None:
         """One meta step in the log and in ``history``; the tasks' own curves in runs of their own."""
-        log = self._logger_()
+        log = self._meta_log()
         steps = sum(r.steps for r in results)
         self.num_timesteps += steps
         rows = []
         for r in results:
             row: dict[str, Any] = {"name": r.name, "status": r.status, "steps": r.steps, "seconds": r.seconds}
             row |= {"area": r.curve.area(), "final_score": r.curve.final_score()}
+            if r.error is not None:
+                row["error"] = r.error
             if r.statistics is not None:
                 row |= vars(r.statistics)
                 if not r.statistics.segments:
@@ -365,25 +436,13 @@ class MetaTrainer:
                         stacklevel=3,
                     )
             rows.append(row)
-            self._record_task(r)
-        shown = ["area", "final_score", "length", "energy", "loss_share", "top_share", "loss_to_step"]
-        for key in [*shown, "meta_gradient_norm"]:
-            values = {row["name"]: row[key] for row in rows if key in row and not math.isnan(row[key])}
-            section = "score" if key in ("area", "final_score") else "path"
-            for name, value in values.items():
-                log.record(f"{section}/{key}/{name}", value)
-            if values:
-                log.record(f"{section}/{key}", float(np.mean(list(values.values()))))
-        gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
-        log.record("meta/gradient_norm", _mean_norm(gradients))
-        if len(gradients) > 1:
-            log.record("meta/cosine", mean_cosine(gradients))
-        log.record("meta/learning_rate", self.meta_optimizer.param_groups[0]["lr"])
-        log.record("meta/tasks_lost", len(results) - len(gradients))
-        for layer, value in change.items():
-            log.record(f"change/{layer}", value)
-        log.record("time/steps_per_second", steps / seconds)
-        log.record("time/total_timesteps", self.num_timesteps)
+            before = self._steps_of.get(r.name, 0)
+            self._steps_of[r.name] = before + r.steps
+            log.visit(r, before)
+        log.meta_step(rows, results, change)
+        log.run.record("meta/learning_rate", self.meta_optimizer.param_groups[0]["lr"])
+        log.run.record("time/steps_per_second", steps / seconds)
+        log.run.record("time/total_timesteps", self.num_timesteps)
         self.history.append(
             {"meta_step": self.meta_step, "timesteps": self.num_timesteps, "seconds": seconds, "tasks": rows}
         )
@@ -391,17 +450,19 @@ class MetaTrainer:
             areas = [f"{row['name']} {'-' if math.isnan(row['area']) else format(row['area'], '.4g')}" for row in rows]
             print(f"meta step {self.meta_step}: {steps / seconds:,.0f} steps/s, areas: {', '.join(areas)}", flush=True)
 
-    def _record_task(self, result: TaskResult) -> None:
-        offset = self._steps_of.get(result.name, 0)
-        self._steps_of[result.name] = offset + result.steps
-        if self._log_folder is None:
-            return
-        if result.name not in self._task_loggers:
-            self._task_loggers[result.name] = TensorBoardLogger(self._log_folder / result.name)
-        for step, values in result.log:
-            for key, value in values.items():
-                self._task_loggers[result.name].record(key, value)
-            self._task_loggers[result.name].dump(offset + step)
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "learner": self.learner.settings(),
+            "meta_batch_size": self.meta_batch_size,
+            "scope": self._theta.scope,
+            "meta_optimizer": type(self.meta_optimizer).__name__,
+            "schedule": self._schedule is not None,
+            "sampling": self.sampling,
+            "eval_freq": self.eval_freq,
+            "seed": self.seed,
+            "device": self.device,
+            "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
+        }
 
     def _optimizer_settings(self) -> dict[str, Any]:
         settings = {
@@ -418,8 +479,9 @@ class MetaTrainer:
         Write a checkpoint into ``run_dir``; the last one stays until the new one is whole.
 
         :raises ValueError: without a ``run_dir``
+        :raises OSError: if there is no room for it
         """
-        if self.run_dir is None:
+        if self.checkpoints is None:
             raise ValueError("there is nowhere to save: give the trainer a run_dir")
         optimizer_tensors, optimizer_rest = optimizer_state(self.meta_optimizer)
         tensors = {f"theta.{n}": t for n, t in self._theta.parameters.items()}
@@ -430,18 +492,7 @@ class MetaTrainer:
             tensors |= {f"best.{n}": t for n, t in best.parameters.items()}
             tensors |= {f"best_buffer.{n}": t for n, t in best.buffers.items()}
         state = {
-            "settings": {
-                "learner": self.learner.settings(),
-                "meta_batch_size": self.meta_batch_size,
-                "scope": self._theta.scope,
-                "meta_optimizer": type(self.meta_optimizer).__name__,
-                "schedule": self._schedule is not None,
-                "sampling": self.sampling,
-                "eval_freq": self.eval_freq,
-                "seed": self.seed,
-                "device": self.device,
-                "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
-            },
+            "settings": self._settings(),
             "tasks": self._task_names,
             "eval_tasks": [task.name for task in self.eval_tasks],
             "config": self._theta.config,
@@ -454,7 +505,7 @@ class MetaTrainer:
             "eval_reference": self._eval_reference,
             "log_folder": None if self._log_folder is None else str(self._log_folder),
         }
-        save_checkpoint(self.run_dir / "checkpoint", tensors, state)
+        self.checkpoints.save(self.meta_step, tensors, state)
 
     @classmethod
     def load(
@@ -467,10 +518,13 @@ class MetaTrainer:
         eval_tasks: Sequence[Task] | None = None,
         engine: Engine | None = None,
         n_workers: int | None = None,
+        keep_checkpoints: int = 3,
+        keep_every: int = 0,
         verbose: int = 0,
     ) -> MetaTrainer:
         """
-        Go on from a checkpoint, to the same bits as without the interruption.
+        Go on from the last checkpoint, and from the tasks that were finished since, to the same bits as without the
+        interruption.
 
         :param run_dir: of the trainer that wrote it
         :param tasks: the same tasks
@@ -480,11 +534,15 @@ class MetaTrainer:
         :param eval_tasks: the same, if there were any
         :param engine: as in the constructor
         :param n_workers: as in the constructor
+        :param keep_checkpoints: as in the constructor
+        :param keep_every: as in the constructor
         :param verbose: as in the constructor
         :raises ValueError: if it is missing, foreign, damaged, of other tasks, or needs what was not given
         """
         run_dir = Path(run_dir)
-        tensors, state = load_checkpoint(run_dir / "checkpoint")
+        checkpoints = Checkpoints(run_dir, keep_checkpoints, keep_every)
+        tensors, state = checkpoints.load()
+        checkpoints.clean()
         settings = dict(state["settings"])
         for what, names in (("tasks", tasks), ("eval_tasks", eval_tasks or [])):
             given = [task.name for task in names]
@@ -514,10 +572,10 @@ class MetaTrainer:
             eval_tasks=eval_tasks,
             engine=engine,
             n_workers=n_workers,
-            run_dir=run_dir,
             verbose=verbose,
             **settings,
         )
+        trainer.run_dir, trainer.checkpoints = run_dir, checkpoints
         restore_optimizer(trainer.meta_optimizer, named("optimizer."), state["optimizer"])
         trainer._theta.config = state["config"]
         trainer.meta_step = state["meta_step"]
@@ -532,21 +590,4 @@ class MetaTrainer:
             )
         if state["log_folder"] is not None:
             trainer._log_folder = Path(state["log_folder"])
-            trainer._logger = TensorBoardLogger(trainer._log_folder)
         return trainer
-
-
-def _flatten(gradient: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([t.flatten() for t in gradient.values()]).cpu()
-
-
-def _mean_norm(gradients: Sequence[Mapping[str, Tensor]]) -> float:
-    return torch.stack([_flatten(g) for g in gradients]).mean(dim=0).norm().item()
-
-
-def mean_cosine(gradients: Sequence[Mapping[str, Tensor]]) -> float:
-    """Mean cosine between the meta gradients of two tasks, over all pairs: 1 if all pull the same way."""
-    directions = torch.nn.functional.normalize(torch.stack([_flatten(g) for g in gradients]).double(), dim=1)
-    cosines = directions @ directions.T
-    n = len(gradients)
-    return ((cosines.sum() - cosines.trace()) / (n * (n - 1))).item()

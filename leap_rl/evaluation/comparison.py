@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
-from leap_rl.core import Engine, Initialization, Job, JobsProgress, LearningCurve, NoPretraining, TaskFamily
+from leap_rl.core import (
+    Engine,
+    Initialization,
+    Job,
+    JobsProgress,
+    LearningCurve,
+    NoPretraining,
+    Task,
+    TaskFamily,
+    TaskResult,
+)
+from leap_rl.core.checkpoint import load_result, save_result
 from leap_rl.core.logger import TensorBoardLogger
 
 
@@ -32,9 +45,28 @@ class Comparison:
         """Final score of each curve, shape ``(seeds,)``; NaN where no episode ended at the end."""
         return np.array([curve.final_score() for curve in self.curves[start][task]])
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: by task and start, a list of runs with seed, area, final score and curve."""
+        return {
+            task: {
+                start: [
+                    {
+                        "seed": seed,
+                        "area": curve.area(),
+                        "final_score": curve.final_score(),
+                        "curve": {"steps": curve.steps.tolist(), "values": curve.moving_average().tolist()},
+                    }
+                    for seed, curve in zip(self.seeds, self.curves[start][task], strict=True)
+                ]
+                for start in self.curves
+            }
+            for task in next(iter(self.curves.values()))
+        }
+
     def table(self) -> str:
         """
-        Markdown: mean over the seeds and, in brackets, each seed alone.
+        Markdown: mean over the seeds and, in brackets, each seed alone. Where there are several tasks the last rows are
+        means over them: they say something only where the tasks' returns are of one size.
         """
         rows = [
             "| task | start | area under the curve (each seed) | final score (each seed) |",
@@ -44,11 +76,34 @@ class Comparison:
             for start in self.curves:
                 cells = [self._cell(self.areas(start, task)), self._cell(self.final_scores(start, task))]
                 rows.append(f"| {task} | {start} | {cells[0]} | {cells[1]} |")
+        tasks = list(next(iter(self.curves.values())))
+        if len(tasks) > 1:
+            for start in self.curves:
+                areas = np.mean([self.areas(start, task) for task in tasks], axis=0)
+                scores = np.mean([self.final_scores(start, task) for task in tasks], axis=0)
+                rows.append(f"| mean of {len(tasks)} | {start} | {self._cell(areas)} | {self._cell(scores)} |")
         return "\n".join(rows)
 
     @staticmethod
     def _cell(values: np.ndarray) -> str:
         return f"{values.mean():,.1f} ({', '.join(f'{v:,.1f}' for v in values)})"
+
+
+def check_starts(
+    tasks: TaskFamily, starts: Mapping[str, Initialization | None], scope: str | None = None
+) -> str | None:
+    """
+    :param tasks: to be learned
+    :param starts: initializations by name; ``None`` is a random one
+    :param scope: of the random ones; ``None``: that of the others
+    :return: scope of the random ones; ``None``: that of the tasks
+    :raises ValueError: if an initialization does not fit the tasks
+    """
+    given = [start for start in starts.values() if start is not None]
+    scope = scope or next((start.scope for start in given), None)
+    for start in given:
+        start.check_fits(tasks.draw_initialization(start.scope, 0).named_tensors())
+    return scope
 
 
 def compare(
@@ -58,7 +113,7 @@ def compare(
     engine: Engine,
     scope: str | None = None,
     device: str = "auto",
-    tensorboard_log: Path | None = None,
+    run_dir: Path | None = None,
     progress_bar: bool = False,
 ) -> Comparison:
     """
@@ -70,32 +125,50 @@ def compare(
     :param engine: where the runs take place
     :param scope: of the random initializations; ``None``: that of the others
     :param device: where the models live
-    :param tensorboard_log: a TensorBoard run per start, task and seed goes there
+    :param run_dir: every run that ends is kept there, and not run again; so is its TensorBoard run
     :param progress_bar: draw one, if the output is a terminal
     :return: the learning curves
     :raises ValueError: if an initialization does not fit the tasks
+    :raises RuntimeError: if a run fails twice
     """
-    scope = scope or next((start.scope for start in starts.values() if start is not None), None)
+    scope = check_starts(tasks, starts, scope)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
-    for initialization in starts.values():
-        if initialization is not None:
-            initialization.check_fits(random[seeds[0]].named_tensors())
-    runs = [(start, i, seed) for start in starts for i in range(len(tasks)) for seed in seeds]
-    jobs = [Job(tasks[i], starts[start] or random[seed], NoPretraining(), seed, device) for start, i, seed in runs]
-    curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
+    runs = [(start, task, seed) for start in starts for task in tasks for seed in seeds]
+    jobs = [Job(task, starts[start] or random[seed], NoPretraining(), seed, device) for start, task, seed in runs]
+
+    def folder(index: int) -> Path | None:
+        start, task, seed = runs[index]
+        return run_dir and run_dir / "results" / quote(f"{task.name} from {start} seed {seed}", safe=" ")
+
+    results: dict[int, TaskResult] = {}
+    for index in range(len(runs)):
+        kept = folder(index)
+        if kept is not None and (result := load_result(kept)) is not None:
+            results[index] = result
+    rest = [index for index in range(len(runs)) if index not in results]
     with JobsProgress(enabled=progress_bar) as progress:
-        progress.outer(f"{len(jobs)} runs", sum(job.task.steps for job in jobs))
-        progress.jobs(
-            [f"{tasks[i].name} from {start}, seed {seed}" for start, i, seed in runs], [j.task.steps for j in jobs]
-        )
-        results = dict(engine.run(jobs, progress.job_at))
-    for index, (start, i, seed) in enumerate(runs):
-        curves[start][tasks[i].name].append(results[index].curve)
-        if tensorboard_log is not None:
-            logger = TensorBoardLogger(tensorboard_log / f"{tasks[i].name} from {start}" / f"seed {seed}")
-            for step, values in results[index].log:
-                for key, value in values.items():
-                    logger.record(key, value)
-                logger.dump(step)
-            logger.close()
+        progress.outer(f"{len(rest)} runs", sum(jobs[index].task.steps for index in rest))
+        names = [f"{task.name} from {start}, seed {seed}" for start, task, seed in runs]
+        progress.jobs([names[index] for index in rest], [jobs[index].task.steps for index in rest])
+        for position, result in engine.run([jobs[index] for index in rest], progress.job_at):
+            index = rest[position]
+            if result.status == "failed":
+                raise RuntimeError(f"{names[index]}, failed: {result.error}")
+            results[index] = result
+            if run_dir is not None:
+                _log_run(run_dir / "tensorboard", runs[index], result)
+                save_result(folder(index) or run_dir, result)
+    curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
+    for index, (start, task, _) in enumerate(runs):
+        curves[start][task.name].append(results[index].curve)
     return Comparison(curves, seeds)
+
+
+def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:
+    start, task, seed = run
+    logger = TensorBoardLogger(tensorboard / f"{task.name} from {start}" / f"seed {seed}", last_step=-1)
+    for step, values in result.log:
+        for key, value in values.items():
+            logger.record(key, value)
+        logger.dump(step)
+    logger.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,18 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
     """
     Draw the moving average of the return against steps: the mean over the seeds as a line, each seed as a thin one.
 
-    :param comparison: what to draw, one panel per task
+    :param comparison: what to draw, one panel per task, four in a row
     :param file: PNG to write
     :param title: above all panels
     """
     tasks = list(next(iter(comparison.curves.values())))
-    figure = Figure(figsize=(5.5 * len(tasks), 4), layout="constrained")
-    axes = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for ax, task in zip(axes, tasks, strict=True):
+    columns = min(len(tasks), 4)
+    rows = math.ceil(len(tasks) / columns)
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax in axes[len(tasks) :]:
+        ax.set_visible(False)
+    for ax, task in zip(axes, tasks, strict=False):
         for color, (start, curves) in enumerate(comparison.curves.items()):
             known = [curve for curve in curves[task] if len(curve.values)]
             if not known:

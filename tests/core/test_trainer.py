@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -242,14 +243,22 @@ def test_engines_report_progress_and_run_on_one_thread(engine: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", [InProcess(), Workers(2)], ids=["in-process", "workers"])
-def test_an_exception_of_a_task_reaches_the_caller(engine: Any) -> None:
+def test_a_task_that_raises_is_run_once_more_and_then_failed(engine: Any, tmp_path: Path, caplog: Any) -> None:
     @dataclass(frozen=True)
     class Broken(Quadratic):
         def run(self, job: Job, report: Report) -> TaskResult:
-            raise ZeroDivisionError("the task's own")
+            attempts = len(list(tmp_path.glob(f"{self.index}-*")))
+            (tmp_path / f"{self.index}-{attempts}").touch()
+            if attempts < self.index:
+                raise ZeroDivisionError("the task's own")
+            return super().run(job, report)
 
-    with pytest.raises(ZeroDivisionError, match="the task's own"):
-        list(engine.run([Job(Broken(0), Initialization.of(point(0)), NoPretraining(), 0)], lambda i, n: None))
+    jobs = [Job(Broken(i), Initialization.of(point(0)), NoPretraining(), 0) for i in range(3)]
+    results = dict(engine.run(jobs, lambda i, n: None))
+    assert [results[i].status for i in range(3)] == ["ok", "ok", "failed"]
+    assert "ZeroDivisionError: the task's own" in results[2].error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0-0", "1-0", "1-1", "2-0", "2-1"]
+    assert "quadratic-1 failed and is tried once more" in caplog.text and "quadratic-2 failed again" in caplog.text
 
 
 def test_a_script_without_a_main_guard_runs_on_workers(tmp_path: Path) -> None:
@@ -289,7 +298,7 @@ def test_a_process_that_is_not_finite_is_left_out() -> None:
 def test_training_stops_when_most_processes_are_not_finite() -> None:
     meta = trainer(tasks=Quadratics(4, diverging=(0, 1, 2)), meta_batch_size=4)
     before = meta.initialization
-    with pytest.raises(RuntimeError, match=r"3 of 4 .*quadratic-0, quadratic-1, quadratic-2"):
+    with pytest.raises(RuntimeError, match=r"3 of 4 .*quadratic-0: non_finite, quadratic-1: non_finite, quadratic-2"):
         meta.learn(1)
     assert same_bits(before, meta.initialization)
 
@@ -369,7 +378,7 @@ def test_tensorboard_holds_what_is_promised(tmp_path: Path) -> None:
     for key in ("path/top_share", "path/loss_to_step", "meta/gradient_norm", "meta/cosine", "change/weight"):
         assert len(tags[key]) == 3, key
     assert tags["time/total_timesteps"] == [(1, 24), (2, 48), (3, 72)]
-    assert [s for s, _ in tags["eval/area/quadratic-7"]] == [1, 2]  # that before the first step comes with it
+    assert [s for s, _ in tags["eval/area/quadratic-7"]] == [0, 2]
     assert all(-1 <= value <= 1 for _, value in tags["meta/cosine"])
     # A run per task, its visits one after the other.
     assert [s for s, _ in read_tensorboard(tmp_path / "Leap_1" / "quadratic-0")["train/loss"]] == [12, 24, 36]
@@ -397,8 +406,10 @@ def test_the_progress_bar_is_nested(monkeypatch: pytest.MonkeyPatch, capfd: Any)
     monkeypatch.setenv("COLUMNS", "100")
 
     class Slow(InProcess):
-        def run(self, jobs: Any, on_progress: Any) -> Any:
-            for index, job in enumerate(jobs):
+        def outcomes(self, jobs: Any, waiting: Any, on_progress: Any) -> Any:
+            while waiting:
+                index = waiting.popleft()
+                job = jobs[index]
                 on_progress(index, 5)
                 meta._progress._progress.refresh()
                 yield index, job.task.run(job, lambda n, index=index: on_progress(index, n))
@@ -446,14 +457,35 @@ def test_loading_goes_on_to_the_same_bits(tmp_path: Path, optimizer: Any) -> Non
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     trainer(run_dir=tmp_path).learn(1)
-    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["state.json", "state.safetensors"]
-    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["meta_step"] == 1
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {f"checkpoints/00000{i}/state.{kind}" for i in (0, 1) for kind in ("json", "safetensors")}
+    assert json.loads((tmp_path / "checkpoints" / "000001" / "state.json").read_text())["meta_step"] == 1
+
+
+def test_the_last_checkpoints_stay_and_every_nth(tmp_path: Path) -> None:
+    trainer(run_dir=tmp_path, keep_checkpoints=2, keep_every=3).learn(7)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000000", "000003", "000006", "000007"]
+
+
+def test_a_run_folder_is_not_begun_twice(tmp_path: Path) -> None:
+    trainer(run_dir=tmp_path).learn(1)
+    with pytest.raises(ValueError, match="holds a run already"):
+        trainer(run_dir=tmp_path)
+
+
+def test_a_folder_that_takes_no_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="can't be written to"):
+        trainer(run_dir=tmp_path / "file" / "run")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="MB free"):
+        trainer(run_dir=tmp_path / "run")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign", "future", "no json"])
 def test_checkpoints_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
     trainer(run_dir=tmp_path).learn(1)
-    folder = tmp_path / "checkpoint"
+    folder = tmp_path / "checkpoints" / "000001"
     state, tensors = folder / "state.json", folder / "state.safetensors"
     if damage == "missing":
         tensors.unlink()
@@ -467,6 +499,8 @@ def test_checkpoints_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
         state.write_text("{")
     with pytest.raises(CheckpointError):
         MetaTrainer.load(tmp_path, Quadratics())
+    shutil.rmtree(folder)  # as the message advises
+    assert MetaTrainer.load(tmp_path, Quadratics()).meta_step == 0
 
 
 def test_a_checkpoint_of_other_tasks_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""
+The command line: what ``leap-rl`` understands, and how it fails.
+
+Errors are one line. Exit codes: 2 for bad input, 1 for a failure, 130 after Ctrl-C (or SIGTERM, which a cluster sends).
+The commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.config import Dict
+from cyclopts.exceptions import CycloptsError
+
+from leap_rl.settings import CompareSettings, EvaluateSettings, MetaTrainSettings, TrainSettings, read_preset
+
+app = App(
+    "leap-rl",
+    help="Meta-learn initializations on Atari games and start new games from them.",
+    version=lambda: version("leap-rl"),
+    help_format="plaintext",
+)
+
+RunDir = Annotated[Path | None, Parameter(help="folder of a new run; without it the next number under runs")]
+Resume = Annotated[Path | None, Parameter(help="folder of a run to go on with; nothing else is needed")]
+Preset = Annotated[str | None, Parameter(help="quick, cartpole, atari-100k, paper, or a YAML file")]
+_DEFAULT: Any = None
+
+
+@app.command
+def meta_train(
+    settings: MetaTrainSettings = _DEFAULT,
+    *,
+    preset: Preset = None,
+    run_dir: RunDir = None,
+    resume: Resume = None,
+    dry_run: bool = False,
+) -> None:
+    """
+    Meta-train an initialization on games.
+
+    :param dry_run: print what would be run and what it costs
+    """
+    settings = settings or MetaTrainSettings()
+    if dry_run:
+        from leap_rl.commands.dry_run import dry_run as print_costs
+
+        print_costs(settings)
+        return
+    from leap_rl.commands.meta_train import meta_train as run
+
+    run(settings, resume or run_dir, resume is not None)
+
+
+@app.command
+def train(
+    settings: TrainSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
+) -> None:
+    """Train an agent on one game, from an initialization or from scratch."""
+    from leap_rl.commands.train import train as run
+
+    run(settings or TrainSettings(), resume or run_dir, resume is not None)
+
+
+@app.command
+def compare(
+    settings: CompareSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
+) -> None:
+    """Learn games from different initializations, with equal budgets and seeds: table, figure, JSON."""
+    from leap_rl.commands.compare import compare as run
+
+    run(settings or CompareSettings(), resume or run_dir, resume is not None)
+
+
+@app.command
+def evaluate(
+    what: Path, settings: EvaluateSettings = _DEFAULT, *, preset: Preset = None, video: Path | None = None
+) -> None:
+    """
+    Let a saved agent play, or an initialization learn and then play.
+
+    :param what: run folder of leap-rl train, agent.zip, or folder of an initialization
+    :param video: MP4 file to write, of one more episode
+    """
+    from leap_rl.commands.evaluate import evaluate as run
+
+    run(settings or EvaluateSettings(), what, video)
+
+
+@app.command
+def games() -> None:
+    """List the games, and the pools of games."""
+    from leap_rl.commands.games import games as run
+
+    run()
+
+
+@app.command
+def show(folder: Path) -> None:
+    """
+    Show where a run stands: curves as text, time left.
+
+    :param folder: of the run
+    """
+    from leap_rl.commands.show import show as run
+
+    run(folder)
+
+
+COMMANDS = {"meta-train", "train", "compare", "evaluate", "games", "show"}
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """The value of an option that decides which settings the others override."""
+    for position, argument in enumerate(arguments):
+        if argument == name and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    :param arguments: without the program's name; ``None``: those of this process
+    :return: exit code
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.basicConfig(format="leap-rl: %(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        preset, resume = _option(arguments, "--preset"), _option(arguments, "--resume")
+        if preset and resume:
+            raise ValueError("--resume takes its settings from the run folder: leave --preset out")
+        if resume and not (Path(resume) / "settings.yaml").is_file():
+            raise ValueError(f"{resume} is no run folder: there is no settings.yaml in it")
+        source = str(Path(resume) / "settings.yaml") if resume else preset
+        app.config = [Dict(data=read_preset(source, COMMANDS), source=source)] if source else []
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        return 0
+    except CycloptsError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValueError as error:
+        return _fail(str(error), 2)
+    except (OSError, RuntimeError) as error:
+        return _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"leap-rl: {message.strip()}", file=sys.stderr)
+    return code
+
+
+def _script() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _script()

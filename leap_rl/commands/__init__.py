@@ -1,0 +1,1 @@
+"""What the commands of ``leap-rl`` do; one file each."""

@@ -1,0 +1,83 @@
+"""``leap-rl compare``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from leap_rl.commands.run_folder import check_same_settings, new_run_folder
+from leap_rl.commands.tasks import make_tasks
+from leap_rl.core import Workers
+from leap_rl.evaluation import check_starts, plot_comparison
+from leap_rl.evaluation import compare as compare_starts
+from leap_rl.settings import CompareSettings, as_dict, write_settings
+from leap_rl.transfer import Initialization
+
+MAY_CHANGE = {"n-workers", "seeds", "note"}
+
+
+def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
+    """
+    Learn games from several starts, and leave ``table.md``, ``results.json`` and ``figure.png`` in the run folder.
+
+    :param settings: of the comparison
+    :param run_dir: of a new run, or of the one to resume
+    :param resume: whether it is there already; runs that are finished are not run again
+    :raises ValueError: for what can't be compared
+    """
+    tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
+    starts = {name: start for name, start in map(_start, settings.starts)}
+    if len(starts) < len(settings.starts):
+        raise ValueError(f"starts have the same name: {', '.join(settings.starts)}. Give them as name=folder")
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise ValueError(f"seeds={list(settings.seeds)}: at least one is needed, and none twice")
+    if resume:
+        assert run_dir is not None
+        folder = run_dir
+        check_same_settings(folder, "compare", settings, MAY_CHANGE)
+    else:
+        folder = new_run_folder(run_dir, "compare")
+    n_runs = len(tasks) * len(starts) * len(settings.seeds)
+    print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
+
+    check_starts(tasks, starts, settings.scope)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(folder, "compare", settings)
+    try:
+        comparison = compare_starts(
+            tasks,
+            starts,
+            settings.seeds,
+            Workers(settings.n_workers),
+            settings.scope,
+            settings.device,
+            run_dir=folder,
+            progress_bar=True,
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; finished runs are saved. To go on:\n  leap-rl compare --resume {folder}", flush=True)
+        raise
+    seeds = f"seeds {', '.join(map(str, settings.seeds))}"
+    note = f"{seeds}; {settings.note}" if settings.note else seeds
+    table = f"{comparison.table()}\n\n({note})"
+    (folder / "table.md").write_text(table + "\n")
+    results = {"settings": as_dict(settings), "results": comparison.as_dict()}
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    plot_comparison(comparison, folder / "figure.png", note)
+    print(f"\n{table}\n")
+    for file in ("figure.png", "table.md", "results.json"):
+        print(f"  {folder / file}")
+    print(f"  tensorboard --logdir {folder / 'tensorboard'}")
+
+
+def _start(start: str) -> tuple[str, Initialization | None]:
+    """
+    :param start: ``random``, a folder, or ``name=folder``
+    """
+    if start == "random":
+        return "random", None
+    name, is_named, folder = start.partition("=")
+    path = Path(folder if is_named else start)
+    if not is_named:  # runs/x/initialization is called x
+        name = path.parent.name if path.name == "initialization" and path.parent.name else path.name
+    return name, Initialization.load(path)

@@ -1,0 +1,79 @@
+"""``leap-rl meta-train --dry-run``: what a meta-training will do, and what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+from leap_rl.commands.meta_train import batch_size, evaluation_tasks, meta_learner
+from leap_rl.commands.tasks import algorithm, make_tasks
+from leap_rl.core import Job, Task, Workers
+from leap_rl.settings import AgentSettings, MetaTrainSettings
+
+MEASURED_ROLLOUTS = 40
+
+
+def dry_run(settings: MetaTrainSettings) -> None:
+    """
+    Print games, steps, updates, disk, and hours at the throughput measured now, for some seconds.
+
+    :raises ValueError: as meta-training would
+    """
+    tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
+    eval_tasks: Sequence[Task] = evaluation_tasks(settings) or []
+    theta = tasks.draw_initialization(settings.scope, settings.seed)
+    size = batch_size(settings, len(tasks))
+    rollout, updates = _updates(settings.agent)
+    visits = settings.meta_steps * size
+    steps = visits * settings.timesteps
+    evaluations = (1 + settings.meta_steps // settings.eval_freq) * len(eval_tasks)
+    eval_steps = evaluations * (settings.eval_timesteps or settings.timesteps)
+    n_bytes = sum(t.nbytes for t in theta.parameters.values())
+
+    print(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
+    print(f"scope {theta.scope}: {n_bytes // 4:,} parameters")
+    print(f"{settings.meta_steps} meta steps × {size} tasks = {visits:,} visits")
+    per_visit = math.ceil(settings.timesteps / rollout) * updates
+    print("What a training step counts:")
+    print(f"  environment steps (what will be run): {settings.timesteps:,} steps = {per_visit:,} updates a visit, ")
+    print(f"    {steps:,} steps = {per_visit * visits:,} updates in all")
+    other = math.ceil(settings.timesteps / updates) * rollout
+    print(f"  updates: {settings.timesteps:,} updates = {other:,} steps a visit (--timesteps {other}), ")
+    print(f"    {other * visits:,} steps in all")
+    if evaluations:
+        print(f"{evaluations:,} evaluations: {eval_steps:,} steps")
+    kept = settings.keep_checkpoints + (settings.meta_steps // settings.keep_every if settings.keep_every else 0)
+    print(f"disk: {n_bytes * (4 * (kept + 1) + size) / 1e6:,.0f} MB for checkpoints, and the TensorBoard files")
+
+    engine = Workers(settings.n_workers)
+    print(f"Measuring on this machine, {engine.n_workers} processes ...", flush=True)
+    learner = meta_learner(settings)
+    for rollouts in (1, MEASURED_ROLLOUTS):  # the first starts the processes
+        measured = [
+            Job(dataclasses.replace(tasks[i % len(tasks)], steps=rollouts * rollout), theta, learner, i)
+            for i in range(engine.n_workers)
+        ]
+        started = time.perf_counter()
+        done = sum(result.steps for _, result in engine.run(measured, lambda index, steps: None))
+        rate = done / (time.perf_counter() - started)
+    print(f"  {rate:,.0f} steps/s")
+    for machines in (1, 2, 4, 8, 16):
+        # A visit runs in one process, so a meta batch is at least as long as a visit.
+        waves = math.ceil(size / (engine.n_workers * machines))
+        seconds = waves * settings.timesteps * settings.meta_steps * engine.n_workers / rate
+        seconds += eval_steps / rate / machines
+        print(f"  {machines:2} such machines: {seconds / 3600:,.1f} hours ({timedelta(seconds=round(seconds))})")
+
+
+def _updates(agent: AgentSettings) -> tuple[int, int]:
+    """Steps of a rollout, summed over environments, and the updates made of it."""
+    defaults = {k: p.default for k, p in inspect.signature(algorithm(agent)).parameters.items()}
+    rollout = agent.n_envs * (agent.n_steps or defaults["n_steps"])
+    if agent.algorithm == "A2C":
+        return rollout, 1
+    epochs, batch = agent.n_epochs or defaults["n_epochs"], agent.batch_size or defaults["batch_size"]
+    return rollout, epochs * math.ceil(rollout / batch)

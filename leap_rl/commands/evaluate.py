@@ -1,0 +1,115 @@
+"""``leap-rl evaluate``"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from gymnasium.utils.save_video import save_video
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from leap_rl.commands.run_folder import stored_settings
+from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
+from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
+from leap_rl.transfer import Initialization
+
+VIDEO_STEPS = 3_000
+"""A video ends after so many steps, if its episode does not."""
+
+
+def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None:
+    """
+    Print the mean return of some episodes.
+
+    :param settings: of the evaluation
+    :param what: a run folder of ``leap-rl train``, a saved agent, or the folder of an initialization
+    :param video: MP4 to write, of one more episode
+    :raises ValueError: if it is none of them, or does not fit the game
+    """
+    if video is not None and video.suffix != ".mp4":
+        raise ValueError(f"--video {video} must end in .mp4")
+    is_initialization = (what / "config.json").is_file()
+    if (what / "settings.yaml").is_file():
+        settings = _with_settings_of(what, settings)
+        if not (what / "agent.zip").is_file():
+            raise ValueError(f"{what} has no agent.zip yet: leap-rl train --resume {what} finishes it")
+        what = what / "agent.zip"
+    elif not is_initialization and not what.is_file():
+        raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
+    n_envs = settings.agent.n_envs if is_initialization else 1
+    env = make_env(settings.game, settings.env, n_envs, settings.atari, settings.seed)
+    try:
+        if is_initialization:
+            model = _learned_from(Initialization.load(what), env, settings)
+        else:
+            try:
+                model = algorithm(settings.agent).load(what, env, device=settings.device)
+            except (ValueError, KeyError, EOFError, OSError) as error:
+                raise ValueError(f"{what} can't be loaded as {settings.agent.algorithm}: {error}") from None
+        returns, lengths = evaluate_policy(
+            model, env, settings.episodes, settings.deterministic, return_episode_rewards=True
+        )
+        assert isinstance(returns, list)
+        print(
+            f"{settings.game or settings.env}: mean return {np.mean(returns):,.1f} ± {np.std(returns):,.1f} over "
+            f"{len(returns)} episodes, {np.mean(lengths):,.0f} steps each"
+        )
+        if video is not None:
+            _record(model, settings, video)
+            print(f"One more episode is in {video}")
+    finally:
+        env.close()
+
+
+def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSettings:
+    """The game, agent and preprocessing of a training run, where they are not given."""
+    stored = stored_settings(folder, "train")
+
+    def fields(section: str) -> dict[str, object]:
+        return {key.replace("-", "_"): value for key, value in stored.get(section, {}).items()}
+
+    if not (settings.game or settings.env):
+        settings = dataclasses.replace(settings, game=stored.get("game", ""), env=stored.get("env", ""))
+    return dataclasses.replace(
+        settings,
+        agent=AgentSettings(**fields("agent")),  # type: ignore[arg-type]
+        atari=AtariSettings(**fields("atari")),  # type: ignore[arg-type]
+    )
+
+
+def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
+    """An initialization plays nothing by itself: an agent learns from it first."""
+    model = algorithm(settings.agent)(
+        policy(settings.agent, images=bool(settings.game)),
+        env,
+        seed=settings.seed,
+        device=settings.device,
+        **algorithm_kwargs(settings.agent),
+    )
+    initialization.apply_to(model)
+    print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)
+    return model.learn(settings.timesteps)
+
+
+def _record(model: BaseAlgorithm, settings: EvaluateSettings, video: Path) -> None:
+    """The first episode of one environment, by Gymnasium's recorder."""
+    env = make_env(settings.game, settings.env, 1, settings.atari, settings.seed)
+    try:
+        observations = env.reset()
+        frames = [env.render()]
+        for _ in range(VIDEO_STEPS):
+            actions, _ = model.predict(observations, deterministic=settings.deterministic)  # type: ignore[arg-type]
+            observations, _, _, infos = env.step(actions)
+            frames.append(env.render())
+            if "episode" in infos[0]:
+                break
+    finally:
+        env.close()
+    video.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=video.parent) as folder:
+        save_video(frames, folder, fps=15, episode_trigger=lambda _: True, name_prefix="video")  # type: ignore[arg-type]
+        next(Path(folder).glob("*.mp4")).replace(video)

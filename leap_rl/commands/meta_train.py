@@ -1,0 +1,133 @@
+"""``leap-rl meta-train``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leap_rl.agents import EnvTasks
+from leap_rl.commands.run_folder import check_same_settings, new_run_folder
+from leap_rl.commands.tasks import make_tasks
+from leap_rl.core import Leap, MetaLearner, MetaTrainer, Reptile, SequentialFinetuning
+from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.settings import MetaTrainSettings, write_settings
+from leap_rl.transfer import Initialization
+
+MAY_CHANGE = {"meta-steps", "n-workers", "keep-checkpoints", "keep-every"}
+
+
+def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) -> None:
+    """
+    Meta-train, and leave ``initialization`` in the run folder.
+
+    :param settings: of the run
+    :param run_dir: of a new run, or of the one to resume
+    :param resume: whether it is there already
+    :raises ValueError: for what can't be trained
+    """
+    tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
+    eval_tasks = evaluation_tasks(settings)
+    optimizer_class, optimizer_kwargs = meta_optimizer(settings)
+    shared: dict[str, Any] = {
+        "learner": meta_learner(settings),
+        "meta_optimizer_class": optimizer_class,
+        "meta_optimizer_kwargs": optimizer_kwargs,
+        "eval_tasks": eval_tasks,
+        "n_workers": settings.n_workers,
+        "keep_checkpoints": settings.keep_checkpoints,
+        "keep_every": settings.keep_every,
+        "verbose": 1,
+    }
+    if resume:
+        assert run_dir is not None
+        folder = run_dir
+        check_same_settings(folder, "meta-train", settings, MAY_CHANGE)
+    else:
+        folder = new_run_folder(run_dir, "meta-train")
+    if resume and Checkpoints(folder).steps():
+        trainer = MetaTrainer.load(folder, tasks, **shared)
+        if trainer.meta_step >= settings.meta_steps:
+            raise ValueError(
+                f"{folder} is finished, with {trainer.meta_step} meta steps: --meta-steps with a larger number goes on"
+            )
+        print(f"Going on in {folder} after meta step {trainer.meta_step} of {settings.meta_steps}", flush=True)
+    else:
+        trainer = MetaTrainer(
+            tasks,
+            meta_batch_size=batch_size(settings, len(tasks)),
+            scope=settings.scope,
+            initialization=None if settings.init is None else Initialization.load(settings.init),
+            sampling=settings.sampling,
+            eval_freq=settings.eval_freq if eval_tasks else 0,
+            run_dir=folder,
+            tensorboard_log=folder / "tensorboard",
+            seed=settings.seed,
+            device=settings.device,
+            **shared,
+        )
+        print(f"Meta-training on {len(tasks)} tasks, {settings.meta_steps} meta steps, in {folder}", flush=True)
+    write_settings(folder, "meta-train", settings)
+    try:
+        trainer.learn(settings.meta_steps - trainer.meta_step, progress_bar=True)
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted in meta step {trainer.meta_step + 1} of {settings.meta_steps}; what is finished is saved. "
+            f"To go on:\n  leap-rl meta-train --resume {folder}",
+            flush=True,
+        )
+        raise
+    trainer.initialization.save(folder / "initialization")
+    print(f"The initialization is in {folder / 'initialization'}. Next:")
+    print(f"  tensorboard --logdir {folder / 'tensorboard'}")
+    what = "--env ENV" if settings.envs else "GAME"
+    print(f"  leap-rl train {what} --init {folder / 'initialization'}")
+    print(f"  leap-rl compare --starts {folder / 'initialization'} random --{'envs' if settings.envs else 'games'} ...")
+
+
+def meta_learner(settings: MetaTrainSettings) -> MetaLearner:
+    if settings.learner == "reptile":
+        return Reptile()
+    if settings.learner == "finetuning":
+        return SequentialFinetuning()
+    leap = settings.leap
+    return Leap(leap.metric, leap.loss_delta, leap.loss_scale, leap.stabilizer, leap.gradients, leap.skip_updates)
+
+
+def meta_optimizer(settings: MetaTrainSettings) -> tuple[type[torch.optim.Optimizer] | None, dict[str, Any]]:
+    """
+    :raises ValueError: for sequential fine-tuning, which has none
+    """
+    given = (settings.meta_optimizer, settings.meta_learning_rate, settings.meta_schedule != "constant")
+    if settings.learner == "finetuning":
+        if any(given):
+            raise ValueError("finetuning keeps what it learned as it is: no meta-optimizer, -learning-rate, -schedule")
+        return None, {}
+    default_class, default_kwargs = meta_learner(settings).meta_optimizer
+    chosen = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD, None: default_class}[settings.meta_optimizer]
+    if settings.meta_learning_rate is None and chosen is not default_class:
+        raise ValueError(f"meta-optimizer is {settings.meta_optimizer}: give its --meta-learning-rate, too")
+    rate = settings.meta_learning_rate or default_kwargs["lr"]
+    return chosen, {"lr": (lambda remaining: rate * remaining) if settings.meta_schedule == "linear" else rate}
+
+
+def batch_size(settings: MetaTrainSettings, n_tasks: int) -> int:
+    if settings.learner == "finetuning":
+        return settings.meta_batch_size or 1
+    return settings.meta_batch_size or n_tasks
+
+
+def evaluation_tasks(settings: MetaTrainSettings) -> EnvTasks | None:
+    """
+    :raises ValueError: if one of them is learned from as well
+    """
+    if not (settings.eval_games or settings.eval_envs):
+        return None
+    timesteps = settings.eval_timesteps or settings.timesteps
+    tasks = make_tasks(settings.eval_games, settings.eval_envs, timesteps, settings.agent, settings.atari)
+    learned = make_tasks(settings.games, settings.envs, timesteps, settings.agent, settings.atari)
+    both = sorted({t.name for t in tasks} & {t.name for t in learned})
+    if both:
+        raise ValueError(f"learned from and evaluated on: {', '.join(both)}. Leave them out of one of the two")
+    return tasks

@@ -1,0 +1,63 @@
+"""The folder that a command writes to, and how it goes on in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from leap_rl.core.logger import next_run_folder
+from leap_rl.settings import Settings, as_dict, read_preset
+
+
+def new_run_folder(run_dir: Path | None, command: str) -> Path:
+    """
+    :param run_dir: as given; ``None``: the next free number under ``runs``
+    :raises ValueError: if it holds anything
+    """
+    if run_dir is None:
+        return next_run_folder(Path("runs"), command)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ValueError(f"{run_dir} exists: --resume {run_dir} goes on with a run, or choose another --run-dir")
+    return run_dir
+
+
+def stored_settings(folder: Path, command: str) -> dict[str, Any]:
+    """
+    The settings of a run.
+
+    :raises ValueError: if the folder is none of that command's
+    """
+    file = folder / "settings.yaml"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no run folder: there is no settings.yaml in it")
+    settings = read_preset(str(file), {command, *COMMANDS_WITH_RUNS})
+    if command not in settings:
+        raise ValueError(f"{folder} is a run of {', '.join(settings)}, not of {command}")
+    return dict(settings[command])
+
+
+def check_same_settings(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:
+    """
+    :param may_change: names of settings that a resumed run may be given anew
+    :raises ValueError: naming what else differs from those that the run began with
+    """
+    before, now = _flat(stored_settings(folder, command)), _flat(as_dict(settings))
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name) and name not in may_change:
+            raise ValueError(
+                f"{folder} began with {name}={before.get(name)}, not {now.get(name)}: leave it out to resume"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return flat
+
+
+COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")

@@ -1,0 +1,114 @@
+"""From settings to tasks, environments and agents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import gymnasium as gym
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from leap_rl.agents import EnvTasks
+from leap_rl.agents.cartpole import Variants, cartpole_family
+from leap_rl.atari import POOLS, AtariTasks, Mnih2013CNN, game_name, make_atari_env
+from leap_rl.settings import AgentSettings, AtariSettings
+
+_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"A2C": A2C, "PPO": PPO}
+_ONLY = {"rms_prop_eps": "A2C", "batch_size": "PPO", "n_epochs": "PPO", "clip_range": "PPO"}
+
+
+def algorithm(agent: AgentSettings) -> type[BaseAlgorithm]:
+    return _ALGORITHMS[agent.algorithm]
+
+
+def policy(agent: AgentSettings, images: bool) -> str:
+    """
+    :raises ValueError: for a network that does not fit what is observed
+    """
+    if agent.network is not None and (agent.network != "mlp") != images:
+        expected = "nature or mnih2013, since games are images" if images else "mlp"
+        raise ValueError(f"agent.network is {agent.network}: here it must be {expected}")
+    return "CnnPolicy" if images else "MlpPolicy"
+
+
+def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
+    """
+    What is given, as the algorithm's constructor takes it.
+
+    :raises ValueError: for what the algorithm does not have
+    """
+    kwargs = {
+        name: value
+        for name, value in dataclasses.asdict(agent).items()
+        if name not in ("algorithm", "network", "n_envs") and value is not None
+    }
+    for name in kwargs:
+        if _ONLY.get(name, agent.algorithm) != agent.algorithm:
+            raise ValueError(f"agent.{name.replace('_', '-')} is of {_ONLY[name]}: {agent.algorithm} has none")
+    if agent.network == "mnih2013":
+        kwargs["policy_kwargs"] = {"features_extractor_class": Mnih2013CNN}
+    return kwargs
+
+
+def atari_kwargs(atari: AtariSettings) -> dict[str, Any]:
+    """As ``make_atari_env`` takes them."""
+    return {
+        "grayscale": atari.grayscale,
+        "frame_stack": atari.frame_stack,
+        "clip_reward": atari.clip_reward,
+        "action_repeat_probability": atari.sticky_actions,
+    }
+
+
+def make_tasks(
+    games: Sequence[str], envs: Sequence[str], timesteps: int, agent: AgentSettings, atari: AtariSettings
+) -> EnvTasks:
+    """
+    :param games: and pools of them
+    :param envs: Gymnasium ids, or one kind of CartPoles
+    :raises ValueError: for none or both of them, or what is unknown
+    """
+    if bool(games) == bool(envs):
+        raise ValueError(f"give either games or envs, not {'both' if games else 'neither'}")
+    kind, kwargs = algorithm(agent), algorithm_kwargs(agent)
+    if games:
+        names = [name for game in games for name in POOLS.get(game, (game,))]
+        return AtariTasks(
+            kind, policy(agent, True), names, timesteps, agent.n_envs, kwargs, env_kwargs=atari_kwargs(atari)
+        )
+    network = policy(agent, False)
+    families: dict[str, Variants] = {f"cartpole-{variants}": variants for variants in get_args(Variants)}
+    if envs[0] in families:
+        if len(envs) > 1:
+            raise ValueError(f"{envs[0]} is a family of its own: give it alone")
+        return cartpole_family(families[envs[0]], timesteps, agent.n_envs, kind, kwargs)
+    for env in envs:
+        check_env(env, families)
+    return EnvTasks(kind, network, list(envs), timesteps, agent.n_envs, kwargs)
+
+
+def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> None:
+    """
+    :raises ValueError: if Gymnasium knows no such id
+    """
+    try:
+        gym.spec(env)
+    except gym.error.Error as error:
+        also = f"; or one of {', '.join(families)}" if families else ""
+        raise ValueError(f"no Gymnasium id {env!r}: {' '.join(str(error).split())}{also}") from None
+
+
+def make_env(game: str, env: str, n_envs: int, atari: AtariSettings, seed: int) -> VecEnv:
+    """
+    :raises ValueError: for none or both of game and env, or what is unknown
+    """
+    if bool(game) == bool(env):
+        raise ValueError(f"give either a game or an env, not {'both' if game else 'neither'}")
+    if game:
+        return make_atari_env(game_name(game), n_envs, seed=seed, **atari_kwargs(atari))
+    check_env(env)
+    return make_vec_env(env, n_envs, seed=seed)

@@ -1,0 +1,131 @@
+"""``leap-rl train``"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
+from torch.utils.tensorboard import SummaryWriter
+
+from leap_rl.commands.run_folder import check_same_settings, new_run_folder
+from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
+from leap_rl.settings import TrainSettings, write_settings
+from leap_rl.transfer import Initialization
+
+MAY_CHANGE = {"timesteps", "save-freq"}
+
+
+LOGS = 100
+"""A run logs at least so often, if it has as many rollouts."""
+
+
+class SaveAgent(BaseCallback):
+    """
+    Save the agent from time to time; a file appears whole or not at all, and the last two stay.
+
+    :param folder: of the files, which are named by their steps
+    :param every: steps
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__()
+        self.folder = folder
+        self.every = every
+
+    def _on_training_start(self) -> None:
+        self.next = self.num_timesteps + self.every
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.next:
+            self.next += self.every
+            save_agent(self.model, self.folder / f"{self.num_timesteps:012d}.zip")
+            for old in saved_agents(self.folder)[:-2]:
+                old.unlink()
+        return True
+
+
+def save_agent(model: BaseAlgorithm, file: Path) -> None:
+    """Under another name first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.stem}-unfinished.zip")
+    model.save(temporary)
+    os.replace(temporary, file)
+
+
+def saved_agents(folder: Path) -> list[Path]:
+    """From first to last."""
+    return sorted(p for p in folder.glob("[0-9]*.zip"))
+
+
+def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
+    """
+    Train an agent, and leave ``agent.zip`` in the run folder.
+
+    :param settings: of the run
+    :param run_dir: of a new run, or of the one to resume
+    :param resume: whether it is there already
+    :raises ValueError: for what can't be trained
+    """
+    initialization = None if settings.init is None else Initialization.load(settings.init)
+    kwargs = algorithm_kwargs(settings.agent)
+    policy_name = policy(settings.agent, images=bool(settings.game))
+    if resume:
+        assert run_dir is not None
+        folder = run_dir
+        check_same_settings(folder, "train", settings, MAY_CHANGE)
+    else:
+        folder = new_run_folder(run_dir, "train")
+    env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
+    try:
+        saved = saved_agents(folder / "agents")
+        if saved:
+            model = algorithm(settings.agent).load(saved[-1], env, device=settings.device)
+            if model.num_timesteps >= settings.timesteps:
+                raise ValueError(
+                    f"{folder} is finished, with {model.num_timesteps:,} steps: --timesteps with more of them goes on"
+                )
+            print(f"Going on in {folder} from the agent saved after {model.num_timesteps:,} steps, with new episodes")
+        else:
+            model = algorithm(settings.agent)(policy_name, env, seed=settings.seed, device=settings.device, **kwargs)
+            if initialization is not None:
+                initialization.apply_to(model)
+            print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(folder, "train", settings)
+        model.set_logger(logger_from(folder / "tensorboard", model.num_timesteps))
+        save = SaveAgent(folder / "agents", settings.save_freq)
+        # SB3 logs every 100 rollouts by default, which is never in a short run.
+        rollout = model.n_steps * env.num_envs  # type: ignore[attr-defined]
+        log_interval = max(1, min(100, settings.timesteps // rollout // LOGS))
+        try:
+            model.learn(
+                settings.timesteps - model.num_timesteps,
+                callback=save,
+                log_interval=log_interval,
+                reset_num_timesteps=not saved,
+                progress_bar=sys.stderr.isatty(),
+            )
+        except KeyboardInterrupt:
+            save_agent(model, folder / "agents" / f"{model.num_timesteps:012d}.zip")
+            print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved. To go on:")
+            print(f"  leap-rl train --resume {folder}", flush=True)
+            raise
+        save_agent(model, folder / "agents" / f"{model.num_timesteps:012d}.zip")
+        save_agent(model, folder / "agent.zip")
+    finally:
+        env.close()
+    print(f"The agent is in {folder / 'agent.zip'}. Next:")
+    print(f"  leap-rl evaluate {folder}")
+    print(f"  tensorboard --logdir {folder / 'tensorboard'}")
+
+
+def logger_from(folder: Path, last_step: int) -> Logger:
+    """SB3's logger; what an interrupted run wrote after ``last_step`` is withdrawn."""
+    tensorboard = TensorBoardOutputFormat(str(folder))
+    tensorboard.writer.close()
+    tensorboard.writer = SummaryWriter(str(folder), purge_step=last_step + 1)
+    return Logger(str(folder), [tensorboard] if sys.stderr.isatty() else [tensorboard, HumanOutputFormat(sys.stdout)])

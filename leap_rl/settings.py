@@ -1,0 +1,279 @@
+"""
+The settings of the commands, typed: what a preset, a run folder and the command line are read into.
+
+Nothing here imports torch, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
+Rate = Annotated[float, Parameter(validator=Number(gt=0))]
+Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
+Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
+Seeds = Annotated[tuple[NotNegative, ...], Parameter(consume_multiple=True, negative=())]
+
+PRESETS = Path(__file__).with_name("presets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """The agent that learns. What is not given is Stable-Baselines3's default."""
+
+    algorithm: Literal["A2C", "PPO"] = "A2C"
+    """of Stable-Baselines3"""
+    network: Literal["nature", "mnih2013", "mlp"] | None = None
+    """nature: SB3's for images; mnih2013: that of the paper; mlp: for vectors. Without it nature for games, else mlp"""
+    n_envs: Positive = 16
+    """environments in parallel"""
+    n_steps: Positive | None = None
+    """steps in each environment between two updates"""
+    learning_rate: Rate | None = None
+    """of the agent's own optimizer"""
+    gamma: Fraction | None = None
+    """discount factor"""
+    gae_lambda: Fraction | None = None
+    """of generalized advantage estimation"""
+    ent_coef: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
+    """weight of the entropy bonus"""
+    vf_coef: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
+    """weight of the value loss"""
+    max_grad_norm: Rate | None = None
+    """gradients are clipped to this norm"""
+    rms_prop_eps: Rate | None = None
+    """A2C only: RMSprop's ε"""
+    batch_size: Positive | None = None
+    """PPO only: minibatch size"""
+    n_epochs: Positive | None = None
+    """PPO only: passes over a rollout"""
+    clip_range: Rate | None = None
+    """PPO only: of the probability ratio"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtariSettings:
+    """How a game looks to the agent."""
+
+    grayscale: bool = True
+    """grey or RGB"""
+    frame_stack: Positive = 4
+    """frames in one observation"""
+    clip_reward: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0
+    """rewards are clipped to ± this for learning"""
+    sticky_actions: Fraction = 0.0
+    """probability that an action is repeated"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeapSettings:
+    """How Leap sums a gradient path."""
+
+    metric: Literal["length", "energy"] = "energy"
+    """which of the path is made short"""
+    loss_delta: Literal["consecutive", "within_rollout", "none"] = "consecutive"
+    """which difference of losses enters"""
+    loss_scale: float | Literal["auto"] = "auto"
+    """λ, the unit of the loss; auto bounds the loss's part of an energy by the steps' part"""
+    stabilizer: bool = True
+    """replace Δf by -|Δf|"""
+    gradients: Literal["clipped", "raw"] = "clipped"
+    """as the agent clips them, or as they come"""
+    skip_updates: NotNegative | None = None
+    """leave out the first updates; without it those of a cold RMSprop"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MetaTrainSettings:
+    """Meta-train an initialization."""
+
+    games: Names = ()
+    """Atari games, or pools of them (`leap-rl games` lists both)"""
+    envs: Names = ()
+    """Gymnasium ids instead; cartpole-training is a family of 60 CartPoles"""
+    timesteps: Positive = 100_000
+    """of one visit to a game, summed over its environments"""
+    meta_steps: Positive = 50
+    """updates of the initialization"""
+    meta_batch_size: Positive | None = None
+    """games per meta step; without it all"""
+    learner: Literal["leap", "reptile", "finetuning"] = "leap"
+    """the meta-learner; finetuning trains one game after the other"""
+    leap: LeapSettings = field(default_factory=LeapSettings)
+    """how Leap sums a gradient path"""
+    meta_optimizer: Literal["adam", "sgd"] | None = None
+    """without it the meta-learner's own"""
+    meta_learning_rate: Rate | None = None
+    """β; without it the meta-learner's own"""
+    meta_schedule: Literal["constant", "linear"] = "constant"
+    """linear: β falls to zero with the last meta step"""
+    scope: str | None = None
+    """encoder or all; without it the encoder for images, else all"""
+    sampling: Literal["without_replacement", "reshuffle", "with_replacement"] = "reshuffle"
+    """how a meta batch is drawn"""
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    """the agent that learns"""
+    atari: AtariSettings = field(default_factory=AtariSettings)
+    """how a game looks"""
+    init: Path | None = None
+    """folder of an initialization to start from"""
+    eval_games: Names = ()
+    """that decide which initialization was best; never learned from"""
+    eval_envs: Names = ()
+    """Gymnasium ids for the same; cartpole-validation is a family of 6"""
+    eval_freq: Positive = 5
+    """meta steps between two evaluations"""
+    eval_timesteps: Positive | None = None
+    """of an evaluation of a game; without it as in a visit"""
+    seed: NotNegative = 0
+    """of everything"""
+    n_workers: Positive | None = None
+    """processes; without it one per core"""
+    device: str = "auto"
+    """where the models live"""
+    keep_checkpoints: Positive = 3
+    """the last ones stay"""
+    keep_every: NotNegative = 0
+    """those of every n-th meta step stay, too"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Train an agent on one game."""
+
+    game: str = field(default="", kw_only=False)
+    """an Atari game"""
+    env: str = ""
+    """a Gymnasium id instead"""
+    timesteps: Positive = 200_000
+    """summed over the environments"""
+    init: Path | None = None
+    """folder of an initialization to start from; without it random"""
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    """the agent that learns"""
+    atari: AtariSettings = field(default_factory=AtariSettings)
+    """how the game looks"""
+    seed: NotNegative = 0
+    """of everything"""
+    save_freq: Positive = 50_000
+    """steps between two saved agents"""
+    device: str = "auto"
+    """where the model lives"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Learn games from different initializations, with equal budgets and seeds."""
+
+    games: Names = ()
+    """Atari games, or pools of them"""
+    envs: Names = ()
+    """Gymnasium ids instead; cartpole-test is a family of 10 CartPoles"""
+    starts: Names = ("random",)
+    """folders of initializations, or name=folder; random is a random one"""
+    timesteps: Positive = 200_000
+    """of each run, summed over its environments"""
+    seeds: Seeds = (0, 1, 2, 3, 4)
+    """of the runs, the same for every start"""
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    """the agent that learns"""
+    atari: AtariSettings = field(default_factory=AtariSettings)
+    """how a game looks"""
+    scope: str | None = None
+    """of a random start; without it that of the other starts"""
+    note: str = ""
+    """below the table and above the figure"""
+    n_workers: Positive | None = None
+    """processes; without it one per core"""
+    device: str = "auto"
+    """where the models live"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Let a saved agent play, or an initialization learn and then play."""
+
+    game: str = ""
+    """an Atari game; without it that of the run that saved the agent"""
+    env: str = ""
+    """a Gymnasium id instead"""
+    episodes: Positive = 10
+    """to play"""
+    deterministic: bool = False
+    """take the most probable action instead of drawing one"""
+    timesteps: Positive = 100_000
+    """an initialization learns for so long first"""
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    """the agent; its algorithm must be that of a saved one"""
+    atari: AtariSettings = field(default_factory=AtariSettings)
+    """how the game looks"""
+    seed: NotNegative = 0
+    """of everything"""
+    device: str = "auto"
+    """where the model lives"""
+
+
+Settings = MetaTrainSettings | TrainSettings | CompareSettings | EvaluateSettings
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Settings as YAML and JSON hold them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k.replace("_", "-"): plain(v) for k, v in value.items() if v is not None}
+        if isinstance(value, tuple):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(settings))
+
+
+def write_settings(folder: Path, command: str, settings: Settings) -> None:
+    """Into ``folder/settings.yaml``, which ``--preset`` reads again."""
+    text = yaml.safe_dump({command: as_dict(settings)}, sort_keys=False, allow_unicode=True)
+    (folder / "settings.yaml").write_text(text)
+
+
+def read_preset(name: str, commands: set[str]) -> dict[str, Any]:
+    """
+    :param name: of a preset that comes with leap_rl, or a YAML file
+    :param commands: that a preset may have settings for
+    :return: settings by command
+    :raises ValueError: if there is none, or it is no preset
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"no preset {name!r}: there are {', '.join(known)}, or give a .yaml file{hint}")
+        path = PRESETS / f"{name}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict) or not all(isinstance(section, dict) for section in data.values()):
+        raise ValueError(f"{path} is no preset: it must hold settings by command, such as 'meta-train: {{seed: 0}}'")
+    for section in data:
+        if section not in commands:
+            near = difflib.get_close_matches(str(section), commands, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{path} has a section {section!r}, but no command has that name{hint}")
+    return data
