@@ -133,8 +133,6 @@ def main(arguments: list[str] | None = None) -> int:
     :return: exit code
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    logging.basicConfig(format="leap-rl: %(levelname)s: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         preset, resume = _option(arguments, "--preset"), _option(arguments, "--resume")
         if preset and resume:
@@ -164,6 +162,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def _script() -> None:
+    logging.basicConfig(format="leap-rl: %(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sys.exit(main())
 
 

@@ -114,6 +114,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"core"},
     "agents": {"core", "transfer"},
     "atari": {"core", "agents"},
+    "commands": {"core", "transfer", "evaluation", "agents", "atari", "top"},
     "presets": set(),
     "zoo": {"core", "transfer"},
     "supervised": {"core", "evaluation"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
         "n_workers": settings.n_workers,
         "keep_checkpoints": settings.keep_checkpoints,
         "keep_every": settings.keep_every,
-        "verbose": 1,
+        "verbose": 0 if sys.stderr.isatty() else 1,  # a bar says the same
     }
     if resume:
         assert run_dir is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,18 @@ from leap_rl.settings import Settings, as_dict, read_preset
 def new_run_folder(run_dir: Path | None, command: str) -> Path:
     """
     :param run_dir: as given; ``None``: the next free number under ``runs``
-    :raises ValueError: if it holds anything
+    :raises ValueError: if it holds anything, or can't be written to
     """
     if run_dir is None:
-        return next_run_folder(Path("runs"), command)
+        run_dir = next_run_folder(Path("runs"), command)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ValueError(f"{run_dir} exists: --resume {run_dir} goes on with a run, or choose another --run-dir")
+    above = next(parent for parent in (run_dir, *run_dir.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ValueError(f"{run_dir} can't be written to: {error.strerror}; choose another --run-dir") from None
     return run_dir
 
 

@@ -43,17 +43,17 @@ class SaveAgent(BaseCallback):
         if self.num_timesteps >= self.next:
             self.next += self.every
             save_agent(self.model, self.folder / f"{self.num_timesteps:012d}.zip")
-            for old in saved_agents(self.folder)[:-2]:
-                old.unlink()
         return True
 
 
 def save_agent(model: BaseAlgorithm, file: Path) -> None:
-    """Under another name first."""
+    """Under another name first; of those in the same folder the last two stay."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}-unfinished.zip")
     model.save(temporary)
     os.replace(temporary, file)
+    for old in saved_agents(file.parent)[:-2]:
+        old.unlink()
 
 
 def saved_agents(folder: Path) -> list[Path]:

@@ -42,7 +42,8 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
         ax.set_ylabel(f"mean return of the last {next(iter(comparison.curves.values()))[task][0].window} episodes")
         ax.set_title(task)
         ax.grid(alpha=0.25)
-        ax.legend(frameon=False)
+        if ax.get_legend_handles_labels()[0]:  # none where no episode ended
+            ax.legend(frameon=False)
     if title:
         figure.suptitle(title)
     figure.savefig(file, dpi=150)

@@ -288,11 +288,39 @@ def test_a_script_without_a_main_guard_runs_on_workers(tmp_path: Path) -> None:
 # -- faults ----------------------------------------------------------------------------------------
 
 
-def test_a_process_that_is_not_finite_is_left_out() -> None:
+def test_a_process_that_is_not_finite_is_left_out(caplog: Any) -> None:
     meta = trainer(tasks=Quadratics(4, diverging=(1,)), meta_batch_size=4).learn(2)
+    said = [r.getMessage() for r in caplog.records if "quadratic-1 was not finite" in r.getMessage()]
+    assert len(said) == 2 and "left out of meta step 0" in said[0] and "non_finite_update=0" in said[0]
     assert all(t.isfinite().all() for t in meta.initialization.parameters.values())
     statuses = {row["name"]: row["status"] for row in meta.history[-1]["tasks"]}
     assert statuses["quadratic-1"] == "non_finite" and list(statuses.values()).count("ok") == 3
+
+
+def test_a_task_that_fails_twice_is_left_out_and_recorded(tmp_path: Path) -> None:
+    class Crashing(InProcess):
+        """Loses one task in the second meta step; the first time it is tried it is not lost for good."""
+
+        def outcomes(self, jobs: Any, waiting: Any, on_progress: Any) -> Any:
+            for index, outcome in super().outcomes(jobs, waiting, on_progress):
+                lost = meta.meta_step == 1 and jobs[index].task.index == 3
+                yield index, RuntimeError("lost") if lost else outcome
+
+    kept: list[Any] = []
+    meta = trainer(
+        engine=Crashing(), meta_batch_size=5, run_dir=tmp_path, meta_optimizer_class=torch.optim.SGD,
+        meta_optimizer_kwargs={"lr": 0.25},
+    )  # fmt: skip
+    meta.learn(1)
+    before = meta.initialization
+    meta.learn(1, callback=lambda locals_, globals_: kept.extend(locals_["results"]))
+    loaded = MetaTrainer.load(tmp_path, Quadratics())
+    rows = {row["name"]: row for row in loaded.history[1]["tasks"]}
+    assert rows["quadratic-3"]["status"] == "failed" and "lost" in rows["quadratic-3"]["error"]
+    rest = [r.meta_gradient["weight"].double() for r in kept if r.name != "quadratic-3"]
+    assert len(rest) == 4  # |B| counts these
+    expected = before.parameters["weight"].double() - 0.25 * torch.stack(rest).mean(dim=0)
+    torch.testing.assert_close(meta.initialization.parameters["weight"].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_training_stops_when_most_processes_are_not_finite() -> None:
@@ -306,7 +334,7 @@ def test_training_stops_when_most_processes_are_not_finite() -> None:
 # -- evaluation, callbacks, logs -------------------------------------------------------------------
 
 
-def test_the_best_initialization_is_the_one_that_evaluation_liked_best() -> None:
+def test_the_best_initialization_is_the_one_that_evaluation_liked_best(tmp_path: Path) -> None:
     class Keep(MetaCallback):
         def _on_step(self) -> bool:
             kept.append((self.trainer.best_score, self.trainer.initialization))
@@ -318,10 +346,12 @@ def test_the_best_initialization_is_the_one_that_evaluation_liked_best() -> None
         meta_optimizer_kwargs={"lr": 0.06},
         eval_tasks=[Quadratic(1), Quadratic(3)],
         eval_freq=1,
+        run_dir=tmp_path,
     )
     kept: list[tuple[float, Initialization]] = [(0.0, meta.initialization)]  # of the first evaluation, by definition
     meta.learn(8, callback=Keep())
     assert meta.best_initialization is not None
+    assert same_bits(meta.best_initialization, Initialization.load(tmp_path / "best_initialization"))
     improved = [i for i in range(1, len(kept)) if kept[i][0] > kept[i - 1][0]]
     assert improved and improved[-1] < 8
     assert same_bits(meta.best_initialization, kept[improved[-1]][1])

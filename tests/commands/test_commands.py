@@ -1,0 +1,264 @@
+"""Every command of ``leap-rl`` at 256 steps, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from leap_rl import Initialization
+from leap_rl.cli import main
+
+ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
+CARTPOLES = ["--envs", "CartPole-v1", "Acrobot-v1"]
+META = ["--envs", "CartPole-v1", "--timesteps", "256", "--agent.n-envs", "2", "--n-workers", "1"]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def meta_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished meta-training on two games."""
+    folder = tmp_path_factory.mktemp("runs") / "meta"
+    arguments = ["meta-train", "--games", "Pong", "breakout", *ATARI, "--meta-steps", "2", "--n-workers", "1"]
+    assert main([*arguments, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def agent_run(tmp_path_factory: pytest.TempPathFactory, meta_run: Path) -> Path:
+    """A finished training of an agent."""
+    folder = tmp_path_factory.mktemp("runs") / "agent"
+    init = ["--init", str(meta_run / "initialization")]
+    assert main(["train", "Qbert", *ATARI, *init, "--save-freq", "100", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+def test_meta_train_leaves_what_it_promises(meta_run: Path) -> None:
+    assert Initialization.load(meta_run / "initialization").config["tasks"] == ["Pong", "Breakout"]
+    settings = yaml.safe_load((meta_run / "settings.yaml").read_text())["meta-train"]
+    assert settings["games"] == ["Pong", "breakout"] and settings["agent"]["n-envs"] == 2
+    run = meta_run / "tensorboard" / "Leap_1"
+    tags = scalars(run)
+    for key in ("path/length", "path/energy", "meta/gradient_norm", "meta/cosine", "time/steps_per_second"):
+        assert [step for step, _ in tags[key]] == [1, 2], key
+    events = EventAccumulator(str(run))
+    events.Reload()
+    tensors = events.Tags()["tensors"]
+    assert "settings/text_summary" in tensors and "custom_scalars__config__" in tensors
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode()
+    assert "score/area/Pong" in layout and "score/area/Breakout" in layout
+
+
+def test_the_settings_of_a_run_repeat_it(meta_run: Path, tmp_path: Path) -> None:
+    again = ["meta-train", "--preset", str(meta_run / "settings.yaml"), "--run-dir", str(tmp_path / "again")]
+    assert main(again) == 0
+    weights = "initialization/model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (meta_run / weights).read_bytes()
+
+
+def test_resume_a_finished_run_with_more_meta_steps(meta_run: Path, tmp_path: Path, capsys: Any) -> None:
+    longer, whole = tmp_path / "longer", tmp_path / "whole"
+    assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(longer)]) == 0
+    assert main(["meta-train", "--resume", str(longer)]) == 2
+    assert "is finished" in capsys.readouterr().err
+    assert main(["meta-train", "--resume", str(longer), "--meta-steps", "2"]) == 0
+    assert main(["meta-train", *META, "--meta-steps", "2", "--run-dir", str(whole)]) == 0
+    weights = "initialization/model.safetensors"
+    assert (longer / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_show(meta_run: Path, agent_run: Path, capsys: Any) -> None:
+    assert main(["show", str(meta_run)]) == 0
+    shown = capsys.readouterr().out
+    assert "meta step 2 of 2, 1,040 steps" in shown and re.search(r"Pong +2 ", shown)
+    assert main(["show", str(agent_run)]) == 0
+    assert "Qbert, 260 of 256 steps (finished)" in capsys.readouterr().out
+
+
+def test_train_starts_from_the_initialization_and_goes_on(agent_run: Path, meta_run: Path, capsys: Any) -> None:
+    assert sorted(p.name for p in (agent_run / "agents").iterdir()) == ["000000000200.zip", "000000000260.zip"]
+    longer = agent_run.parent / "longer"
+    shutil.copytree(agent_run, longer)
+    assert main(["train", "--resume", str(longer), "--timesteps", "512"]) == 0
+    assert "from the agent saved after 260 steps, with new episodes" in capsys.readouterr().out
+    tags = scalars(longer / "tensorboard")
+    steps = [step for step, _ in tags["train/entropy_loss"]]
+    assert steps == sorted(set(steps)) and steps[-1] > 260
+    assert main(["train", "--resume", str(longer)]) == 2
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_an_interrupted_train_withdraws_what_it_logged_after_its_last_agent(agent_run: Path) -> None:
+    again = agent_run.parent / "again"
+    shutil.copytree(agent_run, again)
+    (again / "agents" / "000000000260.zip").unlink()
+    assert main(["train", "--resume", str(again)]) == 0
+    steps = [step for step, _ in scalars(again / "tensorboard")["train/entropy_loss"]]
+    assert steps == sorted(set(steps)) and steps[-1] > 200
+
+
+def test_evaluate_an_agent_with_a_video(agent_run: Path, tmp_path: Path, capsys: Any) -> None:
+    video = tmp_path / "qbert.mp4"
+    assert main(["evaluate", str(agent_run), "--episodes", "1", "--video", str(video)]) == 0
+    assert re.search(r"Qbert: mean return [\d,.]+ ± [\d,.]+ over 1 episodes", capsys.readouterr().out)
+    assert video.stat().st_size > 1000 and b"ftyp" in video.read_bytes()[:16]
+
+
+def test_evaluate_an_initialization(tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(run)]) == 0
+    arguments = ["--env", "CartPole-v1", "--timesteps", "256", "--agent.n-envs", "2", "--episodes", "2"]
+    assert main(["evaluate", str(run / "initialization"), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "Learning CartPole-v1 from the initialization: 256 steps" in out and "over 2 episodes" in out
+
+
+def test_compare_and_go_on_with_more_seeds(meta_run: Path, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "comparison"
+    starts = ["--starts", f"Leap={meta_run / 'initialization'}", "random"]
+    arguments = ["--games", "Qbert", *starts, *ATARI, "--seeds", "0", "--n-workers", "1", "--note", "hello"]
+    assert main(["compare", *arguments, "--run-dir", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "| Qbert | Leap |" in shown and "(seeds 0; hello)" in shown
+    assert (run / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    kept = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}
+    assert main(["compare", "--resume", str(run), "--seeds", "0", "1"]) == 0
+    results = json.loads((run / "results.json").read_text())["results"]["Qbert"]
+    assert [r["seed"] for r in results["Leap"]] == [0, 1] == [r["seed"] for r in results["random"]]
+    assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not run again
+    assert main(["show", str(run)]) == 0
+    assert "finished" in capsys.readouterr().out
+
+
+def test_games(capsys: Any) -> None:
+    assert main(["games"]) == 0
+    out = capsys.readouterr().out
+    assert "held-out (2): Breakout SpaceInvaders" in out and "Zaxxon" in out
+
+
+def test_dry_run_says_what_it_costs(capsys: Any) -> None:
+    """The published numbers: 5 M environment steps are 31,250 updates of 160, 5 M updates are 800 M steps."""
+    assert main(["meta-train", "--preset", "paper", "--dry-run", "--n-workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "25 tasks: AirRaid" in out and "100 meta steps × 16 tasks = 1,600 visits" in out
+    assert "5,000,000 steps = 31,250 updates a visit" in out and "8,000,000,000 steps = 50,000,000 updates" in out
+    assert "5,000,000 updates = 800,000,000 steps a visit" in out
+    assert re.search(r"disk: \d+ MB", out) and re.search(r" 1 such machines: [\d,.]+ hours", out)
+    assert not Path("runs").exists() or "paper" not in " ".join(p.name for p in Path("runs").iterdir())
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("meta-train", "give either games or envs"),
+        ("meta-train --games Pong --envs CartPole-v1", "give either games or envs"),
+        ("meta-train --games Pongg", "Did you mean Pong"),
+        ("meta-train --games Pong Pong", "listed twice"),
+        ("meta-train --games Pong --timesteps 0", "Must be >= 1"),
+        ("meta-train --games Pong --timesteps many", 'unable to convert "many" into int'),
+        ("meta-train --games Pong --timestep 10", "Did you mean --timesteps?"),
+        ("meta-train --games Pong --leap.metric length --leap.metrik x", "--leap.metric"),
+        ("meta-train --games Pong --learner leab", "Choose from"),
+        ("meta-train --games Pong --meta-batch-size 2", "there are 1 tasks"),
+        ("meta-train --games Pong --agent.batch-size 64", "agent.batch-size is of PPO: A2C has none"),
+        ("meta-train --games Pong --agent.network mlp", "nature or mnih2013"),
+        ("meta-train --games Pong --agent.gamma 1.5", "Must be <= 1"),
+        ("meta-train --games Pong --meta-optimizer sgd --learner finetuning", "finetuning keeps what it learned"),
+        ("meta-train --games Pong --leap.metric length --meta-optimizer sgd", "give its --meta-learning-rate"),
+        ("meta-train --games pretraining --eval-games Pong", "learned from and evaluated on: Pong"),
+        ("meta-train --games Pong --init nowhere", "nowhere is no initialization"),
+        ("meta-train --games Pong --scope middle", "matches no parameter"),
+        ("meta-train --games Pong --leap.loss-scale -1", "not negative"),
+        ("meta-train --envs CartPole-v7", "no Gymnasium id 'CartPole-v7'"),
+        ("meta-train --preset quik", "did you mean quick?"),
+        ("meta-train --resume nowhere", "nowhere is no run folder"),
+        ("meta-train --resume nowhere --preset quick", "leave --preset out"),
+        ("train", "give either a game or an env"),
+        ("train Pongg", "Did you mean Pong"),
+        ("train Pong --init nowhere", "nowhere is no initialization"),
+        ("train --env CartPole-v1 --agent.network nature", "here it must be mlp"),
+        ("compare --games Pong --starts nowhere", "nowhere is no initialization"),
+        ("compare --games Pong --seeds 1 1", "none twice"),
+        ("compare --games Pong --starts random random", "same name"),
+        ("evaluate nowhere --game Pong", "neither a run folder"),
+        ("show nowhere", "nowhere is no run folder"),
+        ("play", "Unknown command"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("leap-rl: ") and message in err and len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_that_exists(meta_run: Path, capsys: Any) -> None:
+    for command in ("meta-train --games Pong", "train Pong", "compare --games Pong"):
+        assert main([*command.split(), "--run-dir", str(meta_run)]) == 2
+        assert "exists: --resume" in capsys.readouterr().err
+
+
+def test_a_run_folder_of_another_command_or_other_settings(meta_run: Path, capsys: Any) -> None:
+    assert main(["train", "--resume", str(meta_run)]) == 2
+    assert "is a run of meta-train, not of train" in capsys.readouterr().err
+    assert main(["meta-train", "--resume", str(meta_run), "--seed", "3"]) == 2
+    assert "began with seed=0, not 3" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_version(meta_run: Path, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(meta_run, run)
+    state = run / "checkpoints" / "000002" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "format_version": 99}))
+    assert main(["meta-train", "--resume", str(run), "--meta-steps", "3"]) == 2
+    assert "has format version 99" in capsys.readouterr().err
+
+
+def test_an_initialization_for_another_network(meta_run: Path, tmp_path: Path, capsys: Any) -> None:
+    init = str(meta_run / "initialization")
+    assert main(["train", "Pong", "--init", init, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "the initialization is for another network" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_is_not_bad_input(tmp_path: Path, capsys: Any) -> None:
+    """A learning rate that destroys every learning process."""
+    arguments = ["meta-train", *META, "--meta-steps", "1", "--agent.learning-rate", "1e30", "--run-dir"]
+    assert main([*arguments, str(tmp_path / "run")]) == 1
+    err = capsys.readouterr().err
+    assert "1 of 1 learning processes were lost (CartPole-v1: non_finite)" in err
+    assert (tmp_path / "run" / "checkpoints" / "000000").is_dir()
+
+
+# -- as a process ----------------------------------------------------------------------------------
+
+
+def test_help_needs_no_torch() -> None:
+    """Which is why it answers at once."""
+    for command in ("", "meta-train", "train", "compare", "evaluate", "games", "show"):
+        script = f"import sys; from leap_rl.cli import main; main({[*command.split(), '--help']}); " + (
+            "sys.exit(len({'torch', 'numpy', 'gymnasium', 'stable_baselines3'} & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "Usage: leap-rl" in done.stdout

@@ -1,0 +1,73 @@
+"""What the documentation shows, works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+NEW_ENVS = {"meta-train", "train", "compare", "evaluate"}
+
+
+def commands(document: Path) -> list[str]:
+    blocks = re.findall(r"^```console\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ leap-rl")]
+
+
+def shrunk(command: str) -> list[str]:
+    """The same command at 256 steps; one that resumes goes on a little."""
+    resumes = "--resume" in command
+    words = shlex.split(command)[1:]
+    small = {"--timesteps": "512" if resumes else "256", "--meta-steps": "2" if resumes else "1", "--episodes": "1"}
+    for option, value in small.items():
+        if option in words:
+            words[words.index(option) + 1] = value
+        elif "--preset" in words and (option, words[0]) != ("--meta-steps", "compare") and option != "--episodes":
+            words += [option, value]
+    if words[0] in NEW_ENVS and not resumes and "paper" not in words:
+        if "--agent.n-envs" in words:
+            words[words.index("--agent.n-envs") + 1] = "2"
+        elif not (words[0] == "evaluate" and "initialization" not in command):
+            words += ["--agent.n-envs", "2"]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCS if commands(d)], ids=lambda d: d.name)
+def test_every_command_of_the_documentation_runs(document: Path, tmp_path: Path) -> None:
+    for command in commands(document):
+        done = subprocess.run(
+            [sys.executable, "-m", "leap_rl.cli", *shrunk(command)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, f"{command}\n{shlex.join(shrunk(command))}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_complete_example_of_own_environments_runs(tmp_path: Path) -> None:
+    (source,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs/own-environments.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    for budget, tiny in (("20_000", "256"), ("meta_steps=20", "meta_steps=1")):
+        assert budget in source
+        source = source.replace(budget, tiny)
+    (tmp_path / "script.py").write_text(source)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pendulums" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda d: d.name)
+def test_links_of_the_documentation_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target

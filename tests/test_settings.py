@@ -1,0 +1,159 @@
+"""Settings: what is written is read again, and what is not known is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leap_rl import cli
+from leap_rl.settings import (
+    PRESETS,
+    AgentSettings,
+    AtariSettings,
+    CompareSettings,
+    EvaluateSettings,
+    LeapSettings,
+    MetaTrainSettings,
+    TrainSettings,
+    as_dict,
+    read_preset,
+    write_settings,
+)
+
+COMMANDS = {
+    "meta-train": MetaTrainSettings,
+    "train": TrainSettings,
+    "compare": CompareSettings,
+    "evaluate": EvaluateSettings,
+}
+numbers = st.integers(1, 10**9)
+rates = st.floats(1e-12, 1e6)
+fractions = st.floats(0, 1)
+names = st.lists(st.sampled_from(["Pong", "Breakout", "validation", "seen"]), max_size=4).map(tuple)
+paths = st.sampled_from([None, Path("a/b"), Path("/x y/z")])
+
+
+def optional(strategy: Any) -> Any:
+    return st.none() | strategy
+
+
+agents = st.builds(
+    AgentSettings,
+    algorithm=st.sampled_from(["A2C", "PPO"]),
+    network=st.sampled_from([None, "nature", "mnih2013", "mlp"]),
+    n_envs=numbers,
+    n_steps=optional(numbers),
+    learning_rate=optional(rates),
+    gamma=optional(fractions),
+    ent_coef=optional(st.floats(0, 10)),
+    batch_size=optional(numbers),
+)
+ataris = st.builds(AtariSettings, grayscale=st.booleans(), frame_stack=numbers, sticky_actions=fractions)
+leaps = st.builds(
+    LeapSettings,
+    metric=st.sampled_from(["length", "energy"]),
+    loss_scale=st.just("auto") | st.floats(0, 10),
+    stabilizer=st.booleans(),
+    skip_updates=optional(st.integers(0, 100)),
+)
+settings_of_all_commands = st.one_of(
+    st.builds(
+        MetaTrainSettings,
+        games=names,
+        timesteps=numbers,
+        meta_batch_size=optional(numbers),
+        learner=st.sampled_from(["leap", "reptile", "finetuning"]),
+        leap=leaps,
+        meta_learning_rate=optional(rates),
+        agent=agents,
+        atari=ataris,
+        init=paths,
+        seed=st.integers(0, 2**40),
+    ),
+    st.builds(TrainSettings, game=st.sampled_from(["", "Pong"]), timesteps=numbers, init=paths, agent=agents),
+    st.builds(CompareSettings, games=names, seeds=st.lists(st.integers(0, 99), min_size=1).map(tuple), atari=ataris),
+    st.builds(EvaluateSettings, episodes=numbers, deterministic=st.booleans(), agent=agents),
+)
+
+
+def parse(arguments: list[str], preset: str) -> Any:
+    """What the command line makes of a preset and arguments."""
+    cli.app.config = [cli.Dict(data=read_preset(preset, cli.COMMANDS), source=preset)]
+    command, bound, _ = cli.app.parse_args(arguments, exit_on_error=False, print_error=False)
+    name = command.__name__.replace("_", "-")
+    return bound.arguments.get("settings", COMMANDS[name]())
+
+
+@given(settings=settings_of_all_commands)
+def test_what_is_written_is_read_again(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    command = next(name for name, kind in COMMANDS.items() if isinstance(settings, kind))
+    write_settings(folder, command, settings)
+    arguments = [command, "agent.zip"] if command == "evaluate" else [command]
+    assert parse(arguments, str(folder / "settings.yaml")) == settings
+
+
+@given(command=st.sampled_from(sorted(COMMANDS)), key=st.text("abcdefghij-", min_size=4, max_size=12))
+def test_unknown_keys_are_refused(command: str, key: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("preset") / "mine.yaml"
+    file.write_text(yaml.safe_dump({command: {key: 1}}))
+    arguments = [command, "agent.zip"] if command == "evaluate" else [command]
+    with pytest.raises(cli.CycloptsError, match=r"[Uu]nknown"):
+        parse(arguments, str(file))
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in PRESETS.glob("*.yaml")))
+def test_presets_are_what_the_commands_take(preset: str) -> None:
+    for command in read_preset(preset, set(COMMANDS)):
+        assert parse([command], preset) != COMMANDS[command]()
+
+
+def test_the_papers_preset_is_the_papers_protocol() -> None:
+    """Appendix F."""
+    settings = parse(["meta-train"], "paper")
+    assert settings.timesteps == 5_000_000 and settings.meta_steps == 100 and settings.meta_batch_size == 16
+    assert settings.leap.metric == "energy" and settings.scope == "encoder"
+    agent = settings.agent
+    assert (agent.network, agent.n_envs, agent.n_steps, agent.learning_rate) == ("mnih2013", 32, 5, 1e-4)
+    assert (agent.rms_prop_eps, agent.gamma, agent.ent_coef) == (1e-4, 0.99, 0.01)
+    assert (settings.atari.grayscale, settings.atari.frame_stack, settings.atari.clip_reward) == (False, 1, 5.0)
+
+
+def test_every_setting_of_a_preset_can_be_overridden() -> None:
+    before = as_dict(parse(["meta-train"], "paper"))
+    given = ["--games", "Pong", "--leap.metric", "length", "--agent.n-envs", "2", "--atari.grayscale", "--seed", "7"]
+    after = as_dict(parse(["meta-train", *given], "paper"))
+    assert (after["games"], after["seed"]) == (["Pong"], 7)
+    assert (after["leap"]["metric"], after["agent"]["n-envs"], after["atari"]["grayscale"]) == ("length", 2, True)
+    for section, key in (("leap", "metric"), ("agent", "n-envs"), ("atari", "grayscale")):
+        del before[section][key], after[section][key]
+    del before["games"], before["seed"], after["games"], after["seed"]
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("meta-trian: {seed: 1}", r"did you mean meta-train\?"),
+        ("meta-train: 3", "is no preset"),
+        ("- 1", "is no preset"),
+        ("a: [", "is no YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "is no YAML"),
+    ],
+)
+def test_what_is_no_preset(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_preset(str(tmp_path / "mine.yaml"), set(COMMANDS))
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"did you mean cartpole\?"):
+        read_preset("cartpol", set(COMMANDS))
+    with pytest.raises(ValueError, match="can't be read"):
+        read_preset("nowhere.yaml", set(COMMANDS))
