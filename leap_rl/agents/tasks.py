@@ -217,20 +217,26 @@ class EnvTasks(TaskFamily):
         finally:
             env.close()
         assert model.scope is not None
-        drawn = Initialization.of(model, model.scope, self._config(model))
-        for task in self._tasks:
-            env = task.make_vec_env(drawn.scope, n_envs=1)
+        self._check_spaces(model, model.scope)
+        return Initialization.of(model, model.scope, self._config(model))
+
+    def _check_spaces(self, model: ObservedTraining, scope: str) -> None:
+        """
+        :param model: of the first task
+        :raises ValueError: if a task has other spaces than what is shared allows
+        """
+        for task in self._tasks[1:]:
+            env = task.make_vec_env(scope, n_envs=1)
             spaces = [("observations", env.observation_space, model.env.observation_space)]  # type: ignore[union-attr]
             env.close()
-            if drawn.scope == "all":
+            if scope == "all":
                 spaces.append(("actions", env.action_space, model.action_space))
             for what, theirs, ours in spaces:
                 if theirs != ours and not (what == "observations" and theirs.shape == ours.shape):
                     raise ValueError(
-                        f"scope={drawn.scope!r} needs the same {what} in every task, "
-                        f"but {first.name} has {ours} and {task.name} {theirs}"
+                        f"scope={scope!r} needs the same {what} in every task, "
+                        f"but {self._tasks[0].name} has {ours} and {task.name} {theirs}"
                     )
-        return drawn
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
         """Where an initialization from these tasks comes from."""

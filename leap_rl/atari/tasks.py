@@ -67,5 +67,8 @@ class AtariTasks(EnvTasks):
             for name in names
         ]
 
+    def _check_spaces(self, model: ObservedTraining, scope: str) -> None:
+        """One preprocessing and, where the head is shared, all 18 actions: the same spaces, whatever the game."""
+
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
         return {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -14,7 +13,7 @@ from leap_rl.commands.tasks import algorithm, make_tasks
 from leap_rl.core import Job, Task, Workers
 from leap_rl.settings import AgentSettings, MetaTrainSettings
 
-MEASURED_ROLLOUTS = 40
+MEASURED_STEPS = 1_000
 
 
 def dry_run(settings: MetaTrainSettings) -> None:
@@ -52,14 +51,12 @@ def dry_run(settings: MetaTrainSettings) -> None:
     engine = Workers(settings.n_workers)
     print(f"Measuring on this machine, {engine.n_workers} processes ...", flush=True)
     learner = meta_learner(settings)
-    for rollouts in (1, MEASURED_ROLLOUTS):  # the first starts the processes
-        measured = [
-            Job(dataclasses.replace(tasks[i % len(tasks)], steps=rollouts * rollout), theta, learner, i)
-            for i in range(engine.n_workers)
-        ]
-        started = time.perf_counter()
-        done = sum(result.steps for _, result in engine.run(measured, lambda index, steps: None))
-        rate = done / (time.perf_counter() - started)
+    measured = [
+        Job(dataclasses.replace(tasks[i % len(tasks)], steps=max(MEASURED_STEPS, 2 * rollout)), theta, learner, i)
+        for i in range(engine.n_workers)
+    ]
+    # SB3's own rate of each process, which leaves out how long it took to start.
+    rate = sum(result.log[-1][1]["time/fps"] for _, result in engine.run(measured, lambda index, steps: None))
     print(f"  {rate:,.0f} steps/s")
     for machines in (1, 2, 4, 8, 16):
         # A visit runs in one process, so a meta batch is at least as long as a visit.

@@ -71,7 +71,8 @@ class MetaLog:
 
 
 def _flatten(gradient: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([t.flatten() for t in gradient.values()]).cpu()
+    # By name: a gradient that was read from disk may have another order.
+    return torch.cat([gradient[name].flatten() for name in sorted(gradient)]).cpu()
 
 
 def _mean_norm(gradients: Sequence[Mapping[str, Tensor]]) -> float:

@@ -1,7 +1,7 @@
 """
 A meta-training to be interrupted, as a process of its own: it begins in a folder, or goes on there.
 
-    python interrupted.py FOLDER [--file-size-limit BYTES] [--workers N]
+    python interrupted.py FOLDER [--file-size-limit BYTES] [--workers N] [--pause SECONDS]
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Descent(Task):
     """Slow enough to be interrupted in the middle."""
 
     index: int
+    pause: float = 0.0
     steps: int = 20
 
     @property
@@ -63,7 +64,7 @@ class Descent(Task):
                     optimizer.step()
             losses.append(loss.item())
             report(i + 1)
-            time.sleep(0.01)
+            time.sleep(self.pause)
         return TaskResult(
             self.name,
             LearningCurve(np.arange(1, self.steps + 1), np.array(losses), self.steps, maximize=False),
@@ -76,11 +77,14 @@ class Descent(Task):
 
 
 class Descents(TaskFamily):
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
+
     def __len__(self) -> int:
         return 5
 
     def __getitem__(self, index: int) -> Descent:  # type: ignore[override]
-        return Descent(range(5)[index])
+        return Descent(range(5)[index], self.pause)
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         torch.manual_seed(seed)
@@ -92,14 +96,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--file-size-limit", type=int)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pause", type=float, default=0.01)
     arguments = parser.parse_args()
     engine = Workers(arguments.workers) if arguments.workers else InProcess()
-    eval_tasks = [Descent(7)]
+    tasks, eval_tasks = Descents(arguments.pause), [Descent(7, arguments.pause)]
     if any((arguments.folder / "checkpoints").glob("0*")):
-        trainer = MetaTrainer.load(arguments.folder, Descents(), eval_tasks=eval_tasks, engine=engine, verbose=1)
+        trainer = MetaTrainer.load(arguments.folder, tasks, eval_tasks=eval_tasks, engine=engine, verbose=1)
     else:
         trainer = MetaTrainer(
-            Descents(),
+            tasks,
             Leap(metric="length"),
             meta_batch_size=3,
             eval_tasks=eval_tasks,

@@ -39,6 +39,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
+def go_on(folder: Path) -> None:
+    """To the end, as fast as it can."""
+    code, errors = finish(start(folder, "--workers", "0", "--pause", "0"))
+    assert code == 0, errors
+
+
 def children(pid: int) -> list[int]:
     """Worker processes: what has ``pid`` as its parent and runs Python code of loky's."""
     found = []
@@ -94,8 +100,7 @@ def assert_same(now: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, errors = finish(start(folder, "--workers", "0"))
-    assert code == 0, errors
+    go_on(folder)
     expected = outcome(folder)
     for (run, tag), points in expected["tensorboard"].items():
         steps = [step for step, _ in points]
@@ -124,8 +129,7 @@ def survive_kills(folder: Path, kills: int, seed: int) -> None:
             time.sleep(0.1)
         if (folder / "initialization").exists():
             return  # it was done before
-    code, errors = finish(start(folder))
-    assert code == 0, errors
+    go_on(folder)
 
 
 def test_kill_9_of_the_trainer(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
@@ -171,6 +175,7 @@ def test_kill_9_of_workers_again_and_again(tmp_path: Path, undisturbed: dict[str
     assert_same(outcome(tmp_path), undisturbed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_worker_and_goes_on(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     process = start(tmp_path)
     for line in lines(process):
@@ -185,17 +190,15 @@ def test_ctrl_c_leaves_no_worker_and_goes_on(tmp_path: Path, undisturbed: dict[s
     while any(map(alive, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    code, errors = finish(start(tmp_path))
-    assert code == 0, errors
+    go_on(tmp_path)
     assert_same(outcome(tmp_path), undisturbed)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """A limit on file size stands for it: writing fails in the same place, with an error of the same kind."""
-    code, errors = finish(start(tmp_path, "--file-size-limit", "300"))
+    code, errors = finish(start(tmp_path, "--file-size-limit", "300", "--workers", "0"))
     assert code != 0
     assert "no room for" in errors and "bytes" in errors and "What was saved before is intact" in errors
     assert not [p for p in (tmp_path / "checkpoints").iterdir() if p.name > "000002"]
-    code, errors = finish(start(tmp_path))
-    assert code == 0, errors
+    go_on(tmp_path)
     assert_same(outcome(tmp_path), undisturbed)

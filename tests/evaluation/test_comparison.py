@@ -21,13 +21,11 @@ def cartpoles(policy_kwargs: dict[str, object] | None = None) -> EnvTasks:
 def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> None:
     tasks = cartpoles()
     theta = tasks.draw_initialization(None, 5)
-    comparison = compare(
-        tasks, {"one": theta, "same": theta, "random": None}, [0, 1], InProcess(), tensorboard_log=tmp_path
-    )
+    comparison = compare(tasks, {"one": theta, "same": theta, "random": None}, [0, 1], InProcess(), run_dir=tmp_path)
     np.testing.assert_array_equal(comparison.areas("one", "CartPole-v1"), comparison.areas("same", "CartPole-v1"))
     assert len(set(comparison.areas("one", "CartPole-v1"))) == 2
     assert set(comparison.areas("random", "CartPole-v1")) != set(comparison.areas("one", "CartPole-v1"))
-    assert len(list(tmp_path.glob("CartPole-v1 from */seed */events*"))) == 6
+    assert len(list((tmp_path / "tensorboard").glob("CartPole-v1 from */seed */events*"))) == 6
 
 
 def test_workers_measure_what_this_process_measures() -> None:
