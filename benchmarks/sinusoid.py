@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from leap_rl.core import (
+    FOMAML,
+    MAML,
+    GradientPath,
     Initialization,
     InProcess,
     Job,
     Leap,
     LearningCurve,
+    LookAhead,
     MetaLearner,
     MetaTrainer,
     NoPretraining,
@@ -73,12 +78,29 @@ class Sinusoid(Task):
         rng = np.random.default_rng(self.seed)
         amplitude, phase = rng.uniform(0.1, 5), rng.uniform(0, math.pi)
         points = torch.as_tensor(rng.uniform(-5, 5, (UPDATES, POINTS, 1)), dtype=torch.float32)
+        unseen = torch.as_tensor(rng.uniform(-5, 5, (POINTS, 1)), dtype=torch.float32)
 
         def target(x: Tensor) -> Tensor:
             return amplitude * torch.sin(x + phase)
 
         model = network(job.seed)
         job.initialization.apply_to(model)
+        if isinstance(job.learner, MAML):
+
+            def loss_of(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+                return nn.functional.mse_loss(torch.func.functional_call(model, dict(parameters), (x,)), target(x))
+
+            batches = [*points[: job.learner.inner_steps], unseen]
+            start = dict(model.named_parameters())
+            gradient = job.learner.meta_gradient(loss_of, start, batches, self.learning_rate)
+            last = np.array([loss_of(start, unseen).item()])
+            return TaskResult(
+                name=self.name,
+                curve=LearningCurve(np.array([UPDATES]), last, UPDATES, 1, maximize=False),
+                steps=UPDATES,
+                seconds=time.perf_counter() - started,
+                meta_gradient=gradient,
+            )
         optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
         path = job.learner.observe(dict(model.named_parameters()))
         if path is not None:
@@ -90,9 +112,15 @@ class Sinusoid(Task):
             loss.backward() if path is None else path.backward(loss)
             optimizer.step()
             losses.append(loss.item())
+        if isinstance(path, LookAhead):
+            path.new_rollout()
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(unseen), target(unseen)).backward()
+            optimizer.step()
+            path.rewind()
         with torch.no_grad():
             error = nn.functional.mse_loss(model(GRID), target(GRID)).item()
-        if path is not None:
+        if isinstance(path, GradientPath):
             path.close()
         finite = math.isfinite(error)
         return TaskResult(
@@ -149,12 +177,14 @@ def meta_train(learner: MetaLearner, optimizer: Any, lr: float, meta_steps: int,
 LEARNERS: dict[str, tuple[MetaLearner, Any, list[float]]] = {
     "Reptile": (Reptile(), torch.optim.SGD, [0.5, 1.0]),
     "Leap (length)": (Leap(metric="length"), torch.optim.Adam, [0.003, 0.01, 0.03]),
+    "FOMAML": (FOMAML(), torch.optim.Adam, [0.001, 0.003, 0.01]),
+    "MAML": (MAML(inner_steps=5), torch.optim.Adam, [0.001, 0.003, 0.01]),
 }
 
 
 def gate(seeds: int, meta_steps: int, rates: dict[str, list[float]] | None = None) -> dict[str, np.ndarray]:
     """
-    :param rates: the meta rates to choose from, by learner; ``None``: all
+    :param rates: the learners, and the meta rates to choose from; ``None``: all
     :return: the error of every learner by seed, shape ``(seeds,)``
     """
     results: dict[str, list[float]] = {"none": []}
@@ -165,7 +195,9 @@ def gate(seeds: int, meta_steps: int, rates: dict[str, list[float]] | None = Non
         results["none"].append(error(Sinusoids(*TEST, best), random, seed))
         for name, (learner, optimizer, all_rates) in LEARNERS.items():
             trained = []
-            for lr in (rates or {}).get(name, all_rates):
+            if rates is not None and name not in rates:
+                continue
+            for lr in all_rates if rates is None else rates[name]:
                 try:
                     start = meta_train(learner, optimizer, lr, meta_steps, seed)
                 except RuntimeError as diverged:  # a meta rate too large
@@ -195,8 +227,8 @@ def main() -> None:
         half = 0.0 if len(values) < 2 else 1.96 * values.std(ddof=1) / math.sqrt(len(values))
         print(f"{name:16}{values.mean():7.3f} ± {half:.3f}   {values.mean() / errors['none'].mean():5.2f} of none")
     reptile, leap, none = (errors[name].mean() for name in ("Reptile", "Leap (length)", "none"))
-    passed = reptile <= none / 5 and leap <= none / 5 and leap < reptile
-    print(f"gate (at most a fifth of none, Leap below Reptile): {'passed' if passed else 'MISSED'}")
+    passed = leap < reptile and all(values.mean() <= none / 5 for name, values in errors.items() if name != "none")
+    print(f"gate (all at most a fifth of none, Leap below Reptile): {'passed' if passed else 'MISSED'}")
     print(f"{time.perf_counter() - started:.0f} s")
 
 

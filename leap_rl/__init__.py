@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leap_rl.agents import EnvTasks, LeapA2C, LeapPPO
     from leap_rl.atari import AtariTasks, AtariVecEnv, Mnih2013CNN, make_atari_env
-    from leap_rl.core import GradientPath, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
+    from leap_rl.core import FOMAML, GradientPath, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
     from leap_rl.transfer import Initialization
 
 __version__ = version("leap-rl")
@@ -20,6 +20,7 @@ _WHERE = {
     "AtariTasks": "leap_rl.atari",
     "AtariVecEnv": "leap_rl.atari",
     "EnvTasks": "leap_rl.agents",
+    "FOMAML": "leap_rl.core",
     "GradientPath": "leap_rl.core",
     # By way of transfer, which teaches core's Initialization the names of SB3's models.
     "Initialization": "leap_rl.transfer",
@@ -35,6 +36,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "FOMAML",
     "AtariTasks",
     "AtariVecEnv",
     "EnvTasks",

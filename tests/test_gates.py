@@ -11,14 +11,17 @@ assert spec is not None and spec.loader is not None
 sinusoid = importlib.util.module_from_spec(spec)
 
 
-def test_reptile_and_leap_learn_to_learn_sinusoids() -> None:
+def test_learners_learn_to_learn_sinusoids() -> None:
     """At most a fifth of the error of no pretraining at its best rate, and Leap less than Reptile."""
     import sys
 
     sys.modules["sinusoid"] = sinusoid  # dataclasses look their module up
     spec.loader.exec_module(sinusoid)
-    errors = sinusoid.gate(seeds=1, meta_steps=200, rates={"Reptile": [1.0], "Leap (length)": [0.02]})
+    rates = {"Reptile": [1.0], "Leap (length)": [0.02], "FOMAML": [0.01], "MAML": [0.01]}
+    errors = sinusoid.gate(seeds=1, meta_steps=200, rates=rates)
     none, reptile, leap = (errors[name].mean() for name in ("none", "Reptile", "Leap (length)"))
     assert reptile <= none / 5
     assert leap <= none / 5
     assert leap < reptile
+    assert errors["FOMAML"].mean() <= none / 5
+    assert errors["MAML"].mean() <= none / 5

@@ -23,6 +23,7 @@ PUBLIC = {
     "AtariTasks",
     "AtariVecEnv",
     "EnvTasks",
+    "FOMAML",
     "GradientPath",
     "Initialization",
     "Leap",

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from leap_rl.core import GradientPath, Leap, MetaLearner
+from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.transfer.names import default_scope, observed_parameters
 
@@ -25,7 +25,7 @@ class ObservedTraining(OnPolicyAlgorithm):
     :raises ValueError: if nothing is in scope, or the meta-learner needs what SB3 does not expose
     """
 
-    gradient_path: GradientPath | None
+    gradient_path: GradientPath | LookAhead | None
 
     def __init__(self, *args: Any, learner: MetaLearner | None = None, scope: str | None = None, **kwargs: Any) -> None:
         self.learner: MetaLearner = learner or Leap()
@@ -36,7 +36,7 @@ class ObservedTraining(OnPolicyAlgorithm):
         if self.learner.inner != "observed":
             raise ValueError(
                 f"{type(self.learner).__name__} differentiates through the learning process, but SB3 exposes no "
-                "loss as a function of the parameters: use Leap, Reptile or SequentialFinetuning"
+                "loss as a function of the parameters: use Leap, Reptile, FOMAML or SequentialFinetuning"
             )
         if getattr(self.learner, "loss_delta", None) == "same_batch":
             raise ValueError(

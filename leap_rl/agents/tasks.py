@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from leap_rl.agents.a2c import LeapA2C
 from leap_rl.agents.observed import ObservedTraining
 from leap_rl.agents.ppo import LeapPPO
-from leap_rl.core import Initialization, Job, LearningCurve, Report, Task, TaskFamily, TaskResult
+from leap_rl.core import Initialization, Job, LearningCurve, LookAhead, Report, Task, TaskFamily, TaskResult
 
 LOGS_PER_VISIT = 10
 """How often SB3 logs in one visit: its own default for A2C, every 100 rollouts, is never in a short one."""
@@ -64,6 +64,11 @@ class _ToJob(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self.report(self.num_timesteps)
+
+    def forget_after(self, steps: int) -> None:
+        """What a rollout that was only looked at had to say of the agent, is not said."""
+        kept = sum(s <= steps for s in self.steps)
+        self.steps, self.returns = self.steps[:kept], self.returns[:kept]
 
 
 class _Memory(KVWriter):
@@ -126,8 +131,13 @@ class EnvTask(Task):
             episodes, memory = _ToJob(report), _Memory()
             model.set_logger(Logger(None, [memory]))
             try:
-                iterations = self.steps // (self.n_envs * model.n_steps)
-                model.learn(self.steps, callback=episodes, log_interval=max(1, iterations // LOGS_PER_VISIT))
+                rollout = self.n_envs * model.n_steps
+                iterations = self.steps // rollout
+                steps = self.steps + (rollout if job.learner.looks_ahead else 0)
+                model.learn(steps, callback=episodes, log_interval=max(1, iterations // LOGS_PER_VISIT))
+                if isinstance(model.gradient_path, LookAhead):
+                    episodes.forget_after(model.num_timesteps - rollout)
+                    model.gradient_path.rewind()
                 diverged = not all(p.isfinite().all() for p in model.policy.parameters())
             except ValueError as error:
                 # How torch says that actions can't be drawn from logits that are not finite.

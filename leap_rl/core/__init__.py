@@ -9,13 +9,16 @@ from leap_rl.core.checkpoint import CheckpointError
 from leap_rl.core.curve import LearningCurve
 from leap_rl.core.engines import Engine, InProcess, Workers
 from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, named_tensors
-from leap_rl.core.learners import Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
+from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
+from leap_rl.core.lookahead import LookAhead
 from leap_rl.core.path import GradientPath, PathStatistics
 from leap_rl.core.progress import JobsProgress
 from leap_rl.core.task import Job, Report, Task, TaskFamily, TaskResult
 from leap_rl.core.trainer import MetaTrainer
 
 __all__ = [
+    "FOMAML",
+    "MAML",
     "CheckpointError",
     "Engine",
     "GradientPath",
@@ -26,6 +29,7 @@ __all__ = [
     "JobsProgress",
     "Leap",
     "LearningCurve",
+    "LookAhead",
     "MetaCallback",
     "MetaLearner",
     "MetaTrainer",

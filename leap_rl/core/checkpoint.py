@@ -90,7 +90,7 @@ def save_result(folder: Path, result: TaskResult) -> None:
     tensors["steps"] = torch.as_tensor(result.curve.steps, dtype=torch.int64)
     tensors["values"] = torch.as_tensor(result.curve.values, dtype=torch.float64)
     curve = {key: getattr(result.curve, key) for key in ("budget", "window", "maximize")}
-    state = {key: getattr(result, key) for key in ("name", "seconds", "status", "error", "log")}
+    state = {key: getattr(result, key) for key in ("name", "seconds", "status", "error", "scores", "log")}
     state |= {"num_timesteps": result.steps, "curve": curve}
     state["statistics"] = None if result.statistics is None else vars(result.statistics)
     _write(folder, tensors, state)
@@ -116,6 +116,7 @@ def load_result(folder: Path) -> TaskResult | None:
         statistics=None if state["statistics"] is None else PathStatistics(**state["statistics"]),
         status=state["status"],
         error=state["error"],
+        scores=state["scores"],
         log=[(step, values) for step, values in state["log"]],
     )
 

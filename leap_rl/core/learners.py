@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from leap_rl.core.lookahead import LookAhead
 from leap_rl.core.path import GradientPath, Gradients, LossDelta, Metric, check_path_settings
 
 
@@ -19,11 +20,13 @@ class MetaLearner(ABC):
 
     ``inner`` is how a process runs: ``"observed"`` (any optimizer, any agent) or ``"differentiable"`` (the task
     must expose its loss as a function of the parameters). ``order`` is how the processes of a meta batch follow
-    each other: ``"independent"``, all from θ⁰, or a ``"chain"``, one after the other.
+    each other: ``"independent"``, all from θ⁰, or a ``"chain"``, one after the other. ``looks_ahead``: a process makes
+    one rollout (or minibatch) more than its budget, and takes it back.
     """
 
     inner: ClassVar[Literal["observed", "differentiable"]] = "observed"
     order: ClassVar[Literal["independent", "chain"]] = "independent"
+    looks_ahead: ClassVar[bool] = False
 
     @property
     def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
@@ -31,7 +34,7 @@ class MetaLearner(ABC):
         return torch.optim.Adam, {"lr": 1e-3}
 
     @abstractmethod
-    def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath | None:
+    def observe(self, parameters: Mapping[str, Tensor]) -> GradientPath | LookAhead | None:
         """
         Begin to follow one learning process.
 
@@ -108,6 +111,74 @@ class SequentialFinetuning(Reptile):
 
 
 @dataclass(frozen=True)
+class FOMAML(MetaLearner):
+    """
+    First-order MAML (Finn et al., 2017): the gradient at θ^K, on data that the process has not learned from.
+    """
+
+    looks_ahead = True
+
+    @property
+    def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return torch.optim.SGD, {"lr": 0.5}
+
+    def observe(self, parameters: Mapping[str, Tensor]) -> LookAhead:
+        return LookAhead(parameters)
+
+
+@dataclass(frozen=True)
+class MAML(MetaLearner):
+    """
+    MAML (Finn et al., 2017): the gradient of the loss after a few steps of SGD with respect to θ⁰, through those steps.
+
+    :param inner_steps: how many steps; memory and time grow with them, so that tasks run fewer than otherwise
+    """
+
+    inner = "differentiable"
+    inner_steps: int = 5
+
+    def __post_init__(self) -> None:
+        if self.inner_steps < 1:
+            raise ValueError(f"inner_steps={self.inner_steps} must be at least 1")
+
+    @property
+    def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return torch.optim.SGD, {"lr": 0.5}
+
+    def observe(self, parameters: Mapping[str, Tensor]) -> None:
+        raise TypeError("MAML differentiates through a learning process instead of observing it: use meta_gradient")
+
+    def meta_gradient(
+        self,
+        loss: Callable[[Mapping[str, Tensor], Any], Tensor],
+        parameters: Mapping[str, Tensor],
+        batches: Sequence[Any],
+        learning_rate: float,
+    ) -> dict[str, Tensor]:
+        """
+        ∇ f_K(θ^K) with respect to θ⁰, where θ^{i+1} = θ^i - α ∇f_i(θ^i).
+
+        :param loss: scalar, of parameters by name and a batch; a pure function
+        :param parameters: θ⁰ by name
+        :param batches: ``inner_steps`` to learn from, and one more for the meta gradient
+        :param learning_rate: α, of the inner SGD
+        """
+        if len(batches) != self.inner_steps + 1:
+            raise ValueError(f"MAML needs {self.inner_steps} batches to learn from and one more, not {len(batches)}")
+        step = torch.func.grad(loss)
+
+        def loss_after_learning(theta: dict[str, Tensor]) -> Tensor:
+            for batch in batches[:-1]:
+                gradients = step(theta, batch)
+                theta = {name: t - learning_rate * gradients[name] for name, t in theta.items()}
+            return loss(theta, batches[-1])
+
+        start = {name: p.detach() for name, p in parameters.items()}
+        gradient: dict[str, Tensor] = torch.func.grad(loss_after_learning)(start)
+        return gradient
+
+
+@dataclass(frozen=True)
 class NoPretraining(MetaLearner):
     """Nothing is learned from the tasks: what a comparison starts from, and how an initialization is evaluated."""
 
@@ -121,7 +192,7 @@ def learner_from_settings(settings: Mapping[str, Any]) -> MetaLearner:
 
     :raises ValueError: for a class that is not of this module
     """
-    kinds = {kind.__name__: kind for kind in (Leap, Reptile, SequentialFinetuning, NoPretraining)}
+    kinds = {kind.__name__: kind for kind in (Leap, Reptile, FOMAML, MAML, SequentialFinetuning, NoPretraining)}
     name = settings.get("name")
     if name not in kinds:
         raise ValueError(f"{name} is no meta-learner of leap_rl: give yours as learner=...")

@@ -32,6 +32,7 @@ class TaskResult:
     :param status: ``"non_finite"`` where the process or its meta gradient diverged, ``"failed"`` where it crashed or
         its worker was lost: neither may enter θ⁰
     :param error: what happened, where it failed
+    :param scores: figures of the task's own, such as a test error
     :param log: what the process logged: (step, {key: value})
     :param final: θ^K, on request
     """
@@ -44,6 +45,7 @@ class TaskResult:
     statistics: PathStatistics | None = None
     status: Literal["ok", "non_finite", "failed"] = "ok"
     error: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
     log: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     final: Initialization | None = None
 

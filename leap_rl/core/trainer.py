@@ -424,7 +424,7 @@ class MetaTrainer:
         rows = []
         for r in results:
             row: dict[str, Any] = {"name": r.name, "status": r.status, "steps": r.steps, "seconds": r.seconds}
-            row |= {"area": r.curve.area(), "final_score": r.curve.final_score()}
+            row |= {"area": r.curve.area(), "final_score": r.curve.final_score(), **r.scores}
             if r.error is not None:
                 row["error"] = r.error
             if r.statistics is not None:

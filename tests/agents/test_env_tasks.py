@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from leap_rl import EnvTasks, Leap, LeapA2C, LeapPPO, MetaTrainer
+from leap_rl import FOMAML, EnvTasks, Leap, LeapA2C, LeapPPO, MetaTrainer
 from leap_rl.core import Initialization, InProcess, Job, NoPretraining
 
 PPO_KWARGS = {"n_steps": 32, "batch_size": 32, "n_epochs": 2}
@@ -101,3 +101,21 @@ def test_the_path_of_a_short_process_is_empty_and_the_trainer_warns() -> None:
         meta.learn(1)
     for name, tensor in meta.initialization.parameters.items():
         assert torch.equal(tensor, before.parameters[name])
+
+
+@pytest.mark.parametrize("algorithm", [LeapA2C, LeapPPO])
+def test_fomaml_takes_its_look_ahead_back(algorithm: Any) -> None:
+    """One rollout more than the budget gives the gradient; θ^K is where the budget ends, bit for bit."""
+    kwargs = {"n_steps": 8} if algorithm is LeapA2C else {"n_steps": 8, "batch_size": 8, "n_epochs": 2}
+    tasks = EnvTasks(algorithm, "MlpPolicy", ["CartPole-v1"], timesteps=64, n_envs=2, algorithm_kwargs=kwargs)
+    theta = tasks.draw_initialization(None, 0)
+    plain, ahead = (
+        tasks[0].run(Job(tasks[0], theta, learner, 3, "cpu", return_final=True), lambda steps: None)
+        for learner in (NoPretraining(), FOMAML())
+    )
+    assert plain.final is not None and ahead.final is not None and ahead.meta_gradient is not None
+    for name, tensor in plain.final.parameters.items():
+        assert torch.equal(tensor, ahead.final.parameters[name])
+    assert ahead.steps == plain.steps + 16
+    np.testing.assert_array_equal(plain.curve.values, ahead.curve.values)
+    assert all(g.norm() > 0 for g in ahead.meta_gradient.values())

@@ -1,0 +1,136 @@
+"""Omniglot on disk: found, decoded once, and kept as one tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SETS = ("images_background", "images_evaluation")
+SIZE = 28
+"""Drawings are 105×105 and are scaled to this (Flennerhag et al., appendix D)."""
+DRAWINGS = 20
+"""Of each character."""
+
+
+class OmniglotError(ValueError):
+    """Omniglot is missing, partial or damaged; says what was looked for and how to get it."""
+
+
+class Omniglot:
+    """
+    Alphabets of handwritten characters.
+
+    :param images: uint8, 255 is ink, shape (characters, 20, 28, 28)
+    :param alphabets: rows of each alphabet in ``images``
+    """
+
+    def __init__(self, images: Tensor, alphabets: dict[str, range]) -> None:
+        self.images = images
+        self.alphabets = alphabets
+
+    def characters(self, alphabet: str) -> Tensor:
+        """uint8, shape (characters, 20, 28, 28)"""
+        rows = self.alphabets[alphabet]
+        return self.images[rows.start : rows.stop]
+
+
+def default_data_dir() -> Path:
+    """``LEAP_RL_DATA/omniglot``, or where torchvision downloads to for us."""
+    root = os.environ.get("LEAP_RL_DATA")
+    return Path(root) / "omniglot" if root else cache_dir()
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leap_rl"
+
+
+@lru_cache(maxsize=2)
+def load_omniglot(data_dir: str) -> Omniglot:
+    """
+    :param data_dir: holds one or both of ``images_background`` and ``images_evaluation``, as folders of alphabets or as
+        zips; or torchvision's download (``omniglot-py`` in it)
+    :raises OmniglotError: if it is missing, partial or damaged
+    """
+    sources = _sources(Path(data_dir))
+    key = hashlib.sha256(repr([(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sources]).encode()).hexdigest()
+    cached = cache_dir() / f"omniglot-{SIZE}-{key[:16]}.npz"
+    if not cached.is_file():
+        _decode(sources, cached)
+    with np.load(cached) as data:
+        images, names, counts = data["images"], data["names"].tolist(), data["counts"].tolist()
+    ends = np.cumsum(counts).tolist()
+    rows = {name: range(end - count, end) for name, count, end in zip(names, counts, ends, strict=True)}
+    return Omniglot(torch.from_numpy(images), rows)
+
+
+def _sources(data_dir: Path) -> list[Path]:
+    """The zip or folder of each set that is there."""
+    found = []
+    for name in SETS:
+        places = [data_dir / name, data_dir / "omniglot-py" / name, data_dir / f"{name}.zip"]
+        places.append(data_dir / "omniglot-py" / f"{name}.zip")
+        found += [place for place in places if place.exists()][:1]
+    if not found:
+        raise OmniglotError(
+            f"no Omniglot in {data_dir}: looked for {' or '.join(SETS)}, as a folder of alphabets or a zip. Give its "
+            "folder as --data-dir, or let torchvision download it: "
+            'python -c "from torchvision.datasets import Omniglot; '
+            f"[Omniglot('{data_dir}', background=b, download=True) for b in (True, False)]\""
+        )
+    return found
+
+
+def _files(source: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Alphabet, character and file, in order."""
+    if source.is_dir():
+        for file in sorted(source.glob("*/*/*.png")):
+            yield file.parts[-3], file.parts[-2], file.read_bytes()
+        return
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for name in sorted(archive.namelist()):
+                parts = name.split("/")
+                if name.endswith(".png") and len(parts) >= 3:
+                    yield parts[-3], parts[-2], archive.read(name)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise OmniglotError(f"{source} is damaged: {error}; fetch it again") from None
+
+
+def _decode(sources: list[Path], cached: Path) -> None:
+    drawings: dict[tuple[str, str], list[np.ndarray]] = {}
+    for source in sources:
+        for alphabet, character, data in _files(source):
+            try:
+                with Image.open(io.BytesIO(data)) as image:
+                    if image.size != (105, 105):
+                        raise OmniglotError(
+                            f"{source}: {alphabet}/{character} has a drawing of {image.size[0]}×{image.size[1]}, "
+                            "Omniglot's are 105×105"
+                        )
+                    # Ink is black in the files.
+                    small = image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+                    drawings.setdefault((alphabet, character), []).append(255 - np.asarray(small))
+            except (OSError, SyntaxError) as error:
+                raise OmniglotError(f"{source}: {alphabet}/{character} has a damaged drawing: {error}") from None
+    if not drawings:
+        raise OmniglotError(f"{', '.join(map(str, sources))}: no drawings as ALPHABET/CHARACTER/*.png in it")
+    for (alphabet, character), images in drawings.items():
+        if len(images) != DRAWINGS:
+            raise OmniglotError(f"{alphabet}/{character} has {len(images)} drawings, not {DRAWINGS}: a partial copy")
+    names = sorted({alphabet for alphabet, _ in drawings})
+    counts = [sum(a == name for a, _ in drawings) for name in names]
+    stacked = np.stack([np.stack(drawings[key]) for key in sorted(drawings)])
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_name(f".{cached.stem}-{os.getpid()}.npz")
+    np.savez(temporary, images=stacked, names=np.array(names), counts=np.array(counts))
+    os.replace(temporary, cached)
