@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from leap_rl import cli
@@ -89,6 +90,7 @@ def parse(arguments: list[str], preset: str) -> Any:
     return bound.arguments.get("settings", COMMANDS[name]())
 
 
+@hypothesis_settings(deadline=None)
 @given(settings=settings_of_all_commands)
 def test_what_is_written_is_read_again(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("run")
@@ -98,6 +100,7 @@ def test_what_is_written_is_read_again(settings: Any, tmp_path_factory: pytest.T
     assert parse(arguments, str(folder / "settings.yaml")) == settings
 
 
+@hypothesis_settings(deadline=None)
 @given(command=st.sampled_from(sorted(COMMANDS)), key=st.text("abcdefghij-", min_size=4, max_size=12))
 def test_unknown_keys_are_refused(command: str, key: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("preset") / "mine.yaml"
