@@ -152,6 +152,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except ValueError as error:
         return _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        extras = {"matplotlib": "evaluation", "moviepy": "video"}
+        if error.name not in extras:
+            raise
+        return _fail(f"{error.name} is not installed: pip install 'leap-rl[{extras[error.name]}]'", 2)
     except (OSError, RuntimeError) as error:
         return _fail(str(error), 1)
 

@@ -1,6 +1,11 @@
 """
-The core of leap_rl on classification: tasks, networks, Omniglot, Multi-CV and their baselines will live here.
+The core of leap_rl on classification. ``supervised.omniglot`` has alphabets as tasks, which ``MetaTrainer``
+meta-trains like any others::
 
-Nothing of that is here yet. What works today for supervised problems is ``leap_rl.core``: a ``GradientPath`` follows
-any torch training loop, and a ``Task`` of your own can be meta-trained with ``MetaTrainer``.
+    from leap_rl import Leap, MetaTrainer
+    from supervised.omniglot import Alphabets, split
+
+    pretraining, held_out = split("data/omniglot", n_pretraining=20, seed=0)
+    trainer = MetaTrainer(Alphabets("data/omniglot", pretraining, run_seed=0), Leap(metric="length"), meta_batch_size=5)
+    trainer.learn(meta_steps=60)
 """

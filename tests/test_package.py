@@ -353,6 +353,13 @@ model.learn(64)
 env = leap_rl.make_atari_env("Pong", n_envs=2)
 print("observations", env.reset().shape)
 env.close()
+
+from leap_rl.cli import main
+
+small = ["--timesteps", "128", "--agent.n-envs", "2"]
+assert main(["meta-train", "--preset", "quick", "--games", "Pong", "--meta-steps", "1", *small]) == 0
+assert main(["train", "--env", "CartPole-v1", *small]) == 0
+assert main(["compare", "--games", "Pong", *small]) == 2  # needs the extra "evaluation", and says so
 """
     )
     printed = run(python, outside / "use.py", cwd=outside, tree=False, timeout=300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
     """
     if video is not None and video.suffix != ".mp4":
         raise ValueError(f"--video {video} must end in .mp4")
+    if video is not None:
+        import_module("moviepy")  # which Gymnasium's recorder needs; better missed now than after the episodes
     is_initialization = (what / "config.json").is_file()
     if (what / "settings.yaml").is_file():
         settings = _with_settings_of(what, settings)

@@ -255,7 +255,7 @@ class MetaTrainer:
         gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
         if 2 * len(gradients) < len(results):
             lost = ", ".join(sorted(f"{r.name}: {r.status}" for r in results if r.status != "ok"))
-            errors = "".join(f"\n{r.name}: {r.error}" for r in results if r.error is not None)
+            errors = "".join(f"; {r.name}: {r.error.splitlines()[-1]}" for r in results if r.error is not None)
             raise RuntimeError(
                 f"meta step {self.meta_step}: {len(results) - len(gradients)} of {len(results)} learning processes "
                 f"were lost ({lost}); θ⁰ is as it was. Where they are not finite a smaller meta rate or learning rate "

@@ -153,7 +153,7 @@ def compare(
         for position, result in engine.run([jobs[index] for index in rest], progress.job_at):
             index = rest[position]
             if result.status == "failed":
-                raise RuntimeError(f"{names[index]}, failed: {result.error}")
+                raise RuntimeError(f"{names[index]}, failed: {(result.error or '').splitlines()[-1]}")
             results[index] = result
             if run_dir is not None:
                 _log_run(run_dir / "tensorboard", runs[index], result)

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 from leap_rl.core import FOMAML, MAML, InProcess, Job, Leap, MetaTrainer, NoPretraining, Reptile, Workers
 from supervised.augmentation import RandomAffine
 from supervised.networks import ConvNet
-from supervised.omniglot import BATCH_SIZE, CLASSES, Alphabets, large_alphabets, split
-from supervised.omniglot_data import OmniglotError, load_omniglot
+from supervised.omniglot.alphabets import BATCH_SIZE, CLASSES, Alphabets, large_alphabets, split
+from supervised.omniglot.data import OmniglotError, load_omniglot
 
 ALPHABETS = {f"Alphabet{i}": 20 + i % 2 for i in range(13)} | {"Small": 5}
 

@@ -13,7 +13,7 @@ from torch import nn
 from leap_rl.core import Initialization, TaskFamily
 from supervised.augmentation import RandomAffine
 from supervised.networks import ConvNet
-from supervised.omniglot_data import DRAWINGS, load_omniglot
+from supervised.omniglot.data import DRAWINGS, load_omniglot
 from supervised.tasks import ClassificationTask, Images
 
 # Appendix D of the paper, unless said otherwise.
