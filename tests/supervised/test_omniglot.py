@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from leap_rl.core import FOMAML, MAML, InProcess, Job, Leap, MetaTrainer, NoPretraining, Reptile, Workers
 from supervised.augmentation import RandomAffine
@@ -20,40 +20,13 @@ from supervised.networks import ConvNet
 from supervised.omniglot.alphabets import BATCH_SIZE, CLASSES, Alphabets, large_alphabets, split
 from supervised.omniglot.data import OmniglotError, load_omniglot
 
-ALPHABETS = {f"Alphabet{i}": 20 + i % 2 for i in range(13)} | {"Small": 5}
-
-
-@pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Strokes in Omniglot's layout: 14 alphabets, one of them too small."""
-    root = tmp_path_factory.mktemp("omniglot")
-    rng = np.random.default_rng(0)
-    for alphabet, n_characters in ALPHABETS.items():
-        for character in range(n_characters):
-            folder = root / "images_background" / alphabet / f"character{character + 1:02}"
-            folder.mkdir(parents=True)
-            strokes = rng.integers(15, 90, (4, 2))
-            for drawing in range(20):
-                image = Image.new("1", (105, 105), 1)
-                points = [tuple(p) for p in (strokes + rng.integers(-5, 6, (4, 2))).tolist()]
-                ImageDraw.Draw(image).line(points, fill=0, width=3)
-                image.save(folder / f"{character:04}_{drawing + 1:02}.png")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is left in the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 # -- data ------------------------------------------------------------------------------------------
 
 
-def test_every_drawing_is_read_where_it_belongs(drawn: Path) -> None:
+def test_every_drawing_is_read_where_it_belongs(drawn: Path, alphabets: dict[str, int]) -> None:
     omniglot = load_omniglot(str(drawn))
-    assert {name: len(rows) for name, rows in omniglot.alphabets.items()} == ALPHABETS
-    assert omniglot.images.shape == (sum(ALPHABETS.values()), 20, 28, 28) and omniglot.images.dtype == torch.uint8
+    assert {name: len(rows) for name, rows in omniglot.alphabets.items()} == alphabets
+    assert omniglot.images.shape == (sum(alphabets.values()), 20, 28, 28) and omniglot.images.dtype == torch.uint8
     with Image.open(drawn / "images_background" / "Alphabet3" / "character02" / "0001_05.png") as image:
         expected = 255 - np.asarray(image.convert("L").resize((28, 28), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(omniglot.characters("Alphabet3")[1, 4].numpy(), expected)
@@ -99,8 +72,8 @@ def test_data_that_cannot_be_used(drawn: Path, tmp_path: Path, damage: str, mess
         load_omniglot(str(tmp_path))
 
 
-def test_splits_are_disjoint_and_grow(drawn: Path) -> None:
-    assert large_alphabets(str(drawn)) == sorted(set(ALPHABETS) - {"Small"})
+def test_splits_are_disjoint_and_grow(drawn: Path, alphabets: dict[str, int]) -> None:
+    assert large_alphabets(str(drawn)) == sorted(set(alphabets) - {"Small"})
     three, held_out = split(str(drawn), 3, seed=0)
     one, same = split(str(drawn), 1, seed=0)
     assert held_out == same and len(held_out) == 10 and three[:1] == one and not set(three) & set(held_out)
