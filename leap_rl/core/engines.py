@@ -117,8 +117,7 @@ class Workers(Engine):
                 while waiting or running:
                     while waiting and idle:
                         index, worker = waiting.popleft(), idle.pop(0)
-                        future = _pool(worker).submit(_run_in_worker, jobs[index], board.filename, index)
-                        running[future] = index, worker
+                        running[_submit(worker, jobs[index], board, index)] = index, worker
                     done = wait(running, timeout=self.POLL_SECONDS, return_when=FIRST_COMPLETED).done
                     for index, steps in enumerate(board):
                         on_progress(index, int(steps))
@@ -167,6 +166,14 @@ def _pool(worker: int) -> loky.ProcessPoolExecutor:
             initargs=(os.getpid(),),
         )
     return _pools[worker]
+
+
+def _submit(worker: int, job: Job, board: np.memmap, index: int) -> Future[TaskResult]:
+    try:
+        return _pool(worker).submit(_run_in_worker, job, board.filename, index)
+    except BrokenExecutor:  # its process was lost while it had nothing to do
+        _discard_pool(worker)
+        return _pool(worker).submit(_run_in_worker, job, board.filename, index)
 
 
 def _discard_pool(worker: int) -> None:
