@@ -22,7 +22,7 @@ def load() -> Any:
 
 def test_reptile_and_leap_learn_to_learn_sinusoids() -> None:
     """At most a fifth of the error of no pretraining at its best rate, and Leap less than Reptile."""
-    errors = load().gate(seeds=1, meta_steps=200, rates={"Reptile": [1.0], "Leap (length)": [0.02]})
+    errors = load().gate(seeds=1, meta_steps=150, rates={"Reptile": [1.0], "Leap (length)": [0.02]})
     none, reptile, leap = (errors[name].mean() for name in ("none", "Reptile", "Leap (length)"))
     assert reptile <= none / 5
     assert leap <= none / 5

@@ -17,6 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from leap_rl import Initialization
 from leap_rl.cli import main
 
+# One process of pytest for all that starts workers: they need seconds to start, and stay.
+pytestmark = pytest.mark.xdist_group("workers")
+
 ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
 CARTPOLES = ["--envs", "CartPole-v1", "Acrobot-v1"]
 META = ["--envs", "CartPole-v1", "--timesteps", "256", "--agent.n-envs", "2", "--n-workers", "1"]
@@ -150,8 +153,10 @@ def test_games(capsys: Any) -> None:
     assert "held-out (2): Breakout SpaceInvaders" in out and "Zaxxon" in out
 
 
-def test_dry_run_says_what_it_costs(capsys: Any) -> None:
+@pytest.mark.slow
+def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published numbers: 5 M environment steps are 31,250 updates of 160, 5 M updates are 800 M steps."""
+    monkeypatch.setattr("leap_rl.commands.dry_run.MEASURED_STEPS", 1)
     assert main(["meta-train", "--preset", "paper", "--dry-run", "--n-workers", "1"]) == 0
     out = capsys.readouterr().out
     assert "25 tasks: AirRaid" in out and "100 meta steps × 16 tasks = 1,600 visits" in out

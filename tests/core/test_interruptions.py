@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+pytestmark = pytest.mark.xdist_group("workers")
+
 SCRIPT = Path(__file__).with_name("interrupted.py")
 
 
@@ -194,6 +196,7 @@ def test_ctrl_c_leaves_no_worker_and_goes_on(tmp_path: Path, undisturbed: dict[s
     assert_same(outcome(tmp_path), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """A limit on file size stands for it: writing fails in the same place, with an error of the same kind."""
     code, errors = finish(start(tmp_path, "--file-size-limit", "300", "--workers", "0"))

@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from supervised.omniglot.__main__ import LEARNERS, main
+from supervised.omniglot.__main__ import main
 from supervised.omniglot.experiment import LEARNERS as KNOWN
 from supervised.omniglot.experiment import Run, images
 
 TINY = ["--pretraining", "2", "--meta-steps", "1", "--meta-batch-size", "2", "--updates", "3", "--n-workers", "1"]
 
 
-def test_every_learner_trains_evaluates_and_is_in_the_table(drawn: Path, tmp_path: Path, capsys: Any) -> None:
+def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Path, capsys: Any) -> None:
     root = ["--root", str(tmp_path)]
-    assert main(["train", "--data-dir", str(drawn), *root, *TINY]) == 0
-    assert capsys.readouterr().out.count("10 held-out alphabets: test error") == len(LEARNERS)
+    learners = ["none", "leap", "maml"]
+    assert main(["train", "--data-dir", str(drawn), *root, *TINY, "--learners", *learners]) == 0
+    assert capsys.readouterr().out.count("10 held-out alphabets: test error") == len(learners)
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/held-out/*/state.json")}
-    assert len(kept) == 10 * len(LEARNERS)
+    assert len(kept) == 10 * len(learners)
     assert main(["train", "--data-dir", str(drawn), *root, *TINY, "--seeds", "0", "1", "--learners", "none"]) == 0
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not run again
     capsys.readouterr()
