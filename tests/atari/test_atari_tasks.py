@@ -21,7 +21,7 @@ def tasks(algorithm: Any = LeapA2C, **kwargs: Any) -> AtariTasks:
     return AtariTasks(algorithm, "CnnPolicy", **settings)
 
 
-@pytest.mark.xdist_group("workers")
+@pytest.mark.slow
 def test_meta_training_on_games_in_both_engines_to_the_same_bits() -> None:
     thetas = [
         MetaTrainer(tasks(), Leap(skip_updates=0), 2, engine=engine, seed=0, device="cpu").learn(2).initialization

@@ -66,6 +66,7 @@ def test_meta_train_leaves_what_it_promises(meta_run: Path) -> None:
     assert "score/area/Pong" in layout and "score/area/Breakout" in layout
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_run_repeat_it(meta_run: Path, tmp_path: Path) -> None:
     again = ["meta-train", "--preset", str(meta_run / "settings.yaml"), "--run-dir", str(tmp_path / "again")]
     assert main(again) == 0

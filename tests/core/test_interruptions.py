@@ -146,10 +146,10 @@ def test_kill_9_of_the_trainer_again_and_again(tmp_path: Path, undisturbed: dict
     assert_same(outcome(tmp_path), undisturbed)
 
 
-def survive_lost_workers(folder: Path, kills: int, seed: int) -> None:
+def survive_lost_workers(folder: Path, kills: int, seed: int, n_workers: int = 2) -> None:
     """One worker per meta step at a random instant: its task is run again, the others go on."""
     rng = random.Random(seed)
-    process = start(folder)
+    process = start(folder, "--workers", str(n_workers))
     killed = 0
     for line in lines(process):
         # The first meta step waits for the workers to start.
@@ -166,7 +166,7 @@ def survive_lost_workers(folder: Path, kills: int, seed: int) -> None:
 
 
 def test_kill_9_of_a_worker(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    survive_lost_workers(tmp_path, 1, seed=0)
+    survive_lost_workers(tmp_path, 1, seed=0, n_workers=1)
     assert_same(outcome(tmp_path), undisturbed)
 
 
