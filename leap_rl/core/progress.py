@@ -50,7 +50,8 @@ class JobsProgress:
     def __exit__(
         self, error: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # older releases of rich end a bar they never drew, too
+            self._progress.stop()
 
     def outer(self, description: str, steps: int | None = None) -> None:
         """
