@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from leap_rl.core import MAML, GradientPath, Initialization, Job, LearningCurve, LookAhead, Report, Task, TaskResult
 from supervised.augmentation import RandomAffine
+from supervised.networks import Classifier
 
 LOGS_PER_PROCESS = 10
 
@@ -67,33 +68,22 @@ class ClassificationTask(Task):
         """Read, or taken from a cache."""
 
     @abstractmethod
-    def network(self) -> nn.Module:
+    def network(self) -> Classifier:
         """With parameters drawn from torch's generator."""
 
     def run(self, job: Job, report: Report) -> TaskResult:
         started = time.perf_counter()
-        device = torch.device(job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-        images = self.images()
-        generator = torch.Generator().manual_seed(job.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.seed)
-            model = self.network()
-        job.initialization.apply_to(model)
-        model.to(device)
+        model, minibatches = self.start(job)
         if isinstance(job.learner, MAML):
-            return self._differentiated(job, job.learner, model, images, generator, started)
-        # FOMAML's look ahead needs a batch that was not learned from: it is set aside.
-        reserved = self._reserve(images, generator) if job.learner.looks_ahead else torch.empty(0, dtype=torch.long)
-        batches = self._batches(images, reserved, generator)
+            return self._differentiated(job.learner, job.initialization.parameters, model, minibatches, started)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
         scope = job.initialization.parameters
         path = job.learner.observe({name: p for name, p in model.named_parameters() if name in scope})
         if path is not None:
             path.attach(optimizer)
 
-        def update(rows: Tensor) -> tuple[Tensor, Tensor]:
+        def update(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             """Loss, and share of the images that are classified wrongly, both before the update."""
-            x, y = self._augmented(images.train[rows], generator).to(device), images.train_labels[rows].to(device)
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, y)
             optimizer.zero_grad()
@@ -103,74 +93,98 @@ class ClassificationTask(Task):
 
         losses, errors = [], []
         for i in range(self.updates):
-            loss, error = update(next(batches))
+            loss, error = update(*minibatches.next())
             losses.append(loss)
             errors.append(error)
             if (i + 1) % 10 == 0:
                 report((i + 1) * self.batch_size)
-        steps = self.steps
         if isinstance(path, LookAhead):
             buffers = [b.clone() for b in model.buffers()]
             path.new_rollout()
-            update(reserved)
+            update(*minibatches.unseen())
             path.rewind()
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-            steps += len(reserved)
+        return self.result(job, model, minibatches, path, torch.stack(losses), torch.stack(errors), started)
+
+    def start(self, job: Job) -> tuple[nn.Module, Minibatches]:
+        """The network at θ⁰, on its device, and what it will see."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.seed)
+            model = self.network()
+        job.initialization.apply_to(model)
+        device = torch.device(job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        sets_aside = job.learner.looks_ahead or isinstance(job.learner, MAML)
+        return model.to(device), Minibatches(self, job.seed, sets_aside, device)
+
+    def result(
+        self,
+        job: Job,
+        model: nn.Module,
+        minibatches: Minibatches,
+        path: GradientPath | LookAhead | None,
+        losses: Tensor,
+        errors: Tensor,
+        started: float,
+    ) -> TaskResult:
+        """
+        What a learning process gives back that has made its updates.
+
+        :param job: of the process
+        :param model: at θ^K
+        :param minibatches: that it saw
+        :param path: that observed it
+        :param losses: of its minibatches, before each update, shape (updates,)
+        :param errors: share of images classified wrongly, as ``losses``
+        :param started: when, by ``time.perf_counter``
+        """
         if isinstance(path, GradientPath):
             path.close()
         meta_gradient = None if path is None else {name: g.cpu() for name, g in path.meta_gradient().items()}
-        test_loss, test_error = self._test(model, images, job.seed, device)
-        curve_steps = (np.arange(self.updates) + 1) * self.batch_size
-        loss_values = torch.stack(losses).cpu().tolist()
+        test_loss, test_error = self._test(model, minibatches)
+        steps = (np.arange(self.updates) + 1) * self.batch_size
+        loss_values, error_values = losses.cpu().double().numpy(), errors.cpu().double().numpy()
         every = max(1, self.updates // LOGS_PER_PROCESS)
         finite = math.isfinite(test_loss) and all(g.isfinite().all() for g in (meta_gradient or {}).values())
         return TaskResult(
             name=self.name,
-            curve=LearningCurve(curve_steps, torch.stack(errors).cpu().double().numpy(), self.steps, 1, maximize=False),
-            steps=steps,
+            curve=LearningCurve(steps, error_values, self.steps, 1, maximize=False),
+            steps=self.steps + (self.batch_size if isinstance(path, LookAhead) else 0),
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,
             statistics=None if path is None else path.statistics(),
             status="ok" if finite else "non_finite",
             scores={"test_error": test_error, "test_loss": test_loss},
             log=[
-                (int(curve_steps[i]), {"train/loss": loss_values[i], "train/error": errors[i].item()})
+                (int(steps[i]), {"train/loss": float(loss_values[i]), "train/error": float(error_values[i])})
                 for i in range(every - 1, self.updates, every)
             ],
             final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
         )
 
     def _differentiated(
-        self, job: Job, learner: MAML, model: nn.Module, images: Images, generator: torch.Generator, started: float
+        self, learner: MAML, scope: Collection[str], model: nn.Module, minibatches: Minibatches, started: float
     ) -> TaskResult:
         """MAML: a few updates as one function of θ⁰. Batch norm then takes the batch's statistics and keeps none."""
         functional = copy.deepcopy(model)
         torch.func.replace_all_batch_norm_modules_(functional)
-        reserved = self._reserve(images, generator)
-        batches = self._batches(images, reserved, generator)
-        rows = [*(next(batches) for _ in range(learner.inner_steps)), reserved]
-        device = next(model.parameters()).device
-        data = [
-            (self._augmented(images.train[r], generator).to(device), images.train_labels[r].to(device)) for r in rows
-        ]
-        errors: list[float] = []
+        data = [*(minibatches.next() for _ in range(learner.inner_steps)), minibatches.unseen()]
 
-        def loss(parameters: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-            return nn.functional.cross_entropy(
-                torch.func.functional_call(functional, dict(parameters), (batch[0],)), batch[1]
-            )
+        def logits(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+            computed: Tensor = torch.func.functional_call(functional, dict(parameters), (x,))
+            return computed
 
-        in_scope = {n: p for n, p in model.named_parameters() if n in job.initialization.parameters}
-        rest = {n: p.detach() for n, p in model.named_parameters() if n not in job.initialization.parameters}
+        in_scope = {n: p.detach() for n, p in model.named_parameters() if n in scope}
+        rest = {n: p.detach() for n, p in model.named_parameters() if n not in scope}
         gradient = learner.meta_gradient(
-            lambda theta, batch: loss({**rest, **theta}, batch), in_scope, data, self.learning_rate
+            lambda theta, batch: nn.functional.cross_entropy(logits({**rest, **theta}, batch[0]), batch[1]),
+            in_scope,
+            data,
+            self.learning_rate,
         )
         with torch.no_grad():
-            for x, y in data:
-                logits = torch.func.functional_call(functional, {**rest, **in_scope}, (x,))
-                errors.append((logits.argmax(dim=1) != y).float().mean().item())
-        steps = sum(len(r) for r in rows)
+            errors = [(logits({**rest, **in_scope}, x).argmax(dim=1) != y).float().mean().item() for x, y in data]
+        steps = sum(len(x) for x, _ in data)
         return TaskResult(
             name=self.name,
             curve=LearningCurve(np.array([steps]), np.array([np.mean(errors)]), steps, 1, maximize=False),
@@ -180,28 +194,64 @@ class ClassificationTask(Task):
             status="ok" if all(g.isfinite().all() for g in gradient.values()) else "non_finite",
         )
 
-    def _reserve(self, images: Images, generator: torch.Generator) -> Tensor:
-        """Rows of one batch that is never learned from."""
-        return torch.randperm(len(images.train), generator=generator)[: self.batch_size]
-
-    def _batches(self, images: Images, without: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Rows of minibatches, one shuffled pass after the other; what does not fill one is left out of its pass."""
-        kept = torch.ones(len(images.train), dtype=torch.bool)
-        kept[without] = False
-        rows = kept.nonzero().flatten()
-        while True:
-            shuffled = rows[torch.randperm(len(rows), generator=generator)]
-            yield from shuffled[: len(rows) // self.batch_size * self.batch_size].split(self.batch_size)
-
-    def _augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return x if self.augmentation is None else self.augmentation(x, generator)
-
     @torch.no_grad()
-    def _test(self, model: nn.Module, images: Images, seed: int, device: torch.device) -> tuple[float, float]:
+    def _test(self, model: nn.Module, minibatches: Minibatches) -> tuple[float, float]:
         """Mean loss, and share of the test images that are classified wrongly."""
         model.eval()
-        x = self._augmented(images.test, torch.Generator().manual_seed(seed)).to(device)
+        x, y = minibatches.test()
         logits = torch.cat([model(part) for part in x.split(256)])
-        y = images.test_labels.to(device)
         model.train()
         return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(dim=1) != y).float().mean().item()
+
+
+class Minibatches:
+    """
+    What a learning process sees of its images, augmented: a function of its seed.
+
+    :param task: what is learned
+    :param seed: of order and augmentation
+    :param sets_aside: whether one batch is never learned from, for the look ahead of FOMAML and MAML
+    :param device: where the images go
+    :raises ValueError: if there are too few images
+    """
+
+    def __init__(self, task: ClassificationTask, seed: int, sets_aside: bool, device: torch.device) -> None:
+        self.images = task.images()
+        self._augmentation = task.augmentation
+        self._batch_size = task.batch_size
+        self._seed = seed
+        self._device = device
+        self._generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(self.images.train), generator=self._generator)
+        aside = self._batch_size if sets_aside else 0
+        self._unseen, self._rows = rows[:aside], rows[aside:]
+        self.per_pass = len(self._rows) // self._batch_size
+        if not self.per_pass:
+            raise ValueError(
+                f"{task.name} has {len(rows)} images to learn from, too few for minibatches of {self._batch_size}"
+                + " and one to set aside" * sets_aside
+            )
+        self._pass: list[Tensor] = []
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Images and labels, in one shuffled pass after the other; what fills no minibatch is left out of its pass."""
+        if not self._pass:
+            shuffled = self._rows[torch.randperm(len(self._rows), generator=self._generator)]
+            self._pass = list(shuffled[: self.per_pass * self._batch_size].split(self._batch_size))
+        return self._train(self._pass.pop())
+
+    def unseen(self) -> tuple[Tensor, Tensor]:
+        """The batch that was set aside."""
+        return self._train(self._unseen)
+
+    def test(self) -> tuple[Tensor, Tensor]:
+        """All test images, augmented the same way each time."""
+        generator = torch.Generator().manual_seed(self._seed)
+        return self._augmented(self.images.test, generator), self.images.test_labels.to(self._device)
+
+    def _train(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._augmented(self.images.train[rows], self._generator)
+        return x, self.images.train_labels[rows].to(self._device)
+
+    def _augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return (x if self._augmentation is None else self._augmentation(x, generator)).to(self._device)

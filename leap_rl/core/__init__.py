@@ -7,7 +7,7 @@ Knows no environment, no Stable-Baselines3 and no data set.
 from leap_rl.core.callbacks import MetaCallback
 from leap_rl.core.checkpoint import CheckpointError
 from leap_rl.core.curve import LearningCurve
-from leap_rl.core.engines import Engine, InProcess, Workers
+from leap_rl.core.engines import Engine, InProcess, OnProgress, Workers
 from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, named_tensors
 from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
 from leap_rl.core.lookahead import LookAhead
@@ -35,6 +35,7 @@ __all__ = [
     "MetaTrainer",
     "NamedTensors",
     "NoPretraining",
+    "OnProgress",
     "PathStatistics",
     "Report",
     "Reptile",

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import loky
 import numpy as np
@@ -34,9 +35,12 @@ class Engine(ABC):
     """
     Runs jobs. It needs to know nothing of what they learn, so a cluster is one more engine.
 
-    Every engine gives the same results to the bit: a job carries its seed, and runs on one torch thread
-    (one and two threads add in different orders).
+    Every engine of core gives the same results to the bit: a job carries its seed, and runs on one torch thread
+    (one and two threads add in different orders). One that adds in an order of its own names its ``arithmetic``, and a
+    run that began with it goes on with it.
     """
+
+    arithmetic: ClassVar[str] = "exact"
 
     def run(self, jobs: Sequence[Job], on_progress: OnProgress) -> Iterator[tuple[int, TaskResult]]:
         """

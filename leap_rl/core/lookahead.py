@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class LookAhead:
         :param optimizer: owns every parameter in scope
         :return: a function that detaches again
         """
-        return optimizer.register_step_pre_hook(self._before_update).remove
+        return optimizer.register_step_pre_hook(lambda *_: self.before_update()).remove
 
     @contextmanager
     def observe(self, optimizer: Optimizer) -> Iterator[LookAhead]:
@@ -56,7 +55,12 @@ class LookAhead:
         loss.backward()
 
     @torch.no_grad()
-    def _before_update(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+    def before_update(self, loss: Tensor | float | None = None) -> None:
+        """
+        At θ^i, as ``GradientPath.before_update``, for loops without a torch optimizer.
+
+        :param loss: is not needed
+        """
         if self._is_first:
             for name, p in self._parameters.items():
                 self._end[name].copy_(p)
@@ -67,6 +71,9 @@ class LookAhead:
             self._updates_before = self.n_updates
             self._is_first = False
         self.n_updates += 1
+
+    def after_update(self, loss: Tensor | float | None = None) -> None:
+        """For loops that are written for a ``GradientPath``."""
 
     @torch.no_grad()
     def rewind(self) -> None:

@@ -461,6 +461,7 @@ class MetaTrainer:
             "eval_freq": self.eval_freq,
             "seed": self.seed,
             "device": self.device,
+            "arithmetic": self.engine.arithmetic,
             "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
         }
 
@@ -550,6 +551,12 @@ class MetaTrainer:
                 raise CheckpointError(f"{run_dir} was trained with {what} {state[what]}, not {given}")
         if settings.pop("schedule") and not callable((meta_optimizer_kwargs or {}).get("lr")):
             raise CheckpointError(f"{run_dir} was trained with a schedule: give it as meta_optimizer_kwargs['lr']")
+        began_with = settings.pop("arithmetic", Engine.arithmetic)
+        if began_with != (engine or Engine).arithmetic:
+            raise CheckpointError(
+                f"{run_dir} began with arithmetic {began_with!r}, not {(engine or Engine).arithmetic!r}: "
+                "give it an engine of that arithmetic"
+            )
         learner_settings = settings.pop("learner")
         learner = learner or learner_from_settings(learner_settings)
         optimizer_name = settings.pop("meta_optimizer")

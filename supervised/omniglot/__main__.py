@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 from cyclopts.validators import Number
+
+if TYPE_CHECKING:
+    from leap_rl.core import Engine
+    from supervised.omniglot.experiment import Run
 
 app = App("supervised.omniglot", help="Omniglot with the learners that the paper compares.", version_flags=())
 
 Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, updates. Paper: appendix D. cpu: what 2 cores do in some hours. quick: some minutes.
 PRESETS: dict[str, tuple[int, int, int]] = {"quick": (2, 2, 20), "cpu": (60, 5, 100), "paper": (1000, 20, 100)}
-LEARNERS = ("none", "leap", "reptile", "fomaml", "maml")
+LEARNERS = ("none", "leap", "reptile", "fomaml", "maml", "multihead")
+
+EngineName = Literal["auto", "workers", "in-process", "together"]
 
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
 Ints = Annotated[tuple[Positive, ...], Parameter(consume_multiple=True, negative=())]
+Rates = Annotated[
+    tuple[Annotated[float, Parameter(validator=Number(gt=0))], ...],
+    Parameter(consume_multiple=True, negative=()),
+]
 Seeds = Annotated[
     tuple[Annotated[int, Parameter(validator=Number(gte=0))], ...], Parameter(consume_multiple=True, negative=())
 ]
@@ -41,7 +52,9 @@ def train(
     meta_steps: Positive | None = None,
     meta_batch_size: Positive | None = None,
     updates: Positive | None = None,
-    meta_learning_rate: Annotated[float, Parameter(validator=Number(gt=0))] | None = None,
+    meta_learning_rates: Rates = (),
+    validation: bool = False,
+    engine: EngineName = "auto",
     n_workers: Positive | None = None,
     root: Path = Path("runs/omniglot"),
     dry_run: bool = False,
@@ -51,77 +64,180 @@ def train(
 
     :param data_dir: of Omniglot; without it $LEAP_RL_DATA/omniglot, or torchvision's download in the user's cache
     :param preset: quick, cpu or paper: meta steps, meta batch and updates
-    :param learners: none, leap, reptile, fomaml, maml
+    :param learners: none, leap, reptile, fomaml, maml, multihead
     :param pretraining: numbers of pretraining alphabets
     :param seeds: of the runs
     :param meta_steps: in place of the preset's
     :param meta_batch_size: in place of the preset's
     :param updates: of a learning process, in place of the preset's
-    :param meta_learning_rate: in place of the paper's
-    :param n_workers: processes; without it one per core
+    :param meta_learning_rates: in place of the paper's; of each one run
+    :param validation: hold out a part of the pretraining alphabets instead, to choose the meta learning rate by
+    :param engine: how the tasks of a meta batch run: in worker processes, one after the other in this process, or
+        together in one stacked model; auto is together on a GPU, else workers
+    :param n_workers: worker processes; without it one per core
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
-    from leap_rl.core import InProcess, Workers
     from supervised.omniglot.alphabets import split
     from supervised.omniglot.data import default_data_dir
-    from supervised.omniglot.experiment import LEARNERS as known
-    from supervised.omniglot.experiment import Run, evaluate, images, meta_train
+    from supervised.omniglot.experiment import KNOWN, Run
 
     for learner in learners:
-        if learner not in known:
-            raise ValueError(f"no learner {learner!r}: there are {', '.join(known)}")
+        if learner not in KNOWN:
+            raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
     data = str((data_dir or default_data_dir()).absolute())
     steps, batch, n_updates = PRESETS[preset]
     runs = [
         Run(
             data,
-            learner,  # type: ignore[arg-type]
+            learner,
             n,
             seed,
             meta_steps or steps,
             meta_batch_size or batch,
             updates or n_updates,
-            meta_learning_rate if learner != "none" else None,
+            rate,
+            validation,
         )
         for seed in seeds
         for n in pretraining
         for learner in learners
+        for rate in (meta_learning_rates if meta_learning_rates and learner != "none" else (None,))
     ]
     for run in runs:
-        split(data, run.n_pretraining, run.seed)
+        split(data, run.n_pretraining, run.seed, validation)
     if dry_run:
         for run in runs:
-            print(f"{run.name}: {run.meta_steps_of_learner} meta steps × {run.meta_batch_size}, {images(run):,} images")
-        print(f"{len(runs)} runs, {sum(map(images, runs)):,} images through forward and backward, the evaluation aside")
-        return
-    engine = InProcess() if n_workers == 1 else Workers(n_workers)
-    for run in runs:
-        folder = root / run.name
-        print(f"{run.name}: {run.meta_steps_of_learner} meta steps, in {folder}", flush=True)
-        start = meta_train(run, folder, engine, progress_bar=True)
-        results = evaluate(run, start, folder, engine)
-        error = sum(r.scores["test_error"] for r in results.values()) / len(results)
-        area = sum(r.curve.area() for r in results.values()) / len(results)
-        print(
-            f"  {len(results)} held-out alphabets: test error {100 * error:.1f} %, area {100 * area:.1f} %", flush=True
-        )
+            print(f"{run.name}: {run.images():,} images")
+        print(f"{len(runs)} runs, {sum(run.images() for run in runs):,} images through forward and backward")
+    else:
+        _train(runs, root, _engine(engine, n_workers))
 
 
 @app.command
-def table(*, root: Path = Path("runs/omniglot"), figure: Path | None = None) -> None:
+def ablation(
+    *,
+    data_dir: Path | None = None,
+    preset: Preset = "quick",
+    pretraining: Positive = 20,
+    seeds: Seeds = (0,),
+    meta_learning_rates: Rates = (),
+    engine: EngineName = "auto",
+    n_workers: Positive | None = None,
+    root: Path = Path("runs/omniglot"),
+    dry_run: bool = False,
+) -> None:
+    """
+    Train the six variants of Leap of the paper's appendix C: length or energy, without the loss in the manifold, with
+    it, and with it but without the stabilizer.
+
+    :param data_dir: as of train
+    :param preset: as of train
+    :param pretraining: number of pretraining alphabets
+    :param seeds: of the runs
+    :param meta_learning_rates: as of train
+    :param engine: as of train
+    :param n_workers: as of train
+    :param root: as of train
+    :param dry_run: as of train
+    """
+    from supervised.omniglot.experiment import ABLATION
+
+    train(
+        data_dir=data_dir,
+        preset=preset,
+        learners=tuple(ABLATION),
+        pretraining=(pretraining,),
+        seeds=seeds,
+        meta_learning_rates=meta_learning_rates,
+        engine=engine,
+        n_workers=n_workers,
+        root=root,
+        dry_run=dry_run,
+    )
+
+
+@app.command
+def evaluate(
+    run: Path, *, data_dir: Path | None = None, engine: EngineName = "auto", n_workers: Positive | None = None
+) -> None:
+    """
+    Print how each held-out alphabet was learned from what a run found, at the last meta step that was evaluated.
+
+    :param run: folder of a run; what its evaluation lacks is made up
+    :param data_dir: as of train
+    :param engine: as of train
+    :param n_workers: as of train
+    """
+    from supervised.omniglot.experiment import evaluate_run
+
+    results, meta_steps = evaluate_run(run, data_dir, _engine(engine, n_workers))
+    print(f"{run.name} after {meta_steps} meta steps\n\n| alphabet | test error, % | area, % |\n|---|---|---|")
+    for name, result in sorted(results.items()):
+        print(f"| {name} | {100 * result.scores['test_error']:.1f} | {100 * result.curve.area():.1f} |")
+
+
+@app.command
+def table(
+    root: Path = Path("runs/omniglot"),
+    *,
+    meta_steps: Positive | None = None,
+    figure: Path | None = None,
+    save: Path | None = None,
+    validation: bool = False,
+) -> None:
     """
     Print what the runs showed, and what is missing.
 
-    :param root: folder of the runs
-    :param figure: PNG to write: area against the number of pretraining alphabets
+    :param root: folder of the runs, or a file that --save wrote
+    :param meta_steps: after which the runs are compared; without it the last that any was evaluated after
+    :param figure: PNG to write: area against the number of pretraining alphabets, learning curves on held-out
+        alphabets, test error over the meta steps, and training curves getting shorter
+    :param save: JSON to write, with all that table and figure need
+    :param validation: of the runs that choose a meta learning rate
     """
-    from supervised.omniglot.table import plot
+    from supervised.omniglot.table import collect, plot
+    from supervised.omniglot.table import save as write
     from supervised.omniglot.table import table as markdown
 
-    print(markdown(root))
+    found = collect(root)
+    shown = [run for run in found if run.validation == validation]
+    if not shown:
+        raise ValueError(f"{root} has runs {'without' if validation else 'with'} --validation only")
+    print(markdown(shown, meta_steps))
     if figure is not None:
-        plot(root, figure)
+        plot(shown, figure, meta_steps)
+    if save is not None:
+        write(found, save)
+
+
+def _train(runs: Sequence[Run], root: Path, engine: Engine) -> None:
+    from supervised.omniglot.experiment import train as learn
+
+    for run in runs:
+        folder = root / run.name
+        print(f"{run.name}: {run.images():,} images, in {folder}", flush=True)
+        for meta_steps, results in learn(run, folder, engine, progress_bar=True):
+            error = sum(r.scores["test_error"] for r in results.values()) / len(results)
+            area = sum(r.curve.area() for r in results.values()) / len(results)
+            print(
+                f"  after {meta_steps} meta steps, {len(results)} held-out alphabets: "
+                f"test error {100 * error:.1f} %, area {100 * area:.1f} %",
+                flush=True,
+            )
+
+
+def _engine(name: EngineName, n_workers: int | None) -> Engine:
+    import torch
+
+    from leap_rl.core import InProcess, Workers
+    from supervised.together import Together
+
+    if n_workers is not None and name not in ("auto", "workers"):
+        raise ValueError(f"--n-workers is of --engine workers, not of {name}")
+    if name == "together" or (name == "auto" and n_workers is None and torch.cuda.is_available()):
+        return Together()
+    return InProcess() if name == "in-process" else Workers(n_workers)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import nn
 
 from leap_rl.core import Initialization, TaskFamily
 from supervised.augmentation import RandomAffine
@@ -62,7 +61,7 @@ class AlphabetTask(ClassificationTask):
     def images(self) -> Images:
         return _images(self.data_dir, self.name, self.run_seed)
 
-    def network(self) -> nn.Module:
+    def network(self) -> ConvNet:
         return ConvNet(CLASSES)
 
 
@@ -85,22 +84,22 @@ class Alphabets(TaskFamily):
                     f"{alphabet} is no alphabet with at least {CLASSES} characters in {data_dir}: "
                     f"there are {', '.join(large)}"
                 )
-        self._tasks = [
+        self.tasks = [
             AlphabetTask(alphabet, updates, BATCH_SIZE, LEARNING_RATE, AUGMENTATION, data_dir, run_seed)
             for alphabet in alphabets
         ]
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self.tasks)
 
     def __getitem__(self, index: int) -> AlphabetTask:  # type: ignore[override]
-        return self._tasks[index]
+        return self.tasks[index]
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = self._tasks[0].network()
-        config = {"network": "ConvNet", "data": "Omniglot", "updates_per_visit": self._tasks[0].updates}
+            model = self.tasks[0].network()
+        config = {"network": "ConvNet", "data": "Omniglot", "updates_per_visit": self.tasks[0].updates}
         return Initialization.of(model, scope or "all", config)
 
 
@@ -109,10 +108,11 @@ def large_alphabets(data_dir: str) -> list[str]:
     return sorted(name for name, rows in load_omniglot(data_dir).alphabets.items() if len(rows) >= CLASSES)
 
 
-def split(data_dir: str, n_pretraining: int, seed: int) -> tuple[list[str], list[str]]:
+def split(data_dir: str, n_pretraining: int, seed: int, validation: bool = False) -> tuple[list[str], list[str]]:
     """
     :param n_pretraining: alphabets to learn from
     :param seed: of the split; fewer pretraining alphabets are a part of more
+    :param validation: split the pretraining alphabets instead, and hold a quarter of them out
     :return: pretraining alphabets, and the 10 held-out ones, which depend on the seed alone
     :raises ValueError: if there are not so many
     """
@@ -124,4 +124,10 @@ def split(data_dir: str, n_pretraining: int, seed: int) -> tuple[list[str], list
             f"since {HELD_OUT_ALPHABETS} of the {len(names)} with {CLASSES} characters are held out"
         )
     shuffled = np.random.default_rng(seed).permutation(names).tolist()
-    return shuffled[HELD_OUT_ALPHABETS : HELD_OUT_ALPHABETS + n_pretraining], shuffled[:HELD_OUT_ALPHABETS]
+    pretraining = shuffled[HELD_OUT_ALPHABETS : HELD_OUT_ALPHABETS + n_pretraining]
+    if not validation:
+        return pretraining, shuffled[:HELD_OUT_ALPHABETS]
+    if n_pretraining < 2:
+        raise ValueError("a part of the pretraining alphabets can't be held out of 1: take more")
+    n_held_out = max(1, n_pretraining // 4)
+    return pretraining[n_held_out:], pretraining[:n_held_out]

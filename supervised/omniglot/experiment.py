@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -24,21 +25,41 @@ from leap_rl.core import (
     TaskResult,
 )
 from leap_rl.core.checkpoint import load_result, save_result
-from supervised.omniglot.alphabets import BATCH_SIZE, UPDATES, Alphabets, split
+from leap_rl.core.logger import TensorBoardLogger
+from supervised.multihead import MultiHeadTrainer
+from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, split
+from supervised.omniglot.curves import TrainingCurves, show_examples
+from supervised.omniglot.data import default_data_dir
 
-Learner = Literal["leap", "reptile", "fomaml", "maml", "none"]
+EVALUATE_EVERY = 15
+"""Meta steps (ours)."""
 
-LEARNERS: dict[Learner, MetaLearner] = {
-    # λ = 1, the raw gradient and every update: the paper's, on a loss of one unit.
-    "leap": Leap(metric="length", loss_scale=1.0, skip_updates=0),
+# λ = 1, the raw gradient and every update: the paper's, on a loss of one unit.
+_LEAP: dict[str, Any] = {"metric": "length", "loss_scale": 1.0, "skip_updates": 0}
+
+LEARNERS: dict[str, MetaLearner | None] = {
+    "none": NoPretraining(),
+    "leap": Leap(**_LEAP),
     "reptile": Reptile(),
     "fomaml": FOMAML(),
     "maml": MAML(inner_steps=5),
-    "none": NoPretraining(),
+    "multihead": None,  # a joint trainer
 }
 
-# Appendix D: meta SGD with 0.1, for MAML and FOMAML 0.5.
-META_LEARNING_RATES: dict[Learner, float] = {"leap": 0.1, "reptile": 0.1, "fomaml": 0.5, "maml": 0.5}
+# The six different variants of appendix C: without the loss there is nothing to stabilize. The last equals Reptile.
+ABLATION: dict[str, MetaLearner | None] = {
+    "leap": Leap(**_LEAP),
+    "leap-no-stabilizer": Leap(**_LEAP, stabilizer=False),
+    "leap-no-loss": Leap(**_LEAP, loss_delta="none"),
+    "leap-energy": Leap(**_LEAP | {"metric": "energy"}),
+    "leap-energy-no-stabilizer": Leap(**_LEAP | {"metric": "energy"}, stabilizer=False),
+    "leap-energy-no-loss": Leap(**_LEAP | {"metric": "energy"}, loss_delta="none"),
+}
+KNOWN = LEARNERS | ABLATION
+
+# Appendix D: meta SGD with 0.1, for MAML and FOMAML 0.5. Multi-head fine-tuning has the tasks' own SGD.
+META_LEARNING_RATES = {"fomaml": 0.5, "maml": 0.5, "multihead": LEARNING_RATE}
+META_LEARNING_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,117 +71,187 @@ class Run:
     :param learner: the meta-learner
     :param n_pretraining: alphabets to learn from
     :param seed: of everything: split, characters, held-out drawings, initialization, batches
-    :param meta_steps: of a learner that makes all updates of a visit; one that makes fewer (MAML) has more meta steps,
-        so that all see the same number of images
+    :param meta_steps: the budget: so many visits of all updates to a meta batch. MAML makes fewer updates in a visit,
+        so it has more meta steps; multi-head fine-tuning makes as many updates in all. So all see the same number of
+        images
     :param meta_batch_size: alphabets per meta step
     :param updates: of a learning process
     :param meta_learning_rate: β; ``None``: the paper's
+    :param validation: hold out a quarter of the pretraining alphabets instead, to choose β by
     """
 
     data_dir: str
-    learner: Learner
+    learner: str
     n_pretraining: int
     seed: int
     meta_steps: int
     meta_batch_size: int
     updates: int = UPDATES
     meta_learning_rate: float | None = None
+    validation: bool = False
 
     @property
     def name(self) -> str:
         rate = "" if self.meta_learning_rate is None else f"-{self.meta_learning_rate:g}"
-        return f"{self.learner}{rate}-{self.n_pretraining}-seed{self.seed}"
+        return f"{'validation-' * self.validation}{self.learner}{rate}-{self.n_pretraining}-seed{self.seed}"
 
-    @property
-    def meta_steps_of_learner(self) -> int:
-        """For equal budgets of images."""
-        learner = LEARNERS[self.learner]
+    def budget(self, meta_steps: int) -> int:
+        """What as many images as in ``meta_steps`` are to the learner: meta steps of its own, or updates."""
+        learner = KNOWN[self.learner]
         if isinstance(learner, MAML):
-            return round(self.meta_steps * self.updates / (learner.inner_steps + 1))
-        return self.meta_steps
+            return round(meta_steps * self.updates / (learner.inner_steps + 1))
+        return meta_steps if learner is not None else meta_steps * self.meta_batch_size * self.updates
+
+    def images(self) -> int:
+        """Through forward and backward, in pretraining."""
+        return 0 if self.learner == "none" else self.meta_steps * self.meta_batch_size * self.updates * BATCH_SIZE
+
+    def alphabets(self) -> tuple[Alphabets, Alphabets]:
+        """
+        To learn from, and held out.
+
+        :raises ValueError: if there are not so many
+        """
+        pretraining, held_out = split(self.data_dir, self.n_pretraining, self.seed, self.validation)
+        return (
+            Alphabets(self.data_dir, pretraining, self.seed, self.updates),
+            Alphabets(self.data_dir, held_out, self.seed, self.updates),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change when a run goes on: more meta steps are more of the same run."""
+        settings = asdict(self)
+        del settings["meta_steps"], settings["data_dir"]
+        return settings
 
 
-def meta_train(run: Run, folder: Path, engine: Engine, progress_bar: bool = False) -> Initialization:
+def train(
+    run: Run, folder: Path, engine: Engine, progress_bar: bool = False
+) -> Iterator[tuple[int, dict[str, TaskResult]]]:
     """
-    Meta-train, going on from where an interrupted run stood; without pretraining draw an initialization.
+    Learn from the pretraining alphabets and, every ``EVALUATE_EVERY`` meta steps and at the end, learn the held-out
+    ones from what was found, going on from where an interrupted run stood.
 
     :param run: what to run
     :param folder: of the run
     :param engine: where the tasks run
     :param progress_bar: draw one, if the output is a terminal
+    :return: meta steps done, and the results of the held-out alphabets by name
     :raises ValueError: for a run that can't be, or a folder of another one
     """
-    pretraining, _ = split(run.data_dir, run.n_pretraining, run.seed)
-    tasks = Alphabets(run.data_dir, pretraining, run.seed, run.updates)
+    pretraining, held_out = run.alphabets()
     settings = folder / "run.json"
-    if settings.is_file() and json.loads(settings.read_text()) != _comparable(run):
+    if settings.is_file() and json.loads(settings.read_text()) != run.settings():
         raise ValueError(f"{folder} is of another run: {settings.read_text().strip()}; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     if run.learner == "none":
-        folder.mkdir(parents=True, exist_ok=True)
-        settings.write_text(json.dumps(_comparable(run)) + "\n")
-        return tasks.draw_initialization(None, run.seed)
-    if (folder / "checkpoints").is_dir():
-        trainer = MetaTrainer.load(folder, tasks, engine=engine)
-    else:
-        trainer = MetaTrainer(
-            tasks,
-            LEARNERS[run.learner],
-            run.meta_batch_size,
-            meta_optimizer_class=torch.optim.SGD,
-            meta_optimizer_kwargs={"lr": run.meta_learning_rate or META_LEARNING_RATES[run.learner]},
-            sampling="with_replacement" if run.meta_batch_size > len(tasks) else "without_replacement",
-            engine=engine,
-            run_dir=folder,
-            tensorboard_log=folder / "tensorboard",
-            seed=run.seed,
+        settings.write_text(json.dumps(run.settings()) + "\n")
+        yield 0, evaluate(pretraining.draw_initialization(None, run.seed), held_out, run.seed, folder / "0000", engine)
+        return
+    trainer = _trainer(run, pretraining, folder, engine)
+    settings.write_text(json.dumps(run.settings()) + "\n")
+    curves = TrainingCurves(folder, EVALUATE_EVERY)
+    for meta_steps in [*range(EVALUATE_EVERY, run.meta_steps, EVALUATE_EVERY), run.meta_steps]:
+        evaluated = folder / f"{meta_steps:04d}"
+        done = trainer.meta_step if isinstance(trainer, MetaTrainer) else trainer.n_updates
+        left = run.budget(meta_steps) - done
+        if left < 0 and not evaluated.is_dir():
+            continue  # it was passed by when nothing asked for it
+        if left > 0:
+            if isinstance(trainer, MetaTrainer):
+                trainer.learn(left, curves, progress_bar)
+            else:
+                trainer.learn(left, progress_bar)
+        if left >= 0:
+            trainer.initialization.save(evaluated / "initialization")
+        start = Initialization.load(evaluated / "initialization")
+        yield meta_steps, evaluate(start, held_out, run.seed, evaluated, engine)
+
+
+def _trainer(run: Run, pretraining: Alphabets, folder: Path, engine: Engine) -> MetaTrainer | MultiHeadTrainer:
+    learner = KNOWN[run.learner]
+    rate = run.meta_learning_rate or META_LEARNING_RATES.get(run.learner, META_LEARNING_RATE)
+    started = (folder / "checkpoints").is_dir()
+    tensorboard = folder / "tensorboard"
+    if not started:
+        show_examples(pretraining, tensorboard)
+    if learner is None:
+        if started:
+            return MultiHeadTrainer.load(folder, pretraining.tasks)
+        return MultiHeadTrainer(
+            pretraining.tasks, rate, run_dir=folder, tensorboard_log=tensorboard / "multihead", seed=run.seed
         )
-        settings.write_text(json.dumps(_comparable(run)) + "\n")
-    left = run.meta_steps_of_learner - trainer.meta_step
-    if left > 0:
-        trainer.learn(left, progress_bar=progress_bar)
-    trainer.initialization.save(folder / "initialization")
-    return trainer.initialization
+    if started:
+        return MetaTrainer.load(folder, pretraining, engine=engine)
+    return MetaTrainer(
+        pretraining,
+        learner,
+        run.meta_batch_size,
+        meta_optimizer_class=torch.optim.SGD,
+        meta_optimizer_kwargs={"lr": rate},
+        sampling="with_replacement" if run.meta_batch_size > len(pretraining) else "without_replacement",
+        engine=engine,
+        run_dir=folder,
+        tensorboard_log=tensorboard,
+        seed=run.seed,
+    )
 
 
-def evaluate(run: Run, start: Initialization, folder: Path, engine: Engine) -> dict[str, TaskResult]:
+def evaluate(
+    start: Initialization, held_out: Alphabets, seed: int, folder: Path, engine: Engine
+) -> dict[str, TaskResult]:
     """
-    Learn the held-out alphabets from a start; what was learned before is not learned again.
+    Learn the held-out alphabets; what was learned before is not learned again.
 
-    :param run: whose split and seed it is
     :param start: to learn from
-    :param folder: of the run
+    :param held_out: alphabets
+    :param seed: of their learning processes
+    :param folder: of the results
     :param engine: where the tasks run
     :return: results by alphabet
+    :raises RuntimeError: if one failed
     """
-    _, held_out = split(run.data_dir, run.n_pretraining, run.seed)
-    tasks = Alphabets(run.data_dir, held_out, run.seed, run.updates)
-    results: dict[str, TaskResult] = {}
-    for task in tasks:
-        kept = load_result(folder / "held-out" / task.name)
-        if kept is not None:
-            results[task.name] = kept
-    rest = [task for task in tasks if task.name not in results]
-    jobs = [Job(task, start, NoPretraining(), run.seed) for task in rest]
+    kept = {task.name: load_result(folder / "held-out" / task.name) for task in held_out}
+    results = {name: result for name, result in kept.items() if result is not None}
+    rest = [task for task in held_out if task.name not in results]
     with JobsProgress() as progress:
-        progress.outer(f"{len(jobs)} held-out alphabets", sum(task.steps for task in rest))
+        progress.outer(f"{len(rest)} held-out alphabets", sum(task.steps for task in rest))
         progress.jobs([task.name for task in rest], [task.steps for task in rest])
-        for _, result in engine.run(jobs, progress.job_at):
+        for _, result in engine.run([Job(task, start, NoPretraining(), seed) for task in rest], progress.job_at):
             if result.status == "failed":
                 raise RuntimeError(f"{result.name} failed: {(result.error or '').splitlines()[-1]}")
             save_result(folder / "held-out" / result.name, result)
+            logger = TensorBoardLogger(folder.parent / "tensorboard" / f"held-out after {folder.name}" / result.name)
+            for step, values in result.log:
+                for key, value in values.items():
+                    logger.record(key, value)
+                logger.dump(step)
+            logger.close()
             results[result.name] = result
     return results
 
 
-def _comparable(run: Run) -> dict[str, Any]:
-    """What must not change when a run goes on: more meta steps are more of the same run."""
-    settings = asdict(run)
-    del settings["meta_steps"], settings["data_dir"]
-    return settings
+def evaluate_run(folder: Path, data_dir: Path | None, engine: Engine) -> tuple[dict[str, TaskResult], int]:
+    """
+    The held-out alphabets at the last meta step that was evaluated; what is missing of it is learned now.
 
-
-def images(run: Run) -> int:
-    """Through forward and backward, in pretraining."""
+    :param folder: of a run
+    :param data_dir: of Omniglot; ``None``: the default
+    :param engine: where the tasks run
+    :return: results by alphabet, and the meta step
+    :raises ValueError: if it is no folder of a run, or nothing was evaluated yet
+    """
+    settings = folder / "run.json"
+    if not settings.is_file():
+        raise ValueError(f"{folder} is no run of this experiment: run.json is missing")
+    evaluated = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    if not evaluated:
+        raise ValueError(f"{folder} was not evaluated yet: python -m supervised.omniglot train goes on with it")
+    run = Run(str((data_dir or default_data_dir()).absolute()), meta_steps=0, **json.loads(settings.read_text()))
+    pretraining, held_out = run.alphabets()
+    last = evaluated[-1]
     if run.learner == "none":
-        return 0
-    return run.meta_steps * run.meta_batch_size * run.updates * BATCH_SIZE
+        start = pretraining.draw_initialization(None, run.seed)
+    else:
+        start = Initialization.load(last / "initialization")
+    return evaluate(start, held_out, run.seed, last, engine), int(last.name)

@@ -1,69 +1,156 @@
-"""What the runs of the Omniglot experiment showed, as a table and a figure."""
+"""What the runs of the Omniglot experiment showed: tables, a figure, and one file that holds all they need."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from leap_rl.core.checkpoint import load_result
 
+Score = tuple[float, float]
+"""Test error, and area under the training error curve, in per cent."""
 
-def collect(root: Path) -> dict[tuple[str, int], dict[int, dict[str, tuple[float, float]]]]:
+
+@dataclass
+class Findings:
     """
-    :param root: folder of the runs
-    :return: by learner (with its meta rate, where it was given) and number of pretraining alphabets, by seed, by
-        held-out alphabet: test error and area under the training error curve, both in per cent
+    What one run found.
+
+    :param learner: its learner
+    :param n_pretraining: alphabets that it learned from
+    :param seed: of the run
+    :param meta_learning_rate: β, where it was given
+    :param validation: whether part of the pretraining alphabets was held out
+    :param scores: by meta step and held-out alphabet
+    :param curve: error on the minibatches of the held-out alphabets, by update, mean over them, at the last meta step
+    :param training_curves: the same of the pretraining alphabets, by meta step
     """
-    found: dict[tuple[str, int], dict[int, dict[str, tuple[float, float]]]] = defaultdict(dict)
-    for file in sorted(root.glob("*/run.json")):
-        run = json.loads(file.read_text())
-        results = {}
-        for folder in sorted((file.parent / "held-out").glob("[!.]*")):
-            result = load_result(folder)
-            assert result is not None
-            results[result.name] = (100 * result.scores["test_error"], 100 * result.curve.area())
-        if results:
-            rate = run["meta_learning_rate"]
-            learner = run["learner"] if rate is None else f"{run['learner']} (β {rate:g})"
-            found[learner, run["n_pretraining"]][run["seed"]] = results
-    return dict(found)
+
+    learner: str
+    n_pretraining: int
+    seed: int
+    meta_learning_rate: float | None
+    validation: bool
+    scores: dict[int, dict[str, Score]] = field(default_factory=dict)
+    curve: list[float] = field(default_factory=list)
+    training_curves: dict[int, list[float]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.learner if self.meta_learning_rate is None else f"{self.learner}, β {self.meta_learning_rate:g}"
+
+    def at(self, meta_step: int) -> dict[str, Score]:
+        """Scores by alphabet after a meta step; without pretraining it is the same for all."""
+        return self.scores.get(0 if self.learner == "none" else meta_step, {})
 
 
-def table(root: Path) -> str:
+def collect(root: Path) -> list[Findings]:
     """
-    Markdown: means over seeds and held-out alphabets, with 95 % bootstrap intervals over both, and what is incomplete.
-
+    :param root: folder of the runs, or a file that ``save`` wrote
     :raises ValueError: if there is no run
     """
-    found = collect(root)
+    if root.is_file():
+        found = [Findings(**row) for row in json.loads(root.read_text())]
+        for run in found:
+            run.scores = {int(step): {n: (e, a) for n, (e, a) in s.items()} for step, s in run.scores.items()}
+            run.training_curves = {int(step): curve for step, curve in run.training_curves.items()}
+        return found
+    found = []
+    for file in sorted(root.glob("*/run.json")):
+        settings = json.loads(file.read_text())
+        run = Findings(
+            **{k: settings[k] for k in ("learner", "n_pretraining", "seed", "meta_learning_rate", "validation")}
+        )
+        for folder in sorted(file.parent.glob("[0-9]*")):
+            results = [load_result(path) for path in sorted((folder / "held-out").glob("[!.]*"))]
+            scored = [r for r in results if r is not None]
+            if scored:
+                scores = {r.name: (100 * r.scores["test_error"], 100 * r.curve.area()) for r in scored}
+                run.scores[int(folder.name)] = {n: (round(e, 2), round(a, 2)) for n, (e, a) in scores.items()}
+                run.curve = np.mean([100 * r.curve.values for r in scored], axis=0).round(2).tolist()
+        curves = file.parent / "training_curves.json"
+        if curves.is_file():
+            run.training_curves = {int(step): curve for step, curve in json.loads(curves.read_text()).items()}
+        if run.scores:
+            found.append(run)
     if not found:
-        raise ValueError(f"no finished runs in {root}: python -m supervised.omniglot train makes some")
-    rows = ["| learner | pretraining alphabets | seeds | test error, % | area, % |", "|---|---|---|---|---|"]
+        raise ValueError(f"no evaluated runs in {root}: python -m supervised.omniglot train makes some")
+    return found
+
+
+def save(found: Sequence[Findings], file: Path) -> None:
+    """Write what ``collect`` reads."""
+    file.write_text("[\n" + ",\n".join(json.dumps(asdict(run)) for run in found) + "\n]\n")
+
+
+def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
+    """
+    Markdown: means over seeds and held-out alphabets with 95 % bootstrap intervals over both; the same by meta step;
+    and what is missing.
+
+    :param found: runs
+    :param meta_step: after which they are compared; ``None``: the last that any was evaluated after
+    """
+    steps = sorted({step for run in found for step in run.scores})
+    meta_step = steps[-1] if meta_step is None else meta_step
+    rows = [
+        f"After {meta_step} meta steps:\n",
+        "| learner | pretraining alphabets | seeds | test error, % | area, % |",
+        "|---|---|---|---|---|",
+    ]
     missing = []
-    seeds = sorted({seed for runs in found.values() for seed in runs})
-    for (learner, n), runs in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
-        cells = []
-        for which in (0, 1):
-            values = [np.array([r[which] for r in results.values()]) for results in runs.values()]
-            low, high = _interval(values)
-            cells.append(f"{np.mean([v.mean() for v in values]):.1f} ({low:.1f} to {high:.1f})")
-        rows.append(f"| {learner} | {n} | {len(runs)} | {cells[0]} | {cells[1]} |")
-        missing += [f"{learner}, {n} alphabets, seed {seed}" for seed in seeds if seed not in runs]
-        most = max(len(results) for results in runs.values())
-        missing += [
-            f"{learner}, {n} alphabets, seed {seed}: {most - len(results)} held-out alphabets"
-            for seed, results in runs.items()
-            if len(results) < most
+    seeds = sorted({run.seed for run in found})
+    for (n, label), runs in _grouped(found):
+        scored = [run for run in runs if run.at(meta_step)]
+        missing += [f"{label}, {n} alphabets, seed {s}" for s in seeds if s not in {run.seed for run in scored}]
+        if scored:
+            rows.append(
+                f"| {label} | {n} | {len(scored)} | {_cell(scored, meta_step, 0)} | {_cell(scored, meta_step, 1)} |"
+            )
+    if len(steps) > 2:
+        rows += [
+            "\nTest error, %, by meta steps:\n",
+            "| learner | pretraining alphabets |" + "".join(f" {s} |" for s in steps),
         ]
+        rows.append("|---|---|" + "---|" * len(steps))
+        for (n, label), runs in _grouped(found):
+            cells = []
+            for step in steps:
+                values = [_mean(run.scores[step], 0) for run in runs if step in run.scores]
+                cells.append(f" {np.mean(values):.1f} |" if values else " |")
+            rows.append(f"| {label} | {n} |{''.join(cells)}")
     text = "\n".join(rows)
     return f"{text}\n\nMissing: {'; '.join(missing)}" if missing else text
 
 
-def _interval(values: list[np.ndarray], reps: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean: seeds are drawn first, then alphabets within them."""
+def _grouped(found: Sequence[Findings]) -> list[tuple[tuple[int, str], list[Findings]]]:
+    """Runs that differ in their seed alone, by number of alphabets and label."""
+    groups: dict[tuple[int, str], list[Findings]] = {}
+    for run in found:
+        groups.setdefault((run.n_pretraining, run.label), []).append(run)
+    return sorted(groups.items())
+
+
+def _mean(scores: dict[str, Score], which: int) -> float:
+    return float(np.mean([score[which] for score in scores.values()]))
+
+
+def _cell(runs: Sequence[Findings], meta_step: int, which: int) -> str:
+    low, high = interval([np.array([s[which] for s in run.at(meta_step).values()]) for run in runs])
+    mean = np.mean([_mean(run.at(meta_step), which) for run in runs])
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+
+
+def interval(values: Sequence[np.ndarray], reps: int = 2000) -> tuple[float, float]:
+    """
+    95 % bootstrap interval of the mean: seeds are drawn first, then alphabets within them.
+
+    :param values: of the alphabets, by seed
+    """
     rng = np.random.default_rng(0)
     means = []
     for _ in range(reps):
@@ -73,31 +160,58 @@ def _interval(values: list[np.ndarray], reps: int = 2000) -> tuple[float, float]
     return float(low), float(high)
 
 
-def plot(root: Path, file: Path) -> None:
+def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) -> None:
     """
-    The paper's figure 2, right: area against the number of pretraining alphabets, a line per learner.
+    Area against the number of pretraining alphabets (figure 2, right, of the paper), learning curves on held-out
+    alphabets, test error over the meta steps, and training curves getting shorter (figure 2, left).
 
-    :param root: folder of the runs
+    :param found: runs
     :param file: PNG to write
+    :param meta_step: as of ``table``
     """
     from matplotlib.figure import Figure
 
-    found = collect(root)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.subplots()
-    for color, learner in enumerate(sorted({name for name, _ in found})):
-        counts = sorted(n for name, n in found if name == learner)
-        means, below, above = [], [], []
-        for n in counts:
-            values = [np.array([area for _, area in r.values()]) for r in found[learner, n].values()]
-            mean = float(np.mean([v.mean() for v in values]))
-            low, high = _interval(values)
-            means.append(mean)
-            below.append(mean - low)
-            above.append(high - mean)
-        ax.errorbar(counts, means, [below, above], color=f"C{color}", marker="o", capsize=3, label=learner)
-    ax.set_xlabel("pretraining alphabets")
-    ax.set_ylabel("area under the training error curve, %")
-    ax.grid(alpha=0.25)
-    ax.legend(frameon=False)
-    figure.savefig(file, dpi=150)
+    meta_step = max(step for run in found for step in run.scores) if meta_step is None else meta_step
+    most = max(run.n_pretraining for run in found)
+    colors = {label: f"C{i}" for i, label in enumerate(sorted({run.label for run in found}))}
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    ((by_count, by_update), (by_step, shorter)) = figure.subplots(2, 2)
+
+    for label, color in colors.items():
+        counts = []
+        for (n, other), runs in _grouped(found):
+            values = [np.array([s[1] for s in run.at(meta_step).values()]) for run in runs if run.at(meta_step)]
+            if other == label and values:
+                counts.append((n, float(np.mean([v.mean() for v in values])), *interval(values)))
+        if counts:
+            n, mean, low, high = np.array(counts).T
+            by_count.errorbar(n, mean, [mean - low, high - mean], color=color, marker="o", capsize=3, label=label)
+        runs = [run for run in found if run.label == label and run.n_pretraining == most]
+        curves = [run.curve for run in runs if run.curve]
+        if curves:
+            by_update.plot(np.arange(1, len(curves[0]) + 1), np.mean(curves, axis=0), color=color, label=label)
+        steps = sorted({step for run in runs for step in run.scores})
+        errors = [np.mean([_mean(run.scores[s], 0) for run in runs if s in run.scores]) for s in steps]
+        if len(steps) > 1:
+            by_step.plot(steps, errors, color=color, marker="o", label=label)
+        elif steps:
+            by_step.axhline(float(errors[0]), color=color, linestyle="--", label=label)
+    leap = next((run for run in found if run.learner == "leap" and run.training_curves), None)
+    if leap is not None:
+        shown = sorted(leap.training_curves)
+        for i, step in enumerate(shown):
+            curve = 100 * np.array(leap.training_curves[step])
+            shorter.plot(
+                np.arange(1, len(curve) + 1), curve, color=(0.1, 0.3, 0.3 + 0.7 * i / len(shown)), label=f"{step}"
+            )
+        shorter.legend(frameon=False, title="meta step")
+    for ax, x, y, title in (
+        (by_count, "pretraining alphabets", "area under the error curve, %", f"after {meta_step} meta steps"),
+        (by_update, "update", "error on a minibatch, %", f"held-out alphabets, {most} pretraining alphabets"),
+        (by_step, "meta step", "test error, %", f"held-out alphabets, {most} pretraining alphabets"),
+        (shorter, "update", "error on a minibatch, %", "Leap, pretraining alphabets"),
+    ):
+        ax.set(xlabel=x, ylabel=y, title=title)
+        ax.grid(alpha=0.25)
+    by_count.legend(frameon=False)
+    figure.savefig(file, dpi=130)

@@ -1,0 +1,196 @@
+"""Multi-head fine-tuning: all tasks at once in one network, a head each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leap_rl.core import Initialization
+from leap_rl.core.checkpoint import CheckpointError, Checkpoints
+from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
+from leap_rl.core.progress import JobsProgress
+from supervised.tasks import ClassificationTask, Minibatches
+
+LOG_FREQ = 100
+
+
+class MultiHeadTrainer:
+    """
+    Joint training: one encoder and a head per task, minibatches of all tasks shuffled together, under one SGD that
+    persists. A new task starts from the encoder.
+
+    It is no meta-learner: no process starts at θ⁰, and what it learns is not summed over tasks but lived through.
+
+    :param tasks: whose networks share an ``encoder`` and have a ``head``
+    :param learning_rate: of SGD
+    :param run_dir: folder of the checkpoints
+    :param save_freq: updates between two of them
+    :param tensorboard_log: folder of the TensorBoard run
+    :param seed: of everything
+    :param device: where the network lives
+    :raises ValueError: for what can't be trained; nothing has run then
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[ClassificationTask],
+        learning_rate: float,
+        run_dir: str | os.PathLike[str] | None = None,
+        save_freq: int = 1000,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        if not tasks:
+            raise ValueError("multi-head fine-tuning needs at least one task")
+        self.tasks = list(tasks)
+        self.learning_rate = learning_rate
+        self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)
+        if self.checkpoints is not None and self.checkpoints.steps():
+            raise ValueError(f"{run_dir} holds a run already: MultiHeadTrainer.load goes on with it, or choose another")
+        self.save_freq = save_freq
+        self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
+        self.seed = seed
+        self.device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks = [task.network() for task in self.tasks]
+        shapes = [{n: p.shape for n, p in network.encoder.named_parameters()} for network in networks]
+        for task, shape in zip(self.tasks, shapes, strict=True):
+            if shape != shapes[0]:
+                raise ValueError(f"{task.name} has another encoder than {self.tasks[0].name}: they can't share one")
+        self.encoder = networks[0].encoder.to(self.device)
+        self.heads = nn.ModuleList(network.head for network in networks).to(self.device)
+        self.model = nn.ModuleDict({"encoder": self.encoder, "heads": self.heads})
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=learning_rate)
+        self.n_updates = 0
+        self.history: list[dict[str, float]] = []
+
+    def learn(self, updates: int, progress_bar: bool = False) -> MultiHeadTrainer:
+        """
+        Train.
+
+        :param updates: how many more, each on one minibatch of one task
+        :param progress_bar: draw one, if the output is a terminal
+        :return: self
+        :raises RuntimeError: if the loss is not finite
+        """
+        logger: LoggerLike = NoLogger()
+        if self.tensorboard_log is not None:
+            logger = TensorBoardLogger(self.tensorboard_log, self.n_updates if self.n_updates else None)
+        first, last = self.n_updates, self.n_updates + updates
+        losses: list[Tensor] = []
+        errors: dict[str, list[Tensor]] = {}
+        with JobsProgress(enabled=progress_bar) as progress:
+            images = updates * self.tasks[0].batch_size
+            progress.outer(f"multi-head fine-tuning on {len(self.tasks)} tasks", images)
+            progress.jobs(["all tasks"], [images])
+            while self.n_updates < last:
+                for task, x, y in self._pass():
+                    logits = self.heads[task](self.encoder(x))
+                    loss = nn.functional.cross_entropy(logits, y)
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                    self.optimizer.step()
+                    losses.append(loss.detach())
+                    error = (logits.detach().argmax(dim=1) != y).float().mean()
+                    errors.setdefault(self.tasks[task].name, []).append(error)
+                    self.n_updates += 1
+                    if self.n_updates % LOG_FREQ == 0 or self.n_updates == last:
+                        self._record(logger, losses, errors)
+                        progress.job_at(0, (self.n_updates - first) * self.tasks[0].batch_size)
+                        losses, errors = [], {}
+                    if self.n_updates == last or (self.checkpoints and self.n_updates % self.save_freq == 0):
+                        self.save()
+                    if self.n_updates == last:
+                        break
+        return self
+
+    def _pass(self) -> Any:
+        """
+        Minibatches of all tasks, shuffled together: a function of seed and pass alone, so resuming is exact. Those of
+        this pass that were learned from already are drawn, and left out.
+        """
+        per_pass = [len(task.images().train) // task.batch_size for task in self.tasks]
+        n_pass, done = divmod(self.n_updates, sum(per_pass))
+        order = np.random.default_rng([self.seed, n_pass]).permutation(np.repeat(np.arange(len(per_pass)), per_pass))
+        seeds = np.random.SeedSequence([self.seed, n_pass]).generate_state(len(per_pass))
+        streams = [
+            Minibatches(task, int(seed) & 0x7FFFFFFF, False, self.device)
+            for task, seed in zip(self.tasks, seeds, strict=True)
+        ]
+        for position, task in enumerate(order.tolist()):
+            x, y = streams[task].next()
+            if position >= done:
+                yield task, x, y
+
+    def _record(self, logger: LoggerLike, losses: list[Tensor], errors: dict[str, list[Tensor]]) -> None:
+        loss = torch.stack(losses).mean().item()
+        if not np.isfinite(loss):
+            raise RuntimeError(
+                f"multi-head fine-tuning diverged before update {self.n_updates}: a smaller learning rate than "
+                f"{self.learning_rate} may help"
+            )
+        error = torch.stack([e for of_task in errors.values() for e in of_task]).mean().item()
+        logger.record("train/loss", loss)
+        logger.record("train/error", error)
+        for name, of_task in errors.items():
+            logger.record(f"train/error/{name}", torch.stack(of_task).mean().item())
+        logger.dump(self.n_updates)
+        self.history.append({"updates": self.n_updates, "loss": loss, "error": error})
+
+    @property
+    def initialization(self) -> Initialization:
+        """The encoder as it is now, a copy, with its batch-norm statistics; a new task has a head of its own."""
+        config = {
+            "learner": {"name": "multi-head fine-tuning", "learning_rate": self.learning_rate},
+            "tasks": [task.name for task in self.tasks],
+            "updates": self.n_updates,
+            "seed": self.seed,
+        }
+        return Initialization.of(nn.ModuleDict({"encoder": self.encoder}), "encoder", config)
+
+    # -- on disk -----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint, if there is a ``run_dir``; the last one stays until the new one is whole."""
+        if self.checkpoints is None:
+            return
+        state = {
+            "tasks": [task.name for task in self.tasks],
+            "settings": {"learning_rate": self.learning_rate, "save_freq": self.save_freq, "seed": self.seed},
+            "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
+            "n_updates": self.n_updates,
+            "history": self.history,
+        }
+        self.checkpoints.save(self.n_updates, self.model.state_dict(), state)
+
+    @classmethod
+    def load(
+        cls, run_dir: str | os.PathLike[str], tasks: Sequence[ClassificationTask], device: str = "auto"
+    ) -> MultiHeadTrainer:
+        """
+        Go on from the last checkpoint, to the same bits as without the interruption.
+
+        :param run_dir: of the trainer that wrote it
+        :param tasks: the same tasks
+        :param device: as in the constructor
+        :raises ValueError: if it is missing, foreign, damaged, or of other tasks
+        """
+        checkpoints = Checkpoints(Path(run_dir), keep=1)
+        tensors, state = checkpoints.load()
+        checkpoints.clean()
+        names = [task.name for task in tasks]
+        if names != state["tasks"]:
+            raise CheckpointError(f"{run_dir} was trained with tasks {state['tasks']}, not {names}")
+        trainer = cls(tasks, **state["settings"], tensorboard_log=state["tensorboard_log"], device=device)
+        trainer.checkpoints = checkpoints
+        trainer.model.load_state_dict(tensors)
+        trainer.n_updates, trainer.history = state["n_updates"], state["history"]
+        return trainer

@@ -1,0 +1,128 @@
+"""All learning processes of a meta batch in one model: stacked parameters, one vectorized pass."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from leap_rl.core import MAML, Engine, Job, LookAhead, OnProgress, TaskResult
+from supervised.tasks import ClassificationTask
+
+
+class Together(Engine):
+    """
+    Runs classification tasks of the same network and budget at once, by ``torch.func.vmap`` over stacked parameters,
+    for a GPU that one small network can't fill. Convolutions add in another order than alone, so that results agree
+    with those of other engines within float32, not to the bit.
+
+    MAML's few updates are run one task after the other.
+    """
+
+    arithmetic = "together"
+
+    def outcomes(
+        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
+    ) -> Iterator[tuple[int, TaskResult | Exception]]:
+        while waiting:
+            indices = list(waiting)
+            waiting.clear()
+
+            def report(steps: int, indices: Sequence[int] = indices) -> None:
+                for index in indices:
+                    on_progress(index, steps)
+
+            try:
+                outcomes: Sequence[TaskResult | Exception] = learn_together([jobs[i] for i in indices], report)
+            except Exception as error:
+                outcomes = [error] * len(indices)
+            yield from zip(indices, outcomes, strict=True)
+
+
+def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[TaskResult]:
+    """
+    What ``ClassificationTask.run`` does, for many jobs at once.
+
+    :param jobs: of tasks that differ in their images alone
+    :param report: called from time to time with the steps that each has done
+    :return: their results, in order
+    :raises ValueError: for tasks that can't be stacked
+    """
+    tasks = []
+    for job in jobs:
+        if not isinstance(job.task, ClassificationTask):
+            raise ValueError(f"{job.task.name} is no classification task: run it with another engine")
+        tasks.append(job.task)
+    first = tasks[0]
+    for task in tasks:
+        for setting in ("updates", "batch_size", "learning_rate"):
+            if getattr(task, setting) != getattr(first, setting):
+                raise ValueError(f"{task.name} has other {setting} than {first.name}: they can't be learned together")
+    if any(isinstance(job.learner, MAML) for job in jobs):
+        return [task.run(job, report) for task, job in zip(tasks, jobs, strict=True)]
+    started = time.perf_counter()
+    starts = [task.start(job) for task, job in zip(tasks, jobs, strict=True)]
+    models, minibatches = [model for model, _ in starts], [m for _, m in starts]
+    if len({tuple((n, p.shape) for n, p in model.named_parameters()) for model in models}) > 1:
+        raise ValueError("tasks whose networks have different shapes can't be learned together")
+
+    parameters, buffers = torch.func.stack_module_state(models)  # type: ignore[arg-type]
+    skeleton = copy.deepcopy(models[0])
+    forward = torch.vmap(lambda p, b, x: torch.func.functional_call(skeleton, (p, b), (x,)))
+    optimizer = torch.optim.SGD(list(parameters.values()), lr=first.learning_rate)
+    # Each process as its observer sees it: views on its rows of the stacked parameters and gradients.
+    for stacked in parameters.values():
+        stacked.grad = torch.zeros_like(stacked)
+    paths = []
+    for i, job in enumerate(jobs):
+        own = {}
+        for name, stacked in parameters.items():
+            if name in job.initialization.parameters:
+                own[name] = nn.Parameter(stacked.detach()[i])
+                assert stacked.grad is not None
+                own[name].grad = stacked.grad[i]
+        paths.append(job.learner.observe(own))
+
+    def update(batch: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        x, y = torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
+        logits = forward(parameters, buffers, x)
+        losses = nn.functional.cross_entropy(logits.transpose(1, 2), y, reduction="none").mean(dim=1)
+        optimizer.zero_grad(set_to_none=False)  # the views stay
+        losses.sum().backward()
+        losses = losses.detach()
+        for path, loss in zip(paths, losses, strict=True):
+            if path is not None:
+                path.before_update(loss)
+        optimizer.step()
+        for path in paths:
+            if path is not None:
+                path.after_update()
+        return losses, (logits.detach().argmax(dim=2) != y).float().mean(dim=1)
+
+    losses, errors = [], []
+    for i in range(first.updates):
+        loss, error = update([m.next() for m in minibatches])
+        losses.append(loss)
+        errors.append(error)
+        if (i + 1) % 10 == 0:
+            report((i + 1) * first.batch_size)
+    ahead = [path for path in paths if isinstance(path, LookAhead)]
+    if ahead:
+        before = {name: b.clone() for name, b in buffers.items()}
+        for path in ahead:
+            path.new_rollout()
+        update([m.unseen() for m in minibatches])
+        for path in ahead:
+            path.rewind()
+        buffers = before
+    for i, model in enumerate(models):
+        model.load_state_dict({name: t[i] for name, t in {**parameters, **buffers}.items()})
+    processes = zip(jobs, models, minibatches, paths, torch.stack(losses).T, torch.stack(errors).T, strict=True)
+    results = [task.result(*process, started) for task, process in zip(tasks, processes, strict=True)]
+    for result in results:
+        result.seconds /= len(jobs)  # each its share
+    return results
