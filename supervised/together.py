@@ -119,10 +119,11 @@ def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[T
         for path in ahead:
             path.rewind()
         buffers = before
-    for i, model in enumerate(models):
-        model.load_state_dict({name: t[i] for name, t in {**parameters, **buffers}.items()})
-    processes = zip(jobs, models, minibatches, paths, torch.stack(losses).T, torch.stack(errors).T, strict=True)
-    results = [task.result(*process, started) for task, process in zip(tasks, processes, strict=True)]
-    for result in results:
+    of_losses, of_errors = torch.stack(losses), torch.stack(errors)
+    results = []
+    for i, (task, job) in enumerate(zip(tasks, jobs, strict=True)):
+        models[i].load_state_dict({name: t[i] for name, t in {**parameters, **buffers}.items()})
+        result = task.result(job, models[i], minibatches[i], paths[i], of_losses[:, i], of_errors[:, i], started)
         result.seconds /= len(jobs)  # each its share
+        results.append(result)
     return results

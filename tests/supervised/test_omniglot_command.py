@@ -3,58 +3,130 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from supervised.omniglot.__main__ import main
-from supervised.omniglot.experiment import LEARNERS as KNOWN
-from supervised.omniglot.experiment import Run, images
+from supervised.omniglot.__main__ import LEARNERS, main
+from supervised.omniglot.alphabets import split
+from supervised.omniglot.experiment import ABLATION, KNOWN, Run
+from supervised.omniglot.experiment import LEARNERS as COMPARED
+from supervised.omniglot.table import Findings, collect, interval, table
 
-TINY = ["--pretraining", "2", "--meta-steps", "1", "--meta-batch-size", "2", "--updates", "3", "--n-workers", "1"]
+TINY = ["--pretraining", "2", "--meta-steps", "1", "--meta-batch-size", "2", "--updates", "3", "--engine", "in-process"]
 
 
 def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Path, capsys: Any) -> None:
-    root = ["--root", str(tmp_path)]
-    learners = ["none", "leap", "maml"]
+    runs = tmp_path / "runs"
+    root = ["--root", str(runs)]
+    learners = ["none", "leap", "maml", "multihead"]
     assert main(["train", "--data-dir", str(drawn), *root, *TINY, "--learners", *learners]) == 0
     assert capsys.readouterr().out.count("10 held-out alphabets: test error") == len(learners)
-    kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/held-out/*/state.json")}
+    kept = {p: p.stat().st_mtime_ns for p in runs.glob("*/*/held-out/*/state.json")}
     assert len(kept) == 10 * len(learners)
     assert main(["train", "--data-dir", str(drawn), *root, *TINY, "--seeds", "0", "1", "--learners", "none"]) == 0
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not run again
     capsys.readouterr()
-    figure = tmp_path / "figure.png"
-    assert main(["table", *root, "--figure", str(figure)]) == 0
+    figure, saved = tmp_path / "figure.png", tmp_path / "saved.json"
+    assert main(["table", str(runs), "--figure", str(figure), "--save", str(saved)]) == 0
     shown = capsys.readouterr().out
-    assert "| none | 2 | 2 |" in shown and "| leap | 2 | 1 |" in shown
+    assert "| none | 2 | 2 |" in shown and "| leap | 2 | 1 |" in shown and "| multihead | 2 | 1 |" in shown
     assert "Missing: " in shown and "leap, 2 alphabets, seed 1" in shown
     assert figure.read_bytes()[:4] == b"\x89PNG"
-    folder = tmp_path / "leap-2-seed0"
+    assert main(["table", str(saved)]) == 0
+    assert capsys.readouterr().out == shown  # all it needs is in the one file
+    folder = runs / "leap-2-seed0"
     assert json.loads((folder / "run.json").read_text())["learner"] == "leap"
-    assert (folder / "initialization" / "model.safetensors").is_file()
-    assert list((folder / "tensorboard").rglob("events*"))
+    assert (folder / "0001" / "initialization" / "model.safetensors").is_file()
+    assert set(json.loads((folder / "training_curves.json").read_text())) == {"0"}
+    runs_of_tensorboard = {p.parent.relative_to(folder / "tensorboard").parts[0] for p in folder.rglob("events*")}
+    assert runs_of_tensorboard == {"Leap_1", "examples", "training curves", "held-out after 0001"}
+    # More meta steps are more of the same run, evaluated again.
+    longer = [*TINY[:3], "2", *TINY[4:]]
+    assert main(["train", "--data-dir", str(drawn), *root, *longer, "--learners", "leap", "multihead"]) == 0
+    assert "after 2 meta steps" in capsys.readouterr().out
+    leap, multihead = (
+        next(r for r in collect(runs) if r.learner == name and r.seed == 0) for name in ("leap", "multihead")
+    )
+    assert set(leap.scores) == set(multihead.scores) == {1, 2}
+    # What is gone is made up.
+    shutil.rmtree(folder / "0002" / "held-out" / "Alphabet0", ignore_errors=True)
+    assert main(["evaluate", str(folder), "--data-dir", str(drawn), "--engine", "in-process"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4 + 10
+
+
+def test_one_meta_learning_rate_is_one_run_and_validation_holds_pretraining_alphabets_out(
+    drawn: Path, tmp_path: Path, capsys: Any
+) -> None:
+    given = ["--data-dir", str(drawn), "--root", str(tmp_path), *TINY, "--learners", "none", "reptile"]
+    assert main(["train", *given, "--validation", "--meta-learning-rates", "1", "0.3"]) == 0
+    found = collect(tmp_path)
+    assert sorted(run.label for run in found) == ["none", "reptile, β 0.3", "reptile, β 1"]
+    pretraining, _ = split(str(drawn), 2, 0)
+    assert {name for run in found for scores in run.scores.values() for name in scores} == {pretraining[0]}
+    capsys.readouterr()
+    assert main(["table", str(tmp_path), "--validation"]) == 0
+    assert "| reptile, β 0.3 | 2 | 1 |" in capsys.readouterr().out
+    assert main(["table", str(tmp_path)]) == 2
+    assert "with --validation only" in capsys.readouterr().err
 
 
 def test_budgets_are_equal_in_images(drawn: Path, capsys: Any) -> None:
     """MAML makes 6 minibatches where others make 100, so it has more meta steps."""
-    runs = [Run(str(drawn), learner, 2, 0, 60, 5) for learner in KNOWN if learner != "none"]
-    assert {images(run) for run in runs} == {60 * 5 * 100 * 20}
-    maml = next(run for run in runs if run.learner == "maml")
-    assert maml.meta_steps_of_learner == 1000
+    runs = {name: Run(str(drawn), name, 2, 0, 60, 5) for name in KNOWN if name != "none"}
+    assert {run.images() for run in runs.values()} == {60 * 5 * 100 * 20}
+    assert runs["maml"].budget(60) == 1000 and runs["leap"].budget(60) == 60
+    assert runs["multihead"].budget(60) == 60 * 5 * 100  # updates, of 20 images
     assert main(["train", "--data-dir", str(drawn), "--pretraining", "3", "--preset", "paper", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "leap-3-seed0: 1000 meta steps × 20, 40,000,000 images" in out
+    assert "leap-3-seed0: 40,000,000 images" in out and "multihead-3-seed0: 40,000,000 images" in out
+    assert tuple(COMPARED) == LEARNERS
+
+
+def test_the_ablation_is_the_six_different_variants(drawn: Path, capsys: Any) -> None:
+    settings = [learner.settings() for learner in ABLATION.values() if learner is not None]
+    different = {(s["metric"], s["loss_delta"], s["stabilizer"] and s["loss_delta"] != "none") for s in settings}
+    assert len(different) == len(ABLATION) == 6
+    assert main(["ablation", "--data-dir", str(drawn), "--pretraining", "3", "--seeds", "0", "1", "--dry-run"]) == 0
+    assert "12 runs" in capsys.readouterr().out
+
+
+def test_the_table_compares_what_ran_as_long() -> None:
+    def run(learner: str, seed: int, scores: dict[int, float]) -> Findings:
+        of_alphabets = {s: {"A": (e - 1, e), "B": (e + 1, e)} for s, e in scores.items()}
+        return Findings(learner, 20, seed, None, False, of_alphabets)
+
+    found = [run("none", 0, {0: 80}), run("leap", 0, {15: 50, 30: 40}), run("leap", 1, {15: 60})]
+    text = table(found)
+    assert "After 30 meta steps" in text and "| leap | 20 | 1 | 40.0 (39.0 to 41.0) | 40.0 (40.0 to 40.0) |" in text
+    assert "| none | 20 | 1 | 80.0 " in text
+    assert "Missing: leap, 20 alphabets, seed 1; none, 20 alphabets, seed 1" in text
+    assert "| leap | 20 | | 55.0 | 40.0 |" in text  # by meta steps
+    assert "| leap | 20 | 2 | 55.0 (" in table(found, 15)
+
+
+def test_the_interval_holds_the_variation_of_seeds_and_of_alphabets() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        values = [5 + rng.normal(0, 1) + rng.normal(0, 1, 10) for _ in range(10)]
+        low, high = interval(values, reps=300)
+        covered += low <= 5 <= high
+    assert 48 <= covered <= 60  # of 95 %; a bootstrap over few seeds is a little short
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learners", "leep"], "no learner 'leep': there are leap"),
+        (["--learners", "leep"], "no learner 'leep': there are none, leap, reptile, fomaml, maml, multihead"),
         (["--pretraining", "9"], "9 pretraining alphabets: there are 1 to 3"),
         (["--pretraining", "0"], "Must be >= 1"),
-        (["--meta-learning-rate", "0"], "Must be > 0"),
+        (["--meta-learning-rates", "0"], "Must be > 0"),
+        (["--validation", "--pretraining", "1"], "can't be held out of 1"),
+        (["--pretraining", "2", "--engine", "together", "--n-workers", "2"], "--n-workers is of --engine workers"),
         (["--preset", "huge"], "Choose from"),
         (["--data-dir", "/nowhere"], "no Omniglot in /nowhere"),
     ],
@@ -73,5 +145,7 @@ def test_a_folder_of_another_run_and_a_table_of_nothing(drawn: Path, tmp_path: P
     changed = [*given[: given.index("--updates")], "--updates", "4", *given[given.index("--updates") + 2 :]]
     assert main(["train", *changed]) == 2
     assert "is of another run" in capsys.readouterr().err
-    assert main(["table", "--root", str(tmp_path / "nowhere")]) == 2
-    assert "no finished runs" in capsys.readouterr().err
+    assert main(["table", str(tmp_path / "nowhere")]) == 2
+    assert "no evaluated runs" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "nowhere"), "--data-dir", str(drawn)]) == 2
+    assert "is no run of this experiment" in capsys.readouterr().err
