@@ -107,8 +107,9 @@ class MetaTrainSettings:
     """updates of the initialization"""
     meta_batch_size: Positive | None = None
     """games per meta step; without it all"""
-    learner: Literal["leap", "reptile", "finetuning"] = "leap"
-    """the meta-learner; finetuning trains one game after the other"""
+    learner: Literal["leap", "reptile", "fomaml", "finetuning"] = "leap"
+    """the meta-learner; finetuning trains one game after the other. There is no MAML: an SB3 agent does not expose its
+    learning process as a function of its parameters"""
     leap: LeapSettings = field(default_factory=LeapSettings)
     """how Leap sums a gradient path"""
     meta_optimizer: Literal["adam", "sgd"] | None = None

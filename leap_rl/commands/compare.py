@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from leap_rl.commands.run_folder import check_same_settings, new_run_folder
+from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.evaluation import check_starts, plot_comparison
@@ -31,12 +31,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         raise ValueError(f"starts have the same name: {', '.join(settings.starts)}. Give them as name=folder")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise ValueError(f"seeds={list(settings.seeds)}: at least one is needed, and none twice")
-    if resume:
-        assert run_dir is not None
-        folder = run_dir
-        check_same_settings(folder, "compare", settings, MAY_CHANGE)
-    else:
-        folder = new_run_folder(run_dir, "compare")
+    folder = open_run_folder(run_dir, resume, "compare", settings, MAY_CHANGE)
     n_runs = len(tasks) * len(starts) * len(settings.seeds)
     print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
 

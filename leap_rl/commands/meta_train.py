@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from leap_rl.agents import EnvTasks
-from leap_rl.commands.run_folder import check_same_settings, new_run_folder
+from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
-from leap_rl.core import Leap, MetaLearner, MetaTrainer, Reptile, SequentialFinetuning
+from leap_rl.core import FOMAML, Leap, MetaLearner, MetaTrainer, Reptile, SequentialFinetuning
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, write_settings
 from leap_rl.transfer import Initialization
@@ -41,12 +41,7 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
         "keep_every": settings.keep_every,
         "verbose": 0 if sys.stderr.isatty() else 1,  # a bar says the same
     }
-    if resume:
-        assert run_dir is not None
-        folder = run_dir
-        check_same_settings(folder, "meta-train", settings, MAY_CHANGE)
-    else:
-        folder = new_run_folder(run_dir, "meta-train")
+    folder = open_run_folder(run_dir, resume, "meta-train", settings, MAY_CHANGE)
     if resume and Checkpoints(folder).steps():
         trainer = MetaTrainer.load(folder, tasks, **shared)
         if trainer.meta_step >= settings.meta_steps:
@@ -90,6 +85,8 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
 def meta_learner(settings: MetaTrainSettings) -> MetaLearner:
     if settings.learner == "reptile":
         return Reptile()
+    if settings.learner == "fomaml":
+        return FOMAML()
     if settings.learner == "finetuning":
         return SequentialFinetuning()
     leap = settings.leap

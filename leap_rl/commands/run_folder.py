@@ -11,6 +11,22 @@ from leap_rl.core.logger import next_run_folder
 from leap_rl.settings import Settings, as_dict, read_preset
 
 
+def open_run_folder(run_dir: Path | None, resume: bool, command: str, settings: Settings, may_change: set[str]) -> Path:
+    """
+    :param run_dir: of a new run, or of the one to resume
+    :param resume: whether it is there already
+    :param command: that runs
+    :param settings: of the run
+    :param may_change: names of those that a resumed run may be given anew
+    :raises ValueError: if a new run can't be written there, or the one that is there can't be gone on with
+    """
+    if not resume:
+        return new_run_folder(run_dir, command)
+    assert run_dir is not None
+    check_same_settings(run_dir, command, settings, may_change)
+    return run_dir
+
+
 def new_run_folder(run_dir: Path | None, command: str) -> Path:
     """
     :param run_dir: as given; ``None``: the next free number under ``runs``

@@ -11,13 +11,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
-from leap_rl.commands.run_folder import check_same_settings, new_run_folder
+from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.settings import TrainSettings, write_settings
 from leap_rl.transfer import Initialization
 
 MAY_CHANGE = {"timesteps", "save-freq"}
-
 
 LOGS = 100
 """A run logs at least so often, if it has as many rollouts."""
@@ -73,12 +72,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     initialization = None if settings.init is None else Initialization.load(settings.init)
     kwargs = algorithm_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))
-    if resume:
-        assert run_dir is not None
-        folder = run_dir
-        check_same_settings(folder, "train", settings, MAY_CHANGE)
-    else:
-        folder = new_run_folder(run_dir, "train")
+    folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
     env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
         saved = saved_agents(folder / "agents")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leap_rl.core.curve import LearningCurve
+from leap_rl.core.engines import Engine, OnProgress
 from leap_rl.core.initialization import replacing_folder
 from leap_rl.core.path import PathStatistics
-from leap_rl.core.task import TaskResult
+from leap_rl.core.task import Job, TaskResult
 
 FORMAT = "leap-rl checkpoint"
 FORMAT_VERSION = 2
@@ -119,6 +121,35 @@ def load_result(folder: Path) -> TaskResult | None:
         scores=state["scores"],
         log=[(step, values) for step, values in state["log"]],
     )
+
+
+def run_kept(
+    engine: Engine, jobs: Sequence[Job], folders: Sequence[Path | None], on_progress: OnProgress
+) -> Iterator[tuple[int, TaskResult, bool]]:
+    """
+    Run jobs and keep each result as it comes, but those that failed; what an interrupted process kept is read instead.
+
+    :param engine: where they run
+    :param jobs: independent of each other
+    :param folders: one for each job's result; ``None`` keeps it nowhere
+    :param on_progress: as of ``Engine.run``
+    :return: index of the job, its result, and whether it ran now
+    """
+    rest = []
+    for index, folder in enumerate(folders):
+        kept = None if folder is None else load_result(folder)
+        if kept is None:
+            rest.append(index)
+        else:
+            on_progress(index, kept.steps)
+            yield index, kept, False
+    for position, result in engine.run(
+        [jobs[index] for index in rest], lambda position, steps: on_progress(rest[position], steps)
+    ):
+        folder = folders[rest[position]]
+        if folder is not None and result.status != "failed":
+            save_result(folder, result)
+        yield rest[position], result, True
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

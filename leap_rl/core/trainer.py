@@ -23,10 +23,9 @@ from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
 from leap_rl.core.checkpoint import (
     CheckpointError,
     Checkpoints,
-    load_result,
     optimizer_state,
     restore_optimizer,
-    save_result,
+    run_kept,
 )
 from leap_rl.core.engines import Engine, InProcess, Workers
 from leap_rl.core.initialization import Initialization, InitializationError, relative_change
@@ -323,28 +322,17 @@ class MetaTrainer:
         """Those that an interrupted run had finished are not run again."""
         self._progress.jobs([job.task.name for job in jobs], [job.task.steps for job in jobs], counted)
         keys = [f"{kind}-{self.meta_step:06d}-{index:03d}" for index in range(len(jobs))]
+        folders = [None if self.checkpoints is None else self.checkpoints.running / key for key in keys]
         results: dict[int, TaskResult] = {}
-        if self.checkpoints is not None:
-            kept = {index: load_result(self.checkpoints.running / key) for index, key in enumerate(keys)}
-            results = {index: result for index, result in kept.items() if result is not None}
-        for index, result in results.items():
-            self._progress.job_at(index, result.steps)
-        rest = [index for index in range(len(jobs)) if index not in results]
-
-        def on_progress(position: int, steps: int) -> None:
-            self._progress.job_at(rest[position], steps)
-
-        for position, result in self.engine.run([jobs[index] for index in rest], on_progress):
-            results[rest[position]] = result
-            if result.status == "non_finite":  # the same seed would fail again
+        for index, result, ran_now in run_kept(self.engine, jobs, folders, self._progress.job_at):
+            results[index] = result
+            if ran_now and result.status == "non_finite":  # the same seed would fail again
                 _log.warning(
                     "%s was not finite and is left out of meta step %d. Its path before that: %s",
                     result.name,
                     self.meta_step,
                     result.statistics,
                 )
-            if self.checkpoints is not None and result.status != "failed":
-                save_result(self.checkpoints.running / keys[rest[position]], result)
         return [results[index] for index in range(len(jobs))]
 
     def _start(self, callback: Callback | Sequence[Callback] | None) -> list[CallbackLike]:

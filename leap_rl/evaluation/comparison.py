@@ -21,7 +21,7 @@ from leap_rl.core import (
     TaskFamily,
     TaskResult,
 )
-from leap_rl.core.checkpoint import load_result, save_result
+from leap_rl.core.checkpoint import run_kept
 from leap_rl.core.logger import TensorBoardLogger
 
 
@@ -141,23 +141,17 @@ def compare(
         return run_dir and run_dir / "results" / quote(f"{task.name} from {start} seed {seed}", safe=" ")
 
     results: dict[int, TaskResult] = {}
-    for index in range(len(runs)):
-        kept = folder(index)
-        if kept is not None and (result := load_result(kept)) is not None:
-            results[index] = result
-    rest = [index for index in range(len(runs)) if index not in results]
     with JobsProgress(enabled=progress_bar) as progress:
-        progress.outer(f"{len(rest)} runs", sum(jobs[index].task.steps for index in rest))
+        progress.outer(f"{len(jobs)} runs", sum(job.task.steps for job in jobs))
         names = [f"{task.name} from {start}, seed {seed}" for start, task, seed in runs]
-        progress.jobs([names[index] for index in rest], [jobs[index].task.steps for index in rest])
-        for position, result in engine.run([jobs[index] for index in rest], progress.job_at):
-            index = rest[position]
+        progress.jobs(names, [job.task.steps for job in jobs])
+        folders = [folder(index) for index in range(len(runs))]
+        for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
             if result.status == "failed":
                 raise RuntimeError(f"{names[index]}, failed: {(result.error or '').splitlines()[-1]}")
             results[index] = result
-            if run_dir is not None:
+            if run_dir is not None and ran_now:
                 _log_run(run_dir / "tensorboard", runs[index], result)
-                save_result(folder(index) or run_dir, result)
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     for index, (start, task, _) in enumerate(runs):
         curves[start][task.name].append(results[index].curve)

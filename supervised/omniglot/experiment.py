@@ -24,7 +24,7 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
-from leap_rl.core.checkpoint import load_result, save_result
+from leap_rl.core.checkpoint import run_kept
 from leap_rl.core.logger import TensorBoardLogger
 from supervised.multihead import MultiHeadTrainer
 from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, split
@@ -211,23 +211,24 @@ def evaluate(
     :return: results by alphabet
     :raises RuntimeError: if one failed
     """
-    kept = {task.name: load_result(folder / "held-out" / task.name) for task in held_out}
-    results = {name: result for name, result in kept.items() if result is not None}
-    rest = [task for task in held_out if task.name not in results]
+    jobs = [Job(task, start, NoPretraining(), seed) for task in held_out]
+    folders = [folder / "held-out" / task.name for task in held_out]
+    results: dict[str, TaskResult] = {}
     with JobsProgress() as progress:
-        progress.outer(f"{len(rest)} held-out alphabets", sum(task.steps for task in rest))
-        progress.jobs([task.name for task in rest], [task.steps for task in rest])
-        for _, result in engine.run([Job(task, start, NoPretraining(), seed) for task in rest], progress.job_at):
+        progress.outer(f"{len(jobs)} held-out alphabets", sum(task.steps for task in held_out))
+        progress.jobs([task.name for task in held_out], [task.steps for task in held_out])
+        for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
             if result.status == "failed":
                 raise RuntimeError(f"{result.name} failed: {(result.error or '').splitlines()[-1]}")
-            save_result(folder / "held-out" / result.name, result)
+            results[result.name] = result
+            if not ran_now:
+                continue
             logger = TensorBoardLogger(folder.parent / "tensorboard" / f"held-out after {folder.name}" / result.name)
             for step, values in result.log:
                 for key, value in values.items():
                     logger.record(key, value)
                 logger.dump(step)
             logger.close()
-            results[result.name] = result
     return results
 
 
