@@ -1,100 +1,158 @@
 """
-Steps per second of LeapA2C beside SB3's A2C, and what observing costs.
+Steps per second of LeapA2C and LeapPPO beside SB3's A2C and PPO, and how near they come to the machine's limit.
 
-    python benchmarks/throughput.py            # some minutes
-    python benchmarks/throughput.py --quick    # under a minute; noisy
+    python benchmarks/throughput.py --json throughput.json     # a quarter of an hour
+    python benchmarks/throughput.py --quick                    # under a minute; noisy
 
-One game, the Nature network, SB3's hyperparameters, all cores. The ways alternate and the medians are compared. The
-cost of observing is the CPU time inside the observer's hooks, as a share of the CPU time of the whole training:
-machines are shared, and a difference of two rates is all noise there.
+The Nature network, 16 environments and 5 steps (PPO: 8 environments, 128 steps, 4 epochs, minibatches of 256), SB3's
+other settings, exact arithmetic, observed with the energy. SB3 has its own Atari wrappers, on the faster of
+DummyVecEnv and SubprocVecEnv. A meta batch is four games, one single-threaded process per core; what it takes to make
+environments and networks counts. All ways alternate, and medians are compared.
+
+The floor is the time of what can't be left out, each measured alone: the environments, a forward pass per step, a
+forward and backward pass and a step of the optimizer per update.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
-from stable_baselines3 import A2C
+from report import Row, alternate, parser, publish, seconds
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_env
-from stable_baselines3.common.vec_env import VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
-from leap_rl import GradientPath, Leap, LeapA2C, NoPretraining, make_atari_env
+from leap_rl import AtariTasks, Leap, LeapA2C, LeapPPO, make_atari_env
+from leap_rl.core import Job, Workers
 
-HOOKS = ("before_backward", "after_backward", "before_update", "after_update", "new_rollout")
-
-
-@contextmanager
-def hooks_timed(path: GradientPath) -> Iterator[list[float]]:
-    """CPU seconds of this process inside the path's hooks, in the one entry of the list."""
-    spent = [0.0]
-
-    def timed(hook: Callable[..., None]) -> Callable[..., None]:
-        def run(*args: object) -> None:
-            started = time.process_time()
-            hook(*args)
-            spent[0] += time.process_time() - started
-
-        return run
-
-    for name in HOOKS:
-        setattr(path, name, timed(getattr(path, name)))
-    yield spent
-    for name in HOOKS:
-        delattr(path, name)
+GAME = "Breakout"
+META_BATCH = ["AirRaid", "BeamRider", "Carnival", "DemonAttack"]
+PPO_SETTINGS = {"n_steps": 128, "batch_size": 256, "n_epochs": 4}
+ENERGY = Leap(metric="energy")
 
 
-def sb3(game: str) -> BaseAlgorithm:
-    env = VecFrameStack(sb3_make_atari_env(f"{game}NoFrameskip-v4", n_envs=16, seed=0), 4)
-    return A2C("CnnPolicy", env, seed=0, device="cpu")
+def sb3_env(vec_env: type[VecEnv], n_envs: int) -> VecEnv:
+    return VecFrameStack(
+        sb3_make_atari_env(f"{GAME}NoFrameskip-v4", n_envs=n_envs, seed=0, vec_env_cls=vec_env),
+        4,  # type: ignore[arg-type]
+    )
 
 
-def ours(game: str, learner: Leap | NoPretraining) -> LeapA2C:
-    return LeapA2C("CnnPolicy", make_atari_env(game, n_envs=16, seed=0), learner=learner, seed=0, device="cpu")
+def rate(model: BaseAlgorithm, steps: int) -> float:
+    """Steps per second of a training that goes on."""
+    before = model.num_timesteps
+    spent = seconds(lambda: model.learn(steps, reset_num_timesteps=before == 0))
+    return (model.num_timesteps - before) / spent
+
+
+def meta_batch_rate(tasks: AtariTasks, engine: Workers) -> float:
+    """Steps per second of all games together; only those that end well count."""
+    theta = tasks.draw_initialization("encoder", 0)
+    jobs = [Job(task, theta, ENERGY, i, "cpu") for i, task in enumerate(tasks)]
+    results: list[Any] = []
+    spent = seconds(lambda: results.extend(r for _, r in engine.run(jobs, lambda index, steps: None)))
+    return sum(r.steps for r in results if r.status == "ok") / spent
+
+
+def floor(n_envs: int = 16, n_steps: int = 5, repeats: int = 5) -> dict[str, float]:
+    """Seconds per step of each part alone."""
+    env = make_atari_env(GAME, n_envs, seed=0)
+    env.reset()
+    model = A2C("CnnPolicy", env, seed=0, device="cpu")
+    policy, rng = model.policy, np.random.default_rng(0)
+    observations = rng.integers(0, 256, (n_envs * n_steps, 4, 84, 84), dtype=np.uint8)
+    few, many = torch.from_numpy(observations[:n_envs]), torch.from_numpy(observations)
+    actions = torch.zeros(len(many), dtype=torch.long)
+
+    def play(n: int = 40) -> float:
+        drawn = rng.integers(0, env.action_space.n, (n, n_envs))  # type: ignore[attr-defined]
+        return seconds(lambda: [env.step(a) for a in drawn]) / (n * n_envs)
+
+    def forward(n: int = 40) -> float:
+        with torch.no_grad():
+            return seconds(lambda: [policy(few) for _ in range(n)]) / (n * n_envs)
+
+    def evaluate() -> None:
+        values, log_probs, entropy = policy.evaluate_actions(many, actions)
+        policy.optimizer.zero_grad()
+        (values.mean() + log_probs.mean() + entropy.mean()).backward()  # type: ignore[union-attr]
+
+    def forward_backward(n: int = 10) -> float:
+        return seconds(lambda: [evaluate() for _ in range(n)]) / (n * len(many))
+
+    def optimizer(n: int = 20) -> float:
+        return seconds(lambda: [policy.optimizer.step() for _ in range(n)]) / (n * len(many))
+
+    evaluate()
+    ways: dict[str, Callable[[], float]] = {
+        "environment": play,
+        "forward": forward,
+        "forward + backward": forward_backward,
+        "optimizer": optimizer,
+    }
+    parts = alternate(ways, repeats)
+    env.close()
+    return parts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--game", default="Breakout")
-    parser.add_argument("--steps", type=int, default=4_000, help="per measurement")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
+    cli = parser(__doc__)
+    cli.add_argument("--steps", type=int, default=2_048, help="per measurement")
+    cli.add_argument("--repeats", type=int, default=5)
+    args = cli.parse_args()
     if args.quick:
-        args.steps, args.repeats = 800, 2
+        args.steps, args.repeats = 320, 1
+    cores = torch.get_num_threads()
+    # PPO learns from whole rollouts.
+    ppo_steps = max(1024, args.steps // 1024 * 1024)
+    engine = Workers(cores)
+    a2c_batch = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, args.steps, n_envs=16)
+    ppo_batch = AtariTasks(LeapPPO, "CnnPolicy", META_BATCH, ppo_steps, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
+    a2c = partial(A2C, "CnnPolicy", seed=0, device="cpu")
+    ppo = partial(PPO, "CnnPolicy", seed=0, device="cpu", **PPO_SETTINGS)
     models: dict[str, BaseAlgorithm] = {
-        "SB3 A2C, its wrappers, DummyVecEnv": sb3(args.game),
-        "LeapA2C, not observed": ours(args.game, NoPretraining()),
-        "LeapA2C, energy": ours(args.game, Leap(metric="energy")),
-        "LeapA2C, length": ours(args.game, Leap(metric="length")),
+        "A2C, DummyVecEnv": a2c(sb3_env(DummyVecEnv, 16)),
+        "A2C, SubprocVecEnv": a2c(sb3_env(SubprocVecEnv, 16)),
+        "LeapA2C": LeapA2C("CnnPolicy", make_atari_env(GAME, 16, seed=0), learner=ENERGY, seed=0, device="cpu"),
+        "PPO, DummyVecEnv": ppo(sb3_env(DummyVecEnv, 8)),
+        "PPO, SubprocVecEnv": ppo(sb3_env(SubprocVecEnv, 8)),
+        "LeapPPO": LeapPPO(
+            "CnnPolicy", make_atari_env(GAME, 8, seed=0), learner=ENERGY, seed=0, device="cpu", **PPO_SETTINGS
+        ),
     }
-    rates: dict[str, list[float]] = {name: [] for name in models}
-    costs: dict[str, list[float]] = {name: [] for name in models}
+    ways: dict[str, Callable[[], float]] = {
+        name: partial(rate, model, ppo_steps if "PPO" in name else args.steps) for name, model in models.items()
+    }
+    ways["A2C meta batch"] = partial(meta_batch_rate, a2c_batch, engine)
+    ways["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, engine)
+    for name, model in models.items():
+        if "PPO" not in name or not args.quick:
+            model.learn(1024 if "PPO" in name else 160)
+    tiny = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, 80, n_envs=16)
+    meta_batch_rate(tiny, engine)  # the workers import torch
+    figures = alternate(ways, args.repeats)
+    parts = floor(repeats=args.repeats)
     for model in models.values():
-        model.learn(400)  # warm up, and past the updates that are skipped
-    for _ in range(args.repeats):
-        for name, model in models.items():
-            path = getattr(model, "gradient_path", None)
-            started, cpu = time.perf_counter(), time.process_time()
-            before = model.num_timesteps
-            if path is None:
-                model.learn(args.steps, reset_num_timesteps=False)
-            else:
-                with hooks_timed(path) as spent:
-                    model.learn(args.steps, reset_num_timesteps=False)
-                costs[name].append(spent[0] / (time.process_time() - cpu))
-            rates[name].append((model.num_timesteps - before) / (time.perf_counter() - started))
-    rival = statistics.median(next(iter(rates.values())))
-    print(f"{args.game}, 16 environments, {torch.get_num_threads()} torch threads, medians of {args.repeats}")
-    print(f"{'':38}{'steps/s':>9}{'x SB3':>7}{'observing, % of CPU time':>26}")
-    for name, values in rates.items():
-        cost = f"{100 * statistics.median(costs[name]):.2f}" if costs[name] else ""
-        median = statistics.median(values)
-        print(f"{name:38}{median:9,.0f}{median / rival:7.2f}{cost:>26}")
+        model.env.close()  # type: ignore[union-attr]
+    threads, flags = f"{cores} threads", f"{cores} processes of 1 thread"
+    a2c_rival = max(figures["A2C, DummyVecEnv"], figures["A2C, SubprocVecEnv"])
+    ppo_rival = max(figures["PPO, DummyVecEnv"], figures["PPO, SubprocVecEnv"])
+    rows = [
+        Row("a2c-one-game", figures["LeapA2C"], a2c_rival, "steps/s", 1.3, threads),
+        Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, flags),
+        Row("ppo-one-game", figures["LeapPPO"], ppo_rival, "steps/s", 1.1, threads),
+        Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, flags),
+        Row("floor-share", figures["LeapA2C"], 1 / sum(parts.values()), "steps/s", 0.75, threads),
+    ]
+    per_step = {**parts, "the rest: SB3's loops, buffers, logging": 1 / figures["LeapA2C"] - sum(parts.values())}
+    notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items()}
+    notes |= {f"LeapA2C, {name}": f"{1e6 * part:,.0f} µs per step" for name, part in per_step.items()}
+    publish(rows, args.json, notes)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,12 @@ def test_reptile_and_leap_learn_to_learn_sinusoids() -> None:
 
 
 @pytest.mark.slow
+def test_fomaml_learns_to_learn_sinusoids() -> None:
+    errors = load().gate(seeds=1, meta_steps=500, rates={"FOMAML": [0.003]})
+    assert errors["FOMAML"].mean() <= errors["none"].mean() / 5
+
+
+@pytest.mark.slow
 def test_maml_learns_to_learn_sinusoids() -> None:
     errors = load().gate(seeds=1, meta_steps=300, rates={"MAML": [0.01]})
     assert errors["MAML"].mean() <= errors["none"].mean() / 5

@@ -24,7 +24,7 @@ app = App("supervised.omniglot", help="Omniglot with the learners that the paper
 
 Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, updates. Paper: appendix D. cpu: what 2 cores do in some hours. quick: some minutes.
-PRESETS: dict[str, tuple[int, int, int]] = {"quick": (2, 2, 20), "cpu": (60, 5, 100), "paper": (1000, 20, 100)}
+PRESETS: dict[str, tuple[int, int, int]] = {"quick": (4, 4, 50), "cpu": (60, 5, 100), "paper": (1000, 20, 100)}
 LEARNERS = ("none", "leap", "reptile", "fomaml", "maml", "multihead")
 
 EngineName = Literal["auto", "workers", "in-process", "together"]
