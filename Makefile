@@ -19,13 +19,15 @@ DEV_READY := $(VENV)/.ready-dev
 PIP_INSTALL = install --quiet --no-input --disable-pip-version-check
 SOURCES := $(wildcard leap_rl supervised zoo tests benchmarks)
 
-.PHONY: help quickstart test test-slow test-lowest format lint type check commit-checks clean
+.PHONY: help quickstart test test-slow test-lowest benchmarks score-parity format lint type check commit-checks clean
 
 help:
 	@echo "make quickstart     meta-train on four Atari games, then play a fifth from the result (about 10 minutes)"
 	@echo "make test           the fast tests"
 	@echo "make test-slow      the other tests"
 	@echo "make test-lowest    the fast tests on the oldest supported versions of all dependencies"
+	@echo "make benchmarks     throughput, observation and memory, into docs/benchmarks.md (an hour and a half)"
+	@echo "make score-parity   whether LeapA2C scores what A2C does (hours; goes on where it stopped)"
 	@echo "make commit-checks  format, lint, type, test: before a commit"
 	@echo "make check          format, lint and type checks that change nothing"
 	@echo "make clean          remove what builds and tools left, the environment too"
@@ -41,6 +43,19 @@ test: $(DEV_READY)
 
 test-slow: $(DEV_READY)
 	@$(PY) $(PYTEST) -m slow
+
+BENCHMARKS := throughput observation memory
+
+benchmarks: $(DEV_READY)
+	@mkdir -p runs/benchmarks
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(PY) "benchmarks/$$name.py" --json "runs/benchmarks/$$name.json"; \
+	done
+	@$(PY) benchmarks/document.py $(BENCHMARKS:%=runs/benchmarks/%.json)
+
+score-parity: $(DEV_READY)
+	@mkdir -p runs/score_parity
+	@$(PY) benchmarks/score_parity.py --json runs/score_parity/results.json
 
 format: $(DEV_READY)
 	@$(PY) -m ruff check --select I --fix $(SOURCES)

@@ -176,8 +176,8 @@ def meta_train(
     return trainer.learn(meta_steps).initialization
 
 
-# Meta optimizer, its rates to choose from, and tasks per meta step. FOMAML's meta gradient is that of one minibatch, not
-# a sum over a process: from four tasks it is too noisy (errors from 0.9 to 2.8 by seed, and by meta step).
+# Meta optimizer, its rates to choose from, and tasks per meta step. FOMAML's meta gradient is that of one minibatch,
+# not a sum over a process: from four tasks it is too noisy (errors from 0.9 to 2.8 by seed, and by meta step).
 LEARNERS: dict[str, tuple[MetaLearner, Any, list[float], int]] = {
     "Reptile": (Reptile(), torch.optim.SGD, [0.5, 1.0], 4),
     "Leap (length)": (Leap(metric="length"), torch.optim.Adam, [0.003, 0.01, 0.03], 4),

@@ -6,8 +6,8 @@ Steps per second of LeapA2C and LeapPPO beside SB3's A2C and PPO, and how near t
 
 The Nature network, 16 environments and 5 steps (PPO: 8 environments, 128 steps, 4 epochs, minibatches of 256), SB3's
 other settings, exact arithmetic, observed with the energy. SB3 has its own Atari wrappers, on the faster of
-DummyVecEnv and SubprocVecEnv. A meta batch is four games, one single-threaded process per core; what it takes to make
-environments and networks counts. All ways alternate, and medians are compared.
+DummyVecEnv and SubprocVecEnv. A meta batch is four games, one single-threaded process per core, and what it takes to
+make environments (seconds, for 16 of them) and networks counts. All ways alternate, and medians are compared.
 
 The floor is the time of what can't be left out, each measured alone: the environments, a forward pass per step, a
 forward and backward pass and a step of the optimizer per update.
@@ -59,8 +59,8 @@ def meta_batch_rate(tasks: AtariTasks, engine: Workers) -> float:
     return sum(r.steps for r in results if r.status == "ok") / spent
 
 
-def floor(n_envs: int = 16, n_steps: int = 5, repeats: int = 5) -> dict[str, float]:
-    """Seconds per step of each part alone."""
+def floor(n_envs: int = 16, n_steps: int = 5) -> dict[str, Callable[[], float]]:
+    """What measures the seconds per step of each part alone."""
     env = make_atari_env(GAME, n_envs, seed=0)
     env.reset()
     model = A2C("CnnPolicy", env, seed=0, device="cpu")
@@ -89,21 +89,18 @@ def floor(n_envs: int = 16, n_steps: int = 5, repeats: int = 5) -> dict[str, flo
         return seconds(lambda: [policy.optimizer.step() for _ in range(n)]) / (n * len(many))
 
     evaluate()
-    ways: dict[str, Callable[[], float]] = {
+    return {
         "environment": play,
         "forward": forward,
         "forward + backward": forward_backward,
         "optimizer": optimizer,
     }
-    parts = alternate(ways, repeats)
-    env.close()
-    return parts
 
 
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--steps", type=int, default=2_048, help="per measurement")
-    cli.add_argument("--repeats", type=int, default=5)
+    cli.add_argument("--repeats", type=int, default=3)
     args = cli.parse_args()
     if args.quick:
         args.steps, args.repeats = 320, 1
@@ -111,8 +108,11 @@ def main() -> None:
     # PPO learns from whole rollouts.
     ppo_steps = max(1024, args.steps // 1024 * 1024)
     engine = Workers(cores)
-    a2c_batch = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, args.steps, n_envs=16)
-    ppo_batch = AtariTasks(LeapPPO, "CnnPolicy", META_BATCH, ppo_steps, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
+    visits = 1 if args.quick else 4  # long enough that what is made at their beginning does not decide
+    a2c_batch = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, visits * args.steps, n_envs=16)
+    ppo_batch = AtariTasks(
+        LeapPPO, "CnnPolicy", META_BATCH, max(1, visits // 2) * ppo_steps, n_envs=8, algorithm_kwargs=PPO_SETTINGS
+    )
     a2c = partial(A2C, "CnnPolicy", seed=0, device="cpu")
     ppo = partial(PPO, "CnnPolicy", seed=0, device="cpu", **PPO_SETTINGS)
     models: dict[str, BaseAlgorithm] = {
@@ -130,27 +130,29 @@ def main() -> None:
     }
     ways["A2C meta batch"] = partial(meta_batch_rate, a2c_batch, engine)
     ways["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, engine)
+    parts = floor()
+    ways |= parts
     for name, model in models.items():
         if "PPO" not in name or not args.quick:
             model.learn(1024 if "PPO" in name else 160)
     tiny = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, 80, n_envs=16)
     meta_batch_rate(tiny, engine)  # the workers import torch
     figures = alternate(ways, args.repeats)
-    parts = floor(repeats=args.repeats)
     for model in models.values():
         model.env.close()  # type: ignore[union-attr]
     threads, flags = f"{cores} threads", f"{cores} processes of 1 thread"
     a2c_rival = max(figures["A2C, DummyVecEnv"], figures["A2C, SubprocVecEnv"])
     ppo_rival = max(figures["PPO, DummyVecEnv"], figures["PPO, SubprocVecEnv"])
+    per_step = {name: figures[name] for name in parts}
     rows = [
         Row("a2c-one-game", figures["LeapA2C"], a2c_rival, "steps/s", 1.3, threads),
         Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, flags),
         Row("ppo-one-game", figures["LeapPPO"], ppo_rival, "steps/s", 1.1, threads),
         Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, flags),
-        Row("floor-share", figures["LeapA2C"], 1 / sum(parts.values()), "steps/s", 0.75, threads),
+        Row("floor-share", figures["LeapA2C"], 1 / sum(per_step.values()), "steps/s", 0.75, threads),
     ]
-    per_step = {**parts, "the rest: SB3's loops, buffers, logging": 1 / figures["LeapA2C"] - sum(parts.values())}
-    notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items()}
+    notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items() if name not in parts}
+    per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - sum(per_step.values())
     notes |= {f"LeapA2C, {name}": f"{1e6 * part:,.0f} µs per step" for name, part in per_step.items()}
     publish(rows, args.json, notes)
 

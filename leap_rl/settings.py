@@ -58,6 +58,8 @@ class AgentSettings:
     """PPO only: passes over a rollout"""
     clip_range: Rate | None = None
     """PPO only: of the probability ratio"""
+    arithmetic: Literal["exact", "fast"] = "exact"
+    """exact: the bits of Stable-Baselines3; fast: other bits, by what this hardware has (bfloat16 for one)"""
 
 
 @dataclass(frozen=True, kw_only=True)

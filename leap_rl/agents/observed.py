@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from leap_rl.agents.arithmetic import Arithmetic, speed_up
 from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.transfer.names import default_scope, observed_parameters
@@ -16,22 +17,34 @@ from leap_rl.transfer.names import default_scope, observed_parameters
 class ObservedTraining(OnPolicyAlgorithm):
     """
     Mixin for SB3's on-policy algorithms: ``learn`` leaves the gradient path of that learning process in
-    ``gradient_path``. ``train`` is SB3's own, watched while it runs, so training has the same bits as without.
+    ``gradient_path``. ``train`` is SB3's own, watched while it runs, so training has the same bits as without, unless
+    ``arithmetic`` is ``"fast"``.
 
     :param args: as the SB3 algorithm takes them
     :param learner: the meta-learner, which says how to observe; ``None`` is ``Leap()``
     :param scope: what to observe, ``"encoder"`` or ``"all"``; ``None``: the encoder for images, else all
+    :param arithmetic: ``"exact"``: the bits of SB3; ``"fast"``: what ``speed_up`` finds on this hardware
     :param kwargs: as the SB3 algorithm takes them
     :raises ValueError: if nothing is in scope, or the meta-learner needs what SB3 does not expose
     """
 
     gradient_path: GradientPath | LookAhead | None
 
-    def __init__(self, *args: Any, learner: MetaLearner | None = None, scope: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        learner: MetaLearner | None = None,
+        scope: str | None = None,
+        arithmetic: Arithmetic = "exact",
+        **kwargs: Any,
+    ) -> None:
         self.learner: MetaLearner = learner or Leap()
         # What a saved zip holds of the learner: plain JSON, so that it opens where leap_rl is not installed.
         self.learner_settings = self.learner.settings()
         self.scope = scope
+        if arithmetic not in get_args(Arithmetic):
+            raise ValueError(f"arithmetic={arithmetic!r} is unknown, choose one of {', '.join(get_args(Arithmetic))}")
+        self.arithmetic: Arithmetic = arithmetic
         self.gradient_path = None
         if self.learner.inner != "observed":
             raise ValueError(
@@ -51,6 +64,10 @@ class ObservedTraining(OnPolicyAlgorithm):
             self.learner = learner_from_settings(self.learner_settings)
         self.scope = self.scope or default_scope(self.policy)
         observed_parameters(self.policy, self.scope)
+        if self.arithmetic == "fast":
+            done = speed_up(self)
+            if self.verbose >= 1:
+                print(f"Fast arithmetic: {', '.join(done) or 'nothing that this hardware has'}")
 
     def _setup_learn(
         self,

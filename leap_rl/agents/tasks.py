@@ -205,7 +205,8 @@ class EnvTasks(TaskFamily):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         # The SB3 class after the mixin is the one whose constructor spells its arguments out.
         plain = next(c for c in observed.__mro__ if not issubclass(c, ObservedTraining))
-        known = set(inspect.signature(plain).parameters) - {"policy", "env", "seed", "device", "_init_setup_model"}
+        known = set(inspect.signature(plain).parameters) | {"arithmetic"}
+        known -= {"policy", "env", "seed", "device", "_init_setup_model"}
         for name in algorithm_kwargs:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)

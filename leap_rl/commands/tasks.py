@@ -44,7 +44,7 @@ def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
     kwargs = {
         name: value
         for name, value in dataclasses.asdict(agent).items()
-        if name not in ("algorithm", "network", "n_envs") and value is not None
+        if name not in ("algorithm", "network", "n_envs", "arithmetic") and value is not None
     }
     for name in kwargs:
         if _ONLY.get(name, agent.algorithm) != agent.algorithm:
@@ -52,6 +52,11 @@ def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
     if agent.network == "mnih2013":
         kwargs["policy_kwargs"] = {"features_extractor_class": Mnih2013CNN}
     return kwargs
+
+
+def task_kwargs(agent: AgentSettings) -> dict[str, Any]:
+    """The same for a task, whose algorithm is observed and may compute faster."""
+    return {**algorithm_kwargs(agent), **({"arithmetic": "fast"} if agent.arithmetic == "fast" else {})}
 
 
 def atari_kwargs(atari: AtariSettings) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def make_tasks(
     """
     if bool(games) == bool(envs):
         raise ValueError(f"give either games or envs, not {'both' if games else 'neither'}")
-    kind, kwargs = algorithm(agent), algorithm_kwargs(agent)
+    kind, kwargs = algorithm(agent), task_kwargs(agent)
     if games:
         names = [name for game in games for name in POOLS.get(game, (game,))]
         return AtariTasks(

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
+from leap_rl.agents import speed_up
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.settings import TrainSettings, write_settings
@@ -88,6 +89,8 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
             if initialization is not None:
                 initialization.apply_to(model)
             print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}")
+        if settings.agent.arithmetic == "fast":
+            print(f"Fast arithmetic: {', '.join(speed_up(model)) or 'nothing that this hardware has'}")
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, "train", settings)
         model.set_logger(logger_from(folder / "tensorboard", model.num_timesteps))

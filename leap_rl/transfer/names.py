@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor
 
 from leap_rl.core import NamedTensors, named_tensors
 
-# Policies that do not share their extractor between actor and critic have two; either is "the encoder".
-_ENCODERS = ("features_extractor.", "pi_features_extractor.", "vf_features_extractor.")
+# An extractor may be there more than once: actor and critic that share none have one each, DQN, QRDQN and SAC have
+# target networks. Each of them is "the encoder".
+_ENCODER = re.compile(r"^(?:(?:q_net|quantile_net|actor|critic)(?:_target)?\.)?(?:pi_|vf_)?features_extractor\.")
 
 
 @named_tensors.register
-def _(policy: ActorCriticPolicy) -> NamedTensors:
+def _(policy: BasePolicy) -> NamedTensors:
     def renamed(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[Tensor]]:
         tensors: dict[str, list[Tensor]] = {}
         for name, tensor in named:
-            for prefix in _ENCODERS:
-                if name.startswith(prefix):
-                    name = "encoder." + name.removeprefix(prefix)
-                    break
-            copies = tensors.setdefault(name, [])
+            copies = tensors.setdefault(_ENCODER.sub("encoder.", name), [])
             if not any(tensor is copy for copy in copies):
                 copies.append(tensor)
         return tensors
@@ -38,14 +35,10 @@ def _(policy: ActorCriticPolicy) -> NamedTensors:
 
 @named_tensors.register
 def _(model: BaseAlgorithm) -> NamedTensors:
-    if not isinstance(model, A2C | PPO):
-        raise TypeError(
-            f"an initialization can't be applied to {type(model).__name__} yet: it takes A2C, PPO, LeapA2C and LeapPPO"
-        )
     return named_tensors(model.policy)
 
 
-def default_scope(policy: ActorCriticPolicy) -> str:
+def default_scope(policy: BasePolicy) -> str:
     """``"encoder"`` where the observations are images, else ``"all"``."""
     space = policy.observation_space
     return "encoder" if is_image_space(space, check_channels=False) else "all"

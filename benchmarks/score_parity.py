@@ -1,0 +1,105 @@
+"""
+Whether LeapA2C on ALE's native environment scores what SB3's A2C scores on SB3's own wrappers.
+
+    python benchmarks/score_parity.py --json parity.json           # hours; the same command goes on
+    python benchmarks/score_parity.py --fast                       # fast arithmetic, too
+    python benchmarks/score_parity.py --quick
+
+Same network, settings, seeds and budget; scores are returns of whole games, without clipping. A run that ends is kept
+in --runs. Parity is missed where the 95 % bootstrap interval of the difference of means over seeds lies below zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from report import machine, parser
+from scipy.stats import bootstrap
+from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_env
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+
+from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
+from leap_rl.agents import EnvTask
+from leap_rl.core import Job, JobsProgress, LearningCurve, Workers
+from leap_rl.core.checkpoint import run_kept
+
+GAMES = ["Breakout", "DemonAttack"]
+
+
+@dataclass(frozen=True)
+class WrappedTask(EnvTask):
+    """A game behind SB3's own wrappers. Not observed, LeapA2C has the bits of A2C."""
+
+    def make_vec_env(self, scope: str, n_envs: int | None = None) -> VecEnv:
+        return VecFrameStack(sb3_make_atari_env(f"{self.name}NoFrameskip-v4", n_envs=n_envs or self.n_envs), 4)
+
+
+def job_of(game: str, way: str, steps: int, seed: int) -> Job:
+    kwargs = {"arithmetic": "fast"} if way == "fast" else {}
+    tasks = AtariTasks(LeapA2C, "CnnPolicy", [game], steps, n_envs=16, algorithm_kwargs=kwargs)
+    task = WrappedTask(game, game, LeapA2C, "CnnPolicy", steps, 16) if way == "SB3" else tasks[0]
+    learner = NoPretraining() if way == "SB3" else Leap(metric="energy")
+    return Job(task, tasks.draw_initialization("encoder", seed), learner, seed, "cpu")
+
+
+def main() -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--games", nargs="+", default=GAMES)
+    cli.add_argument("--steps", type=int, default=500_000)
+    cli.add_argument("--seeds", type=int, default=5)
+    cli.add_argument("--fast", action="store_true", help="fast arithmetic, too")
+    cli.add_argument("--runs", type=Path, default=Path("runs/score_parity"), help="where runs are kept")
+    args = cli.parse_args()
+    if args.quick:
+        args.games, args.steps, args.seeds = args.games[:1], 1_600, 2
+    ways = ["SB3", "ours", *(["fast"] if args.fast else [])]
+    keys = [(game, way, seed) for game in args.games for seed in range(args.seeds) for way in ways]
+    jobs = [job_of(game, way, args.steps, seed) for game, way, seed in keys]
+    folders = [args.runs / f"{game} {way} {args.steps} seed {seed}" for game, way, seed in keys]
+    curves: dict[tuple[str, str], list[LearningCurve]] = {}
+    with JobsProgress() as progress:
+        progress.outer(f"{len(jobs)} runs", sum(job.task.steps for job in jobs))
+        progress.jobs([f"{game}, {way}, seed {seed}" for game, way, seed in keys], [job.task.steps for job in jobs])
+        for index, result, _ in run_kept(Workers(), jobs, folders, progress.job_at):
+            if result.status != "ok":
+                raise RuntimeError(f"{keys[index]}: {result.status} {result.error or ''}")
+            game, way, _ = keys[index]
+            curves.setdefault((game, way), []).append(result.curve)
+    rows = []
+    measures: dict[str, Callable[[LearningCurve], float]] = {
+        "area": LearningCurve.area,
+        "final score": LearningCurve.final_score,
+    }
+    for game in args.games:
+        for name, measure in measures.items():
+            sb3 = np.array([measure(curve) for curve in curves[game, "SB3"]])
+            for way in ways[1:]:
+                ours = np.array([measure(curve) for curve in curves[game, way]])
+                interval = bootstrap((ours, sb3), lambda a, b: a.mean() - b.mean(), method="percentile", rng=0)
+                low, high = interval.confidence_interval
+                rows.append(
+                    {
+                        "name": f"score-parity {game} {name} {way}",
+                        "ours": ours.mean(),
+                        "rival": sb3.mean(),
+                        "unit": "return",
+                        "ratio": ours.mean() / sb3.mean(),
+                        "target": "interval of the difference not below 0",
+                        "met": bool(high >= 0),
+                        "difference": [low, high],
+                        "seeds": args.seeds,
+                        **machine(),
+                    }
+                )
+                figures = f"{ours.mean():.2f}, SB3 {sb3.mean():.2f}, difference {low:.2f} to {high:.2f}"
+                print(f"{game}, {name}, {way}: {figures}, {args.seeds} seeds: {'met' if high >= 0 else 'MISSED'}")
+    if args.json is not None:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Fast arithmetic: other bits, the same training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C, PPO
+
+import leap_rl.agents.arithmetic
+from leap_rl import Leap, LeapA2C, LeapPPO, make_atari_env
+from leap_rl.agents import speed_up
+
+SETTINGS: dict[str, Any] = {"A2C": {"n_steps": 5}, "PPO": {"n_steps": 8, "batch_size": 8, "n_epochs": 2}}
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
+def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Hardware without bfloat16 computes it all the same, if slowly."""
+    monkeypatch.setattr(leap_rl.agents.arithmetic, "multiplies_bfloat16", lambda device: request.param)
+    return bool(request.param)
+
+
+def made(kind: type, **kwargs: Any) -> Any:
+    name = "A2C" if issubclass(kind, A2C) else "PPO"
+    env = make_atari_env("Breakout", 2, seed=0)
+    return kind("CnnPolicy", env, seed=0, device="cpu", **SETTINGS[name], **kwargs)
+
+
+@pytest.mark.parametrize("kind", [LeapA2C, LeapPPO])
+def test_fast_training_is_near_the_exact_one(kind: type, bfloat16: bool) -> None:
+    every_update = Leap(skip_updates=0)
+    exact, fast = made(kind, learner=every_update), made(kind, learner=every_update, arithmetic="fast")
+    observations = exact.env.reset()
+    tensor = torch.as_tensor(observations)
+    with torch.no_grad():
+        difference = (exact.policy.get_distribution(tensor).log_prob(torch.tensor([0, 1]))) - (
+            fast.policy.get_distribution(tensor).log_prob(torch.tensor([0, 1]))
+        )
+    assert difference.abs().max() < (1e-2 if bfloat16 else 1e-5)
+    fast.learn(32)
+    gradient = fast.gradient_path.meta_gradient()
+    assert set(gradient) == set(exact.learn(32).gradient_path.meta_gradient())
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in fast.policy.parameters())
+    assert any(g.abs().sum() > 0 for g in gradient.values())
+
+
+def test_what_is_saved_is_plain_and_what_is_loaded_is_fast_again(tmp_path: Path, bfloat16: bool) -> None:
+    fast = made(LeapA2C, arithmetic="fast")
+    fast.learn(20)
+    fast.save(tmp_path / "agent")
+    observations = fast.env.reset()
+    again = LeapA2C.load(tmp_path / "agent", device="cpu")
+    plain = A2C.load(tmp_path / "agent", device="cpu")
+    for (name, p), q in zip(fast.policy.state_dict().items(), plain.policy.state_dict().values(), strict=True):
+        assert torch.equal(p, q), name
+    weight = next(m for m in again.policy.modules() if isinstance(m, torch.nn.Conv2d)).weight
+    assert again.arithmetic == "fast" and weight.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(
+        again.predict(observations, deterministic=True)[0], fast.predict(observations, deterministic=True)[0]
+    )
+
+
+def test_what_it_says_it_does(bfloat16: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = ["channels-last convolutions", *(["bfloat16 feature extractor"] if bfloat16 else [])]
+    made(LeapA2C, arithmetic="fast", verbose=1)
+    assert f"Fast arithmetic: {', '.join(expected)}\n" in capsys.readouterr().out
+    ppo = made(PPO)
+    assert speed_up(ppo) == [*expected, "fused Adam"]
+    before = [p.detach().clone() for p in ppo.policy.parameters()]
+    ppo.learn(32)
+    assert any(not torch.equal(p, q) for p, q in zip(ppo.policy.parameters(), before, strict=True))
+
+
+def test_a_network_of_vectors_has_nothing_to_speed_up() -> None:
+    assert speed_up(A2C("MlpPolicy", "CartPole-v1", device="cpu")) == []
+
+
+def test_an_error_in_the_network_ends_bfloat16(bfloat16: bool) -> None:
+    fast = made(LeapA2C, arithmetic="fast")
+    with pytest.raises(RuntimeError):
+        fast.policy.features_extractor(torch.zeros(1, 3, 84, 84))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_unknown_arithmetic() -> None:
+    with pytest.raises(ValueError, match="arithmetic='quick' is unknown, choose one of exact, fast"):
+        made(LeapA2C, arithmetic="quick")
