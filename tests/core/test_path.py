@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from leap_rl.core import GradientPath
 from leap_rl.core.path import BLOCK, MEASURED_EVERY, MEASURED_FIRST
@@ -574,3 +576,51 @@ def test_precision_over_many_increments() -> None:
 @pytest.mark.slow
 def test_precision_over_a_million_increments() -> None:
     assert long_path_error(1_000_000)["ours"] < 1e-5
+
+
+class _Operations(TorchDispatchMode):
+    """What torch is asked to do: names, and the tensors of parameter size that are newly allocated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.allocated: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.names.append(str(func))
+        given = [*args, *kwargs.values()]
+        flat = [t for value in given for t in (value if isinstance(value, list | tuple) else [value])]
+        storages = {t.untyped_storage().data_ptr() for t in flat if isinstance(t, torch.Tensor)}
+        for t in out if isinstance(out, list | tuple) else [out]:
+            if isinstance(t, torch.Tensor) and t.numel() >= 100 and t.untyped_storage().data_ptr() not in storages:
+                self.allocated.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize(("metric", "most"), [("energy", 14), ("length", 26)])
+def test_an_update_copies_nothing_and_waits_for_no_device(metric: str, most: int) -> None:
+    """
+    Counted, not timed: nothing of parameter size is allocated, no number leaves its device, and there are no more
+    operations for more tensors.
+    """
+    counts = []
+    for n_tensors in (2, 20):
+        parameters = {f"p{i}": nn.Parameter(torch.randn(50, 50)) for i in range(n_tensors)}
+        path = GradientPath(parameters, metric, skip_updates=0)  # type: ignore[arg-type]
+        for i in range(BLOCK - 8):  # between two flushes
+            for p in parameters.values():
+                p.grad = torch.randn_like(p)
+            with _Operations() as before:
+                path.before_update(torch.tensor(float(i % 3)))
+            with torch.no_grad():
+                for p in parameters.values():
+                    p.add_(0.01)
+            with _Operations() as after:
+                path.after_update()
+            if i > MEASURED_FIRST:
+                assert not before.allocated + after.allocated
+                assert "aten._local_scalar_dense.default" not in before.names + after.names
+                counts.append(len(before.names) + len(after.names))
+    assert max(counts) <= most
