@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leap_rl.agents import EnvTasks, LeapA2C, LeapPPO
-    from leap_rl.atari import AtariTasks, AtariVecEnv, Mnih2013CNN, make_atari_env
+    from leap_rl.atari import AtariTasks, AtariVecEnv, make_atari_env
     from leap_rl.core import FOMAML, GradientPath, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
-    from leap_rl.transfer import Initialization
+    from leap_rl.transfer import Initialization, Mnih2013CNN
 
 __version__ = version("leap-rl")
 
@@ -28,7 +28,7 @@ _WHERE = {
     "LeapA2C": "leap_rl.agents",
     "LeapPPO": "leap_rl.agents",
     "MetaTrainer": "leap_rl.core",
-    "Mnih2013CNN": "leap_rl.atari",
+    "Mnih2013CNN": "leap_rl.transfer",
     "NoPretraining": "leap_rl.core",
     "Reptile": "leap_rl.core",
     "SequentialFinetuning": "leap_rl.core",

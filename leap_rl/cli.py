@@ -114,6 +114,55 @@ def show(folder: Path) -> None:
     run(folder)
 
 
+zoo = App("zoo", help="Pretrained initializations: list, show, verify, import.", version_flags=())
+app.command(zoo)
+
+
+@zoo.command(name="list")
+def zoo_list() -> None:
+    """List the initializations that can be given as --init."""
+    from leap_rl.commands.initializations import list_zoo as run
+
+    run()
+
+
+@zoo.command(name="show")
+def zoo_show(name: str) -> None:
+    """
+    Show where an initialization comes from, and its model card.
+
+    :param name: of the initialization
+    """
+    from leap_rl.commands.initializations import show_initialization as run
+
+    run(name)
+
+
+@zoo.command(name="verify")
+def zoo_verify(*names: str) -> None:
+    """
+    Check initializations: files, hash, names, shapes, values.
+
+    :param names: of the zoo, or folders; without it all of the zoo
+    """
+    from leap_rl.commands.initializations import verify as run
+
+    run(list(names))
+
+
+@zoo.command(name="import")
+def zoo_import(agent: Path, *, name: str) -> None:
+    """
+    Make an initialization of the encoder of an agent that Stable-Baselines3 saved. Nothing pickled in it is read.
+
+    :param agent: its zip
+    :param name: of the initialization
+    """
+    from leap_rl.commands.initializations import import_agent as run
+
+    run(agent, name)
+
+
 COMMANDS = {"meta-train", "train", "compare", "evaluate", "games", "show"}
 
 

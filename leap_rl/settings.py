@@ -129,7 +129,7 @@ class MetaTrainSettings:
     atari: AtariSettings = field(default_factory=AtariSettings)
     """how a game looks"""
     init: Path | None = None
-    """folder of an initialization to start from"""
+    """initialization to start from: a folder, or a name of the zoo"""
     eval_games: Names = ()
     """that decide which initialization was best; never learned from"""
     eval_envs: Names = ()
@@ -162,7 +162,7 @@ class TrainSettings:
     timesteps: Positive = 200_000
     """summed over the environments"""
     init: Path | None = None
-    """folder of an initialization to start from; without it random"""
+    """initialization to start from: a folder, or a name of the zoo; without it random"""
     agent: AgentSettings = field(default_factory=AgentSettings)
     """the agent that learns"""
     atari: AtariSettings = field(default_factory=AtariSettings)

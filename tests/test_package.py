@@ -115,7 +115,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"core"},
     "agents": {"core", "transfer"},
     "atari": {"core", "agents"},
-    "commands": {"core", "transfer", "evaluation", "agents", "atari", "top"},
+    "commands": {"core", "transfer", "evaluation", "agents", "atari", "zoo", "top"},
     "presets": set(),
     "zoo": {"core", "transfer"},
     "supervised": {"core", "evaluation"},

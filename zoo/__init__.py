@@ -1,6 +1,15 @@
 """
-Pretrained initializations, and the code that lists, loads, checks and shares them, will live here.
+Pretrained initializations: listed, loaded in one line, checked.
 
-Nothing of that is here yet. What works today is an initialization of your own: ``trainer.initialization.save(folder)``
-writes one, ``leap_rl.Initialization.load(folder).apply_to(model)`` starts a model from it.
+    import zoo
+
+    zoo.load("atari-a2c-leap").apply_to(model)
+
+An initialization is a folder of tensors and JSON. Nothing of it is executed, wherever it comes from.
 """
+
+from zoo.agents import import_agent
+from zoo.artifacts import ZooError, check, folder_of, load, policy_kwargs
+from zoo.artifacts import names as list
+
+__all__ = ["ZooError", "check", "folder_of", "import_agent", "list", "load", "policy_kwargs"]

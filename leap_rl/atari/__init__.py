@@ -1,4 +1,4 @@
-"""The Atari games: names and pools, the vector environment, the network of the paper."""
+"""The Atari games: names and pools, the vector environment."""
 
 from leap_rl.atari.games import (
     HELD_OUT_GAMES,
@@ -13,7 +13,6 @@ from leap_rl.atari.games import (
     game_name,
     rom_id,
 )
-from leap_rl.atari.networks import Mnih2013CNN
 from leap_rl.atari.tasks import AtariTask, AtariTasks
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, AtariVecEnv, make_atari_env
 
@@ -30,7 +29,6 @@ __all__ = [
     "AtariTask",
     "AtariTasks",
     "AtariVecEnv",
-    "Mnih2013CNN",
     "all_games",
     "game_name",
     "make_atari_env",

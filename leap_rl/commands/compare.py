@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
@@ -67,12 +68,12 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
 
 def _start(start: str) -> tuple[str, Initialization | None]:
     """
-    :param start: ``random``, a folder, or ``name=folder``
+    :param start: ``random``, a folder or a name of the zoo, or ``name=`` one of them
     """
     if start == "random":
         return "random", None
-    name, is_named, folder = start.partition("=")
-    path = Path(folder if is_named else start)
-    if not is_named:  # runs/x/initialization is called x
+    name, is_named, what = start.partition("=")
+    if not is_named:
+        what, path = start, Path(start)  # runs/x/initialization is called x
         name = path.parent.name if path.name == "initialization" and path.parent.name else path.name
-    return name, Initialization.load(path)
+    return name, load_initialization(what)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from leap_rl.agents import EnvTasks
+from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import FOMAML, Leap, MetaLearner, MetaTrainer, Reptile, SequentialFinetuning
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, write_settings
-from leap_rl.transfer import Initialization
 
 MAY_CHANGE = {"meta-steps", "n-workers", "keep-checkpoints", "keep-every"}
 
@@ -54,7 +54,7 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
             tasks,
             meta_batch_size=batch_size(settings, len(tasks)),
             scope=settings.scope,
-            initialization=None if settings.init is None else Initialization.load(settings.init),
+            initialization=None if settings.init is None else load_initialization(settings.init),
             sampling=settings.sampling,
             eval_freq=settings.eval_freq if eval_tasks else 0,
             run_dir=folder,

@@ -14,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.cartpole import Variants, cartpole_family
-from leap_rl.atari import POOLS, AtariTasks, Mnih2013CNN, game_name, make_atari_env
+from leap_rl.atari import POOLS, AtariTasks, game_name, make_atari_env
 from leap_rl.settings import AgentSettings, AtariSettings
+from leap_rl.transfer import Mnih2013CNN
 
 _ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"A2C": A2C, "PPO": PPO}
 _ONLY = {"rms_prop_eps": "A2C", "batch_size": "PPO", "n_epochs": "PPO", "clip_range": "PPO"}

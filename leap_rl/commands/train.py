@@ -12,10 +12,10 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoa
 from torch.utils.tensorboard import SummaryWriter
 
 from leap_rl.agents import speed_up
+from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.settings import TrainSettings, write_settings
-from leap_rl.transfer import Initialization
 
 MAY_CHANGE = {"timesteps", "save-freq"}
 
@@ -70,7 +70,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     :param resume: whether it is there already
     :raises ValueError: for what can't be trained
     """
-    initialization = None if settings.init is None else Initialization.load(settings.init)
+    initialization = None if settings.init is None else load_initialization(settings.init)
     kwargs = algorithm_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))
     folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)

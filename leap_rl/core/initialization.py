@@ -157,8 +157,10 @@ class Initialization:
             unfilled = set()  # already said tensor by tensor
         differences += [f"{name}: in the model only" for name in sorted(unfilled)]
         if differences:
+            network = self.config.get("network")
+            which = f", {network}, which leap_rl.transfer.policy_kwargs asks for" if network else ""
             raise InitializationError(
-                "the initialization is for another network; nothing was changed:\n  " + "\n  ".join(differences)
+                f"the initialization is for another network{which}; nothing was changed:\n  " + "\n  ".join(differences)
             )
 
     # -- on disk -----------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ class Initialization:
             data = (path / "model.safetensors").read_bytes()
         except FileNotFoundError as error:
             raise InitializationError(f"{path} is no initialization: {Path(error.filename).name} is missing") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise InitializationError(f"{path} can't be read: {error}") from None
         if not isinstance(config, dict) or config.get("format") != FORMAT:
             raise InitializationError(f"{path}/config.json was not written by leap_rl: no initialization")

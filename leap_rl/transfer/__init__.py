@@ -1,6 +1,16 @@
 """From an initialization to an SB3 model: importing this teaches ``Initialization.apply_to`` SB3's names."""
 
 from leap_rl.core import Initialization
+from leap_rl.transfer.gentle import FreezeEncoder, SlowEncoder
 from leap_rl.transfer.names import observed_parameters
+from leap_rl.transfer.networks import Mnih2013CNN, network_of, policy_kwargs
 
-__all__ = ["Initialization", "observed_parameters"]
+__all__ = [
+    "FreezeEncoder",
+    "Initialization",
+    "Mnih2013CNN",
+    "SlowEncoder",
+    "network_of",
+    "observed_parameters",
+    "policy_kwargs",
+]

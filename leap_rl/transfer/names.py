@@ -18,12 +18,18 @@ from leap_rl.core import NamedTensors, named_tensors
 _ENCODER = re.compile(r"^(?:(?:q_net|quantile_net|actor|critic)(?:_target)?\.)?(?:pi_|vf_)?features_extractor\.")
 
 
+def encoder_name(name: str) -> str | None:
+    """The name by which initializations call a tensor of a policy, or ``None`` if it is not one of its encoder."""
+    renamed, is_encoder = _ENCODER.subn("encoder.", name)
+    return renamed if is_encoder else None
+
+
 @named_tensors.register
 def _(policy: BasePolicy) -> NamedTensors:
     def renamed(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[Tensor]]:
         tensors: dict[str, list[Tensor]] = {}
         for name, tensor in named:
-            copies = tensors.setdefault(_ENCODER.sub("encoder.", name), [])
+            copies = tensors.setdefault(encoder_name(name) or name, [])
             if not any(tensor is copy for copy in copies):
                 copies.append(tensor)
         return tensors

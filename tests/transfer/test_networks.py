@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3 import A2C
 from torch import nn
 
-from leap_rl.atari import Mnih2013CNN, make_atari_env
+from leap_rl import Mnih2013CNN, make_atari_env
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 12])

@@ -1,10 +1,17 @@
-"""The network of the paper's Atari experiments, as an SB3 features extractor."""
+"""The networks that initializations of images are for: SB3's own, and that of the paper's Atari experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
+
+from leap_rl.core import Initialization
 
 
 class Mnih2013CNN(BaseFeaturesExtractor):
@@ -53,3 +60,40 @@ class Mnih2013CNN(BaseFeaturesExtractor):
         """
         features: torch.Tensor = self.linear(self.cnn(observations))
         return features
+
+
+NETWORKS: dict[str, type[BaseFeaturesExtractor]] = {"NatureCNN": NatureCNN, "Mnih2013CNN": Mnih2013CNN}
+
+# The first convolutions tell them apart: filters and kernel.
+_FILTERS = {"NatureCNN": [(32, 8), (64, 4), (64, 3)], "Mnih2013CNN": [(16, 8), (32, 4)]}
+
+
+def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
+    """
+    What an SB3 model must be given so that it has the network of an initialization.
+
+    :param initialization: whose config names its network
+    :return: for ``A2C("CnnPolicy", env, policy_kwargs=...)``
+    :raises ValueError: for a network that is not of SB3 or leap_rl
+    """
+    network = initialization.config.get("network")
+    if network not in NETWORKS:
+        raise ValueError(f"the initialization is for the network {network}, known are {', '.join(NETWORKS)}")
+    features = next(t for name, t in initialization.parameters.items() if name.startswith("encoder.linear."))
+    return {
+        "features_extractor_class": NETWORKS[network],
+        "features_extractor_kwargs": {"features_dim": features.shape[0]},
+    }
+
+
+def network_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """
+    :param shapes: of an encoder's tensors, by the names of initializations
+    :return: the name of its network, or ``None``
+    """
+    convolutions = [(s[0], s[2]) for name, s in shapes.items() if name.startswith("encoder.cnn.") and len(s) == 4]
+    expected = {f"encoder.cnn.{2 * i}.{kind}" for i in range(len(convolutions)) for kind in ("weight", "bias")}
+    expected |= {"encoder.linear.0.weight", "encoder.linear.0.bias"}
+    if set(shapes) != expected:
+        return None
+    return next((network for network, filters in _FILTERS.items() if filters == convolutions), None)

@@ -1,0 +1,78 @@
+"""Initializations as a command is given them, and ``leap-rl zoo``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import zoo
+import zoo.artifacts
+from leap_rl.transfer import Initialization
+
+
+def load_initialization(what: str | Path) -> Initialization:
+    """
+    :param what: a folder, or a name of the zoo
+    :raises ValueError: if it is neither, or can't be trusted
+    """
+    path = Path(what)
+    if path.is_dir():
+        return Initialization.load(path)
+    try:
+        return zoo.load(str(what))
+    except zoo.ZooError as error:
+        raise ValueError(f"{what} is no initialization: there is no such folder, and {error}") from None
+
+
+def list_zoo() -> None:
+    names = zoo.list()
+    if not names:
+        print("No initialization is published yet. leap-rl zoo import AGENT.ZIP makes one of an agent.")
+        return
+    table = Table("name", "network", "scope", "learner", "steps", box=None, header_style="")
+    for name in names:
+        config = zoo.artifacts.summary(name)
+        learner = (config.get("learner") or {}).get("name", "-")
+        steps = config.get("timesteps")
+        table.add_row(name, config.get("network", "-"), config["scope"], learner, f"{steps:,}" if steps else "-")
+    Console().print(table)
+
+
+def show_initialization(name: str) -> None:
+    """:param name: of the zoo"""
+    print(json.dumps(zoo.artifacts.summary(name), indent=2))
+    card = zoo.folder_of(name) / "README.md"
+    if card.is_file():
+        print(f"\n{card.read_text()}")
+
+
+def verify(names: list[str]) -> None:
+    """
+    :param names: of the zoo, or folders; none: all of the zoo
+    :raises ValueError: for those that can't be trusted
+    """
+    failed = []
+    for name in names or zoo.list():
+        try:
+            found = zoo.check(Path(name)) if Path(name).is_dir() else zoo.load(name)
+        except ValueError as error:
+            failed.append(name)
+            print(f"{name}: {error}")
+        else:
+            n = sum(t.numel() for t in found.parameters.values())
+            print(f"{name}: good; {found.config['network']}, scope {found.scope}, {n:,} parameters")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(names or zoo.list())} can't be trusted: {', '.join(failed)}")
+
+
+def import_agent(agent: Path, name: str) -> None:
+    """
+    :param agent: zip that SB3 saved
+    :param name: of the initialization to make
+    """
+    folder = zoo.import_agent(agent, name)
+    print(f"The encoder of {agent} is the initialization {name}, in {folder}. Next:")
+    print(f"  leap-rl train GAME --init {name}")

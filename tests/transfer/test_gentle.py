@@ -1,0 +1,104 @@
+"""Starting gently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from leap_rl import make_atari_env
+from leap_rl.transfer import FreezeEncoder, SlowEncoder
+
+
+def made(kind: Any = A2C, **kwargs: Any) -> Any:
+    kwargs |= {"n_steps": 5} if kind is A2C else {}
+    kwargs |= {"n_steps": 10, "batch_size": 10} if kind is PPO else {}
+    kwargs |= {"buffer_size": 60, "learning_starts": 5, "train_freq": 5} if kind is DQN else {}
+    return kind("CnnPolicy", make_atari_env("Breakout", 2, seed=0), seed=0, device="cpu", **kwargs)
+
+
+def parts(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    named = [(n, p.detach().clone()) for n, p in model.policy.named_parameters() if "target" not in n]
+    return [p for n, p in named if "features_extractor" in n], [p for n, p in named if "features_extractor" not in n]
+
+
+def equal(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(before, after, strict=True))
+
+
+class Watch(BaseCallback):
+    """The encoder at the end of every rollout, before it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders: list[tuple[int, list[torch.Tensor]]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.encoders.append((self.num_timesteps, parts(self.model)[0]))
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, DQN])
+def test_the_encoder_stays_as_long_as_it_is_frozen_and_learns_then(kind: Any) -> None:
+    model = made(kind)
+    before, head = parts(model)
+    watch = Watch()
+    model.learn(80, callback=[FreezeEncoder(40), watch])
+    for steps, encoder in watch.encoders:
+        if steps <= 40:
+            assert equal(before, encoder), steps
+    after, head_after = parts(model)
+    assert not equal(before, after) and not equal(head, head_after)
+    assert all(p.requires_grad for n, p in model.policy.named_parameters() if "target" not in n)
+
+
+def test_a_training_that_ends_frozen_leaves_a_model_that_learns() -> None:
+    model = made()
+    before, head = parts(model)
+    model.learn(40, callback=FreezeEncoder(1000))
+    after, head_after = parts(model)
+    assert equal(before, after) and not equal(head, head_after)
+    model.learn(40)
+    assert not equal(before, parts(model)[0])
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO])
+def test_a_factor_of_one_changes_nothing_and_of_zero_freezes(kind: Any) -> None:
+    # Each is made when it learns: they draw from one global generator.
+    plain = made(kind).learn(40)
+    one = made(kind).learn(40, callback=SlowEncoder(1.0))
+    zero = made(kind)
+    before = parts(zero)[0]
+    zero.learn(40, callback=SlowEncoder(0.0))
+    assert all(equal(p, q) for p, q in zip(parts(plain), parts(one), strict=True))
+    assert equal(before, parts(zero)[0])
+
+
+def test_the_encoders_first_step_is_the_factor_of_the_whole_one(tmp_path: Path) -> None:
+    """SGD's step is its rate times the gradient, which the first update has in common."""
+    sgd = {"policy_kwargs": {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}, "learning_rate": 0.5}
+    start, head = parts(made(**sgd))
+    plain = made(**sgd).learn(10)
+    slow = made(**sgd).learn(10, callback=SlowEncoder(0.1))
+    for p0, p, q in zip(start, parts(plain)[0], parts(slow)[0], strict=True):
+        torch.testing.assert_close(q - p0, 0.1 * (p - p0), rtol=1e-2, atol=1e-7)
+    assert equal(parts(plain)[1], parts(slow)[1]) and not equal(head, parts(slow)[1])
+    # What is saved in the middle opens in a plain model.
+    assert len(slow.policy.optimizer.param_groups) == 1
+    slow.save(tmp_path / "agent")
+    A2C.load(tmp_path / "agent", env=slow.env).learn(10)
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+        FreezeEncoder(0)
+    with pytest.raises(ValueError, match=r"factor=1.5 must be from 0 to 1"):
+        SlowEncoder(1.5)
+    with pytest.raises(ValueError, match="scope='encoder' matches no parameter"):
+        A2C("MlpPolicy", "CartPole-v1", device="cpu").learn(10, callback=FreezeEncoder(5))

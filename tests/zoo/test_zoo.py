@@ -1,0 +1,276 @@
+"""Initializations by name: found, checked, applied."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import A2C, DQN, PPO
+
+import zoo
+import zoo.artifacts
+from leap_rl import Initialization, Mnih2013CNN, make_atari_env
+from leap_rl.cli import main
+from leap_rl.core import InitializationError
+
+MNIH = {"policy_kwargs": {"features_extractor_class": Mnih2013CNN}}
+
+
+def agent(kind: Any = A2C, seed: int = 0, **kwargs: Any) -> Any:
+    if kind is DQN:
+        kwargs |= {"buffer_size": 50}
+    return kind("CnnPolicy", make_atari_env("Breakout", 1, seed=0), seed=seed, device="cpu", **kwargs)
+
+
+@pytest.fixture(scope="module")
+def nature() -> Initialization:
+    return Initialization.of(agent(), "encoder", {"network": "NatureCNN", "observation_shape": [4, 84, 84]})
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo of its own, with one entry of each network."""
+    monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path / "zoo"))
+    return tmp_path / "zoo"
+
+
+@pytest.fixture
+def entry(root: Path, nature: Initialization) -> Path:
+    nature.save(root / "some-nature")
+    return root / "some-nature"
+
+
+def test_what_is_there_is_listed_loaded_and_applied_in_one_line(entry: Path, nature: Initialization) -> None:
+    assert "some-nature" in zoo.list()
+    model = agent(PPO, seed=1, n_steps=16, batch_size=16, **{"policy_kwargs": zoo.policy_kwargs("some-nature")})
+    zoo.load("some-nature").apply_to(model)
+    for name, tensor in Initialization.of(model, "encoder").parameters.items():
+        assert torch.equal(tensor, nature.parameters[name])
+    assert (entry / "model.safetensors").stat().st_size < 7_000_000
+
+
+def test_the_small_network(root: Path) -> None:
+    source = agent(**MNIH)
+    Initialization.of(source, "encoder", {"network": "Mnih2013CNN"}).save(root / "some-mnih2013")
+    assert (root / "some-mnih2013" / "model.safetensors").stat().st_size < 3_000_000
+    with pytest.raises(InitializationError, match="another network, Mnih2013CNN, which leap_rl"):
+        zoo.load("some-mnih2013").apply_to(agent())
+    model = agent(DQN, policy_kwargs=zoo.policy_kwargs("some-mnih2013"))
+    zoo.load("some-mnih2013").apply_to(model)
+    weight = source.policy.features_extractor.cnn[0].weight
+    assert torch.equal(model.q_net.features_extractor.cnn[0].weight, weight)
+    assert torch.equal(model.q_net_target.features_extractor.cnn[0].weight, weight)
+
+
+def test_every_published_initialization_is_good_and_learns() -> None:
+    for name in zoo.list():
+        model = agent(n_steps=16, policy_kwargs=zoo.policy_kwargs(name))
+        zoo.load(name).apply_to(model)
+        model.learn(256)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../some-nature", "/etc", "a/b", "a\\b", "", ".", "..", "a..b", "~", "some nature", "-x", "x" * 97, "a\n"]
+)
+def test_what_is_no_name(entry: Path, name: str) -> None:
+    with pytest.raises(zoo.ZooError, match="is no name of an initialization"):
+        zoo.load(name)
+
+
+def test_an_unknown_name_is_told_the_nearest(entry: Path) -> None:
+    with pytest.raises(zoo.ZooError, match="no initialization 'some-natur' in the zoo: did you mean some-nature"):
+        zoo.load("some-natur")
+    with pytest.raises(zoo.ZooError, match=r"there are .*some-nature"):
+        zoo.load("quite-different")
+
+
+def _config(entry: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    config = json.loads((entry / "config.json").read_text())
+    change(config)
+    (entry / "config.json").write_text(json.dumps(config))
+
+
+def _tamper(entry: Path) -> None:
+    data = bytearray((entry / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (entry / "model.safetensors").write_bytes(bytes(data))
+
+
+def _link_file(entry: Path) -> None:
+    target = entry.parent / "elsewhere.safetensors"
+    os.replace(entry / "model.safetensors", target)
+    (entry / "model.safetensors").symlink_to(target)
+
+
+def _link_folder(entry: Path) -> None:
+    os.replace(entry, entry.parent.parent / "elsewhere")
+    entry.symlink_to(entry.parent.parent / "elsewhere")
+
+
+def _oversize(entry: Path) -> None:
+    with open(entry / "model.safetensors", "ab") as file:
+        file.truncate(zoo.artifacts.LARGEST["model.safetensors"] + 1)
+
+
+class Bomb:
+    """Unpickling it leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "damaged": (lambda e: (e / "model.safetensors").write_bytes(b"no"), "is damaged"),
+    "tampered": (_tamper, "is damaged: its sha256"),
+    "empty": (lambda e: (e / "model.safetensors").write_bytes(b""), "is damaged"),
+    "no tensors": (lambda e: (e / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "no config": (lambda e: (e / "config.json").unlink(), "config.json is missing"),
+    "config is no JSON": (lambda e: (e / "config.json").write_text("{"), "can't be read"),
+    "config is a list": (lambda e: (e / "config.json").write_text("[]"), "was not written by leap_rl"),
+    "config is deep": (lambda e: (e / "config.json").write_text("[" * 100_000), "can't be read"),
+    "config is no text": (lambda e: (e / "config.json").write_bytes(b"\xff\xfe"), "can't be read"),
+    "too new": (lambda e: _config(e, lambda c: c.update(format_version=99)), "install a newer leap_rl"),
+    "other shapes": (lambda e: _config(e, lambda c: c.update(shapes={})), "does not describe its tensors"),
+    "no scope": (lambda e: _config(e, lambda c: c.update(scope=1)), "does not describe its tensors"),
+    "no network": (lambda e: _config(e, lambda c: c.pop("network")), "does not say for which network"),
+    "a pickle": (lambda e: (e / "agent.pkl").write_bytes(pickle.dumps(1)), "agent.pkl, which belongs to no"),
+    "a hidden file": (lambda e: (e / ".x").write_text(""), "holds .x, which belongs to no"),
+    "a folder": (lambda e: (e / "inner").mkdir(), "inner, which is no plain file"),
+    "a linked file": (_link_file, "model.safetensors, which is no plain file"),
+    "a linked folder": (_link_folder, "is no folder of an initialization"),
+    "oversized": (_oversize, "more than 100,000,000 are refused"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_an_initialization_that_cannot_be_trusted(entry: Path, bad: str, capsys: Any) -> None:
+    damage, message = BAD[bad]
+    damage(entry)
+    with pytest.raises(ValueError, match=message):
+        zoo.load("some-nature")
+    assert main(["zoo", "verify", "some-nature"]) == 2
+    assert "1 of 1 can't be trusted: some-nature" in capsys.readouterr().err
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_bytes_of_a_stranger_do_more_than_be_refused(root: Path, data: st.DataObject) -> None:
+    """Any file, hash and all, with bytes changed, cut or put in: a ValueError, or finite tensors as described."""
+    folder = root / "fuzzed"
+    if folder.exists():
+        shutil.rmtree(folder)
+    small = Initialization({"encoder.w": torch.arange(6.0)}, "encoder", {}, {"network": "NatureCNN"})
+    small.save(folder)
+    file = folder / data.draw(st.sampled_from(["config.json", "model.safetensors"]))
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(len(content) - 1, 0)))
+        kind = data.draw(st.sampled_from(["set", "cut", "insert"]))
+        if kind == "set" and content:
+            content[at] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del content[at : at + data.draw(st.integers(1, 40))]
+        else:
+            content[at:at] = data.draw(st.binary(min_size=1, max_size=40))
+    file.write_bytes(bytes(content))
+    if file.name == "model.safetensors" and data.draw(st.booleans()):  # who changes tensors changes the hash, too
+        import hashlib
+
+        _config(folder, lambda c: c.update(sha256=hashlib.sha256(bytes(content)).hexdigest()))
+    try:
+        loaded = zoo.check(folder)
+    except ValueError:
+        return
+    assert all(t.isfinite().all() for t in loaded.parameters.values())
+
+
+# -- agents that people have -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, DQN])
+def test_the_encoder_of_an_agent_is_imported(root: Path, tmp_path: Path, kind: Any, capsys: Any) -> None:
+    model = agent(kind)
+    model.save(tmp_path / "agent.zip")
+    assert main(["zoo", "import", str(tmp_path / "agent.zip"), "--name", "mine"]) == 0
+    assert main(["zoo", "list"]) == 0 and main(["zoo", "show", "mine"]) == 0 and main(["zoo", "verify"]) == 0
+    assert "mine" in capsys.readouterr().out
+    loaded = zoo.load("mine")
+    for name, tensor in Initialization.of(model, "encoder").parameters.items():
+        assert torch.equal(loaded.parameters[name], tensor)
+    with pytest.raises(zoo.ZooError, match="there is an initialization 'mine' already"):
+        zoo.import_agent(tmp_path / "agent.zip", "mine")
+
+
+def test_an_imported_one_starts_a_training(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent().save(tmp_path / "agent.zip")
+    zoo.import_agent(tmp_path / "agent.zip", "mine")
+    monkeypatch.chdir(tmp_path)
+    arguments = "train Pong --init mine --timesteps 64 --agent.n-envs 2 --agent.arithmetic fast --run-dir run"
+    assert main(arguments.split()) == 0
+    assert (tmp_path / "run" / "agent.zip").is_file()
+
+
+def test_nothing_pickled_in_an_agent_is_run(root: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    trace = tmp_path / "trace"
+    for name, content in (("policy.pth", {"x": Bomb(trace)}), ("policy.pth", Bomb(trace))):
+        with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+            torch.save(content, tmp_path / "evil.pth")
+            archive.write(tmp_path / "evil.pth", name)
+            archive.writestr("data", pickle.dumps(Bomb(trace)))
+        with pytest.raises(zoo.ZooError, match="holds more than tensors, or is damaged; nothing of it was run"):
+            zoo.import_agent(tmp_path / "evil.zip", "evil")
+    assert not trace.exists() and not root.exists()
+
+
+def test_what_is_no_agent(root: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    def zipped(name: str, **files: Any) -> Path:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for file, content in files.items():
+                torch.save(content, tmp_path / "content.pth")
+                archive.write(tmp_path / "content.pth", f"{file}.pth")
+        return tmp_path / name
+
+    (tmp_path / "text.zip").write_text("text")
+    A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "mlp.zip")
+    agent(PPO, policy_kwargs={"share_features_extractor": False}).save(tmp_path / "two.zip")
+    other = {"features_extractor.cnn.0.weight": torch.zeros(8, 4, 3, 3)}
+    for file, message in (
+        (tmp_path / "nowhere.zip", "does not exist"),
+        (tmp_path / "text.zip", "is no agent that SB3 saved"),
+        (zipped("empty.zip"), "is no agent that SB3 saved"),
+        (zipped("list.zip", policy=[1]), "is no state of a policy"),
+        (tmp_path / "mlp.zip", "has no encoder of images"),
+        (tmp_path / "two.zip", "an encoder for its actor and another for its critic"),
+        (zipped("other.zip", policy=other), "an encoder of an unknown network"),
+    ):
+        with pytest.raises(zoo.ZooError, match=message):
+            zoo.import_agent(file, "x")
+    with pytest.raises(zoo.ZooError, match="is no name"):
+        zoo.import_agent(tmp_path / "two.zip", "../x")
+    assert not root.exists()
+
+
+def test_a_file_that_safetensors_made_of_something_else(entry: Path) -> None:
+    safetensors.torch.save_file({"x": torch.zeros(1)}, entry / "model.safetensors")
+    with pytest.raises(InitializationError, match="sha256"):
+        zoo.load("some-nature")

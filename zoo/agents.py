@@ -1,0 +1,80 @@
+"""Initializations from agents that people have already."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from leap_rl.transfer import Initialization, network_of
+from leap_rl.transfer.names import encoder_name
+from zoo.artifacts import LARGEST, PUBLISHED, ZooError, checked_name, pulled
+
+
+def import_agent(agent: Path, name: str) -> Path:
+    """
+    Take the encoder of an agent that SB3 saved. Of its zip only the tensors are read, as tensors: the rest of such a
+    file is pickled, and whoever unpickles it runs what its author wrote.
+
+    :param agent: zip that ``model.save`` wrote
+    :param name: of the initialization to make
+    :return: its folder
+    :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
+    """
+    folder = pulled() / checked_name(name)
+    if folder.exists() or (PUBLISHED / name).exists():
+        raise ZooError(f"there is an initialization {name!r} already: choose another name")
+    encoder = _encoder(_policy_tensors(agent), agent)
+    network = network_of({key: tuple(t.shape) for key, t in encoder.items()})
+    if network is None:
+        shapes = ", ".join(f"{key} {tuple(t.shape)}" for key, t in encoder.items())
+        raise ZooError(f"{agent} has an encoder of an unknown network: {shapes}")
+    config = {
+        "network": network,
+        "observation_shape": [encoder["encoder.cnn.0.weight"].shape[1], None, None],
+        "source": f"imported from an agent, {agent.name}",
+        "learner": None,
+    }
+    Initialization(encoder, "encoder", {}, config).save(folder)
+    return folder
+
+
+def _policy_tensors(agent: Path) -> dict[str, Tensor]:
+    try:
+        with zipfile.ZipFile(agent) as archive:
+            info = archive.getinfo("policy.pth")
+            if info.file_size > LARGEST["model.safetensors"]:
+                raise ZooError(f"{agent}: policy.pth has {info.file_size:,} bytes, too many")
+            data = archive.read(info)
+    except FileNotFoundError:
+        raise ZooError(f"{agent} does not exist") from None
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise ZooError(f"{agent} is no agent that SB3 saved: {error}") from None
+    try:
+        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds, UnpicklingError for one, on what holds more than tensors
+        raise ZooError(
+            f"{agent}: policy.pth holds more than tensors, or is damaged; nothing of it was run "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ZooError(f"{agent}: policy.pth is no state of a policy")
+    return tensors
+
+
+def _encoder(tensors: dict[str, Tensor], agent: Path) -> dict[str, Tensor]:
+    """By the names of initializations. Actor and critic that share nothing have two, a target network is another."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = encoder_name(str(key))
+        if name is None or "_target." in str(key):
+            continue
+        if name in found and not torch.equal(found[name], tensor):
+            raise ZooError(f"{agent} has an encoder for its actor and another for its critic: which one is not clear")
+        found[name] = tensor.clone()
+    if not found:
+        raise ZooError(f"{agent} has no encoder of images: {', '.join(map(str, tensors))}")
+    return found

@@ -1,0 +1,140 @@
+"""Where initializations lie, by name, and whether what lies there can be trusted."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from leap_rl.transfer import Initialization
+from leap_rl.transfer import policy_kwargs as policy_kwargs_of
+
+PUBLISHED = Path(__file__).with_name("initializations")
+
+LARGEST = {
+    "config.json": 1_000_000,
+    "model.safetensors": 100_000_000,
+    "README.md": 1_000_000,
+    "curves.json": 10_000_000,
+}
+"""The files of an initialization, and the most bytes of each. Nothing else belongs in its folder."""
+REQUIRED = ("config.json", "model.safetensors")
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
+
+
+class ZooError(ValueError):
+    """An initialization of the zoo that is unknown, or can't be trusted; says what and what to do."""
+
+
+def pulled() -> Path:
+    """The folder of initializations that a user pulled or imported: ``$LEAP_RL_ZOO``, or one in the user's cache."""
+    given = os.environ.get("LEAP_RL_ZOO")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leap_rl" / "zoo"
+
+
+def names() -> list[str]:
+    """The initializations there are: those that come with this package, then the user's own."""
+    found = []
+    for root in (PUBLISHED, pulled()):
+        if root.is_dir():
+            found += sorted(p.name for p in root.iterdir() if _NAME.fullmatch(p.name) and p.is_dir())
+    return list(dict.fromkeys(found))
+
+
+def checked_name(name: str) -> str:
+    """
+    :raises ZooError: for what is no name, such as a path
+    """
+    if not _NAME.fullmatch(name) or len(name) > 96:
+        raise ZooError(
+            f"{name!r} is no name of an initialization: letters, digits, '-', '_' and '.', no path. "
+            "A folder is loaded by leap_rl.Initialization.load"
+        )
+    return name
+
+
+def folder_of(name: str) -> Path:
+    """
+    :param name: of an initialization
+    :raises ZooError: if there is none of that name
+    """
+    checked_name(name)
+    for root in (PUBLISHED, pulled()):
+        if (root / name).is_dir():
+            return root / name
+    there = names()
+    near = difflib.get_close_matches(name, there, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = f"there are {', '.join(there)}" if there else "none is published yet; leap-rl zoo import makes one"
+    raise ZooError(f"no initialization {name!r} in the zoo: {hint}")
+
+
+def load(name: str) -> Initialization:
+    """
+    An initialization, checked.
+
+    :param name: see ``zoo.list()``
+    :return: to be applied: ``zoo.load(name).apply_to(model)``
+    :raises ZooError: if it is unknown, or holds what it should not
+    :raises InitializationError: if it is damaged, foreign, or from a later version
+    """
+    return check(folder_of(name))
+
+
+def check(folder: Path) -> Initialization:
+    """
+    Load an initialization of unknown origin: its files are looked at before any is read.
+
+    :param folder: of the initialization
+    :raises ZooError: for a link, a file that does not belong there, or one that is too large
+    :raises InitializationError: as of ``Initialization.load``
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise ZooError(f"{folder} is no folder of an initialization")
+    for file in sorted(folder.iterdir()):
+        mode = file.lstat()
+        if not stat.S_ISREG(mode.st_mode):
+            raise ZooError(f"{folder} holds {file.name}, which is no plain file: links and folders are refused")
+        if file.name not in LARGEST:
+            raise ZooError(
+                f"{folder} holds {file.name}, which belongs to no initialization: there may be "
+                f"{', '.join(LARGEST)}. Nothing of it was opened; remove it if you know what it is"
+            )
+        if mode.st_size > LARGEST[file.name]:
+            raise ZooError(
+                f"{folder}/{file.name} has {mode.st_size:,} bytes: more than {LARGEST[file.name]:,} are refused"
+            )
+    initialization = Initialization.load(folder)
+    network = initialization.config.get("network")
+    if not isinstance(network, str):
+        raise ZooError(f"{folder}/config.json does not say for which network it is")
+    return initialization
+
+
+def policy_kwargs(name: str) -> dict[str, Any]:
+    """
+    What a model must be given so that it has the network of an initialization::
+
+        PPO("CnnPolicy", env, policy_kwargs=zoo.policy_kwargs(name))
+
+    :param name: of the initialization
+    :raises ValueError: for a network that is not of SB3 or leap_rl
+    """
+    return policy_kwargs_of(load(name))
+
+
+def summary(name: str) -> dict[str, Any]:
+    """What ``leap-rl zoo show`` prints: the config, and the sizes of the files."""
+    folder = folder_of(name)
+    config = json.loads((folder / "config.json").read_text())
+    del config["shapes"]
+    return {**config, "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())}}
