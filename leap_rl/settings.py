@@ -163,6 +163,10 @@ class TrainSettings:
     """summed over the environments"""
     init: Path | None = None
     """initialization to start from: a folder, or a name of the zoo; without it random"""
+    freeze_encoder_steps: NotNegative = 0
+    """train the head alone for so many steps first"""
+    encoder_lr_factor: Fraction = 1.0
+    """learning rate of the encoder, by that of the rest"""
     agent: AgentSettings = field(default_factory=AgentSettings)
     """the agent that learns"""
     atari: AtariSettings = field(default_factory=AtariSettings)
@@ -185,7 +189,7 @@ class CompareSettings:
     envs: Names = ()
     """Gymnasium ids instead; cartpole-test is a family of 10 CartPoles"""
     starts: Names = ("random",)
-    """folders of initializations, or name=folder; random is a random one"""
+    """folders of initializations or names of the zoo, or name=one of them; random is a random one"""
     timesteps: Positive = 200_000
     """of each run, summed over its environments"""
     seeds: Seeds = (0, 1, 2, 3, 4)

@@ -16,6 +16,7 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.settings import TrainSettings, write_settings
+from leap_rl.transfer import FreezeEncoder, SlowEncoder
 
 MAY_CHANGE = {"timesteps", "save-freq"}
 
@@ -71,6 +72,11 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     :raises ValueError: for what can't be trained
     """
     initialization = None if settings.init is None else load_initialization(settings.init)
+    gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
+    if gently and not settings.game and settings.agent.network in (None, "mlp"):
+        raise ValueError(
+            "--freeze-encoder-steps and --encoder-lr-factor need an encoder: networks of vectors have none"
+        )
     kwargs = algorithm_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))
     folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
@@ -94,14 +100,18 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, "train", settings)
         model.set_logger(logger_from(folder / "tensorboard", model.num_timesteps))
-        save = SaveAgent(folder / "agents", settings.save_freq)
+        callbacks: list[BaseCallback] = [SaveAgent(folder / "agents", settings.save_freq)]
+        if settings.freeze_encoder_steps:
+            callbacks.append(FreezeEncoder(settings.freeze_encoder_steps))
+        if settings.encoder_lr_factor != 1:
+            callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         # SB3 logs every 100 rollouts by default, which is never in a short run.
         rollout = model.n_steps * env.num_envs  # type: ignore[attr-defined]
         log_interval = max(1, min(100, settings.timesteps // rollout // LOGS))
         try:
             model.learn(
                 settings.timesteps - model.num_timesteps,
-                callback=save,
+                callback=callbacks,
                 log_interval=log_interval,
                 reset_num_timesteps=not saved,
                 progress_bar=sys.stderr.isatty(),

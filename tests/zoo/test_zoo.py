@@ -222,6 +222,7 @@ def test_an_imported_one_starts_a_training(root: Path, tmp_path: Path, monkeypat
     zoo.import_agent(tmp_path / "agent.zip", "mine")
     monkeypatch.chdir(tmp_path)
     arguments = "train Pong --init mine --timesteps 64 --agent.n-envs 2 --agent.arithmetic fast --run-dir run"
+    arguments += " --freeze-encoder-steps 20 --encoder-lr-factor 0.5"
     assert main(arguments.split()) == 0
     assert (tmp_path / "run" / "agent.zip").is_file()
 
