@@ -71,4 +71,8 @@ class AtariTasks(EnvTasks):
         """One preprocessing and, where the head is shared, all 18 actions: the same spaces, whatever the game."""
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
-        return {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}
+        config = {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}
+        if model.scope == "all":
+            assert model.env is not None
+            config["action_meanings"] = model.env.env_method("get_action_meanings", indices=[0])[0]
+        return config

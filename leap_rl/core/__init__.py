@@ -8,7 +8,7 @@ from leap_rl.core.callbacks import MetaCallback
 from leap_rl.core.checkpoint import CheckpointError
 from leap_rl.core.curve import LearningCurve
 from leap_rl.core.engines import Engine, InProcess, OnProgress, Workers
-from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, named_tensors
+from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, fit_head, named_tensors
 from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
 from leap_rl.core.lookahead import LookAhead
 from leap_rl.core.path import GradientPath, PathStatistics
@@ -44,5 +44,6 @@ __all__ = [
     "TaskFamily",
     "TaskResult",
     "Workers",
+    "fit_head",
     "named_tensors",
 ]

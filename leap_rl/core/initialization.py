@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -76,6 +76,16 @@ def _(model: nn.Module) -> NamedTensors:
     )
 
 
+@singledispatch
+def fit_head(model: Any, initialization: Initialization, head: str) -> Initialization:
+    """
+    An initialization whose output layer is that of a model. ``leap_rl.transfer`` registers SB3's models.
+
+    :raises TypeError: for a model of which nothing is known but its names
+    """
+    raise TypeError(f"head={head!r} is for SB3 models, once leap_rl.transfer is imported, not {type(model).__name__}")
+
+
 @dataclass
 class Initialization:
     """
@@ -122,14 +132,19 @@ class Initialization:
         )
 
     @torch.no_grad()
-    def apply_to(self, model: Any) -> None:
+    def apply_to(self, model: Any, head: Literal["map", "redraw"] | None = None) -> None:
         """
         Copy θ⁰ into a model; what is not in scope stays the model's own. Every copy that the model keeps of a
         tensor is filled.
 
         :param model: a torch module or an SB3 model
+        :param head: for a head of other actions than the model's: ``"map"`` takes its rows by the meaning of each
+            action, ``"redraw"`` leaves the model's own
         :raises InitializationError: if the model's tensors differ in name or shape; nothing is changed then
         """
+        if head is not None:
+            fit_head(model, self, head).apply_to(model)
+            return
         tensors = named_tensors(model)
         self.check_fits(tensors)
         for name, tensor in self.parameters.items():

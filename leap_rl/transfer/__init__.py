@@ -2,11 +2,13 @@
 
 from leap_rl.core import Initialization
 from leap_rl.transfer.gentle import FreezeEncoder, SlowEncoder
+from leap_rl.transfer.heads import Head
 from leap_rl.transfer.names import observed_parameters
 from leap_rl.transfer.networks import Mnih2013CNN, network_of, policy_kwargs
 
 __all__ = [
     "FreezeEncoder",
+    "Head",
     "Initialization",
     "Mnih2013CNN",
     "SlowEncoder",
