@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -45,6 +46,7 @@ def test_every_command_of_the_documentation_runs(document: Path, tmp_path: Path)
         done = subprocess.run(
             [sys.executable, "-m", "leap_rl.cli", *shrunk(command)],
             cwd=tmp_path,
+            env={**os.environ, "LEAP_RL_ZOO": str(tmp_path / "zoo")},
             capture_output=True,
             text=True,
             timeout=600,
