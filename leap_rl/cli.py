@@ -114,7 +114,7 @@ def show(folder: Path) -> None:
     run(folder)
 
 
-zoo = App("zoo", help="Pretrained initializations: list, show, verify, import.", version_flags=())
+zoo = App("zoo", help="Pretrained initializations: list, show, verify, import, pull, push.", version_flags=())
 app.command(zoo)
 
 
@@ -163,6 +163,34 @@ def zoo_import(agent: Path, *, name: str) -> None:
     run(agent, name)
 
 
+@zoo.command(name="pull")
+def zoo_pull(repository: str, *, name: str | None = None, revision: str = "main") -> None:
+    """
+    Fetch an initialization from the Hugging Face Hub, and check it.
+
+    :param repository: owner/repository
+    :param name: to give it here; without it that of the repository
+    :param revision: branch, tag or commit
+    """
+    from leap_rl.commands.initializations import pull as run
+
+    run(repository, name, revision)
+
+
+@zoo.command(name="push")
+def zoo_push(name: str, repository: str, *, private: bool = False) -> None:
+    """
+    Publish an initialization on the Hugging Face Hub, with its model card; the token is that of `hf auth login`.
+
+    :param name: of the zoo, or a folder
+    :param repository: owner/repository; made if it is not there
+    :param private: only for those who may see it
+    """
+    from leap_rl.commands.initializations import push as run
+
+    run(name, repository, private)
+
+
 COMMANDS = {"meta-train", "train", "compare", "evaluate", "games", "show"}
 
 
@@ -202,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error), 2)
     except ModuleNotFoundError as error:
-        extras = {"matplotlib": "evaluation", "moviepy": "video"}
+        extras = {"matplotlib": "evaluation", "moviepy": "video", "huggingface_hub": "hub"}
         if error.name not in extras:
             raise
         return _fail(f"{error.name} is not installed: pip install 'leap-rl[{extras[error.name]}]'", 2)

@@ -76,3 +76,19 @@ def import_agent(agent: Path, name: str) -> None:
     folder = zoo.import_agent(agent, name)
     print(f"The encoder of {agent} is the initialization {name}, in {folder}. Next:")
     print(f"  leap-rl train GAME --init {name}")
+
+
+def pull(repository: str, name: str | None, revision: str) -> None:
+    """As ``zoo.hub.pull``."""
+    from zoo.hub import pull as fetch
+
+    folder = fetch(repository, name, revision)
+    print(f"{repository} is the initialization {folder.name}, in {folder}. Next:")
+    print(f"  leap-rl zoo show {folder.name}\n  leap-rl train GAME --init {folder.name}")
+
+
+def push(name: str, repository: str, private: bool) -> None:
+    """As ``zoo.hub.push``."""
+    from zoo.hub import push as publish
+
+    print(f"Published: {publish(name, repository, private)}")

@@ -1,0 +1,142 @@
+"""Pushing and pulling, against a server that speaks the Hub's endpoints."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import EvalResult, ModelCard
+
+import zoo.artifacts
+import zoo.hub
+from leap_rl import Initialization
+from tests.zoo.hub import TOKEN, FakeHub, serving
+from zoo import ZooError
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub()
+
+
+@pytest.fixture
+def endpoint(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path / "zoo"))
+    with serving(hub) as address:
+        yield address
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    config = {"network": "NatureCNN", "learner": {"name": "Leap"}, "tasks": ["Pong", "Qbert"], "timesteps": 1_000_000}
+    Initialization({"encoder.w": torch.arange(6.0)}, "encoder", {}, config).save(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def test_what_is_pushed_is_what_is_pulled(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    assert zoo.hub.push(str(mine), "me/atari-mine", endpoint=endpoint, token=TOKEN) == f"{endpoint}/me/atari-mine"
+    assert set(hub.repositories["me/atari-mine"]) == {"config.json", "model.safetensors", "README.md"}
+    folder = zoo.hub.pull("me/atari-mine", endpoint=endpoint)
+    assert folder == zoo.artifacts.pulled() / "atari-mine" and zoo.list()[-1] == "atari-mine"
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert torch.equal(zoo.load("atari-mine").parameters["encoder.w"], torch.arange(6.0))
+    with pytest.raises(ZooError, match="there is an initialization 'atari-mine' already"):
+        zoo.hub.pull("me/atari-mine", endpoint=endpoint)
+    assert zoo.hub.pull("me/atari-mine", "another", endpoint=endpoint).name == "another"
+
+
+def test_the_card_says_what_it_is_and_the_hub_understands_it(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
+    card = ModelCard(hub.repositories["me/mine"]["README.md"].decode())
+    assert card.data.library_name == "stable-baselines3" and "leap" in card.data.tags
+    assert "Pong, Qbert" in card.text and "1,000,000" in card.text and "nothing says that it helps" in card.text
+    result = EvalResult(
+        task_type="reinforcement-learning",
+        dataset_type="atari",
+        dataset_name="SpaceInvaders",
+        metric_type="area",
+        metric_value=300.0,
+    )
+    with_evidence = ModelCard(zoo.hub.model_card("mine", Initialization.load(mine), [result]))
+    (index,) = with_evidence.data.to_dict()["model-index"]
+    assert index["name"] == "mine" and index["results"][0]["metrics"][0]["value"] == 300.0
+
+
+def test_a_card_of_ones_own_is_kept(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    (mine / "README.md").write_text("---\ntags: [x]\n---\n\n# Mine\n")
+    zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
+    assert hub.repositories["me/mine"]["README.md"].decode().endswith("# Mine\n")
+
+
+def test_a_private_one_asks_for_the_token(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    zoo.hub.push(str(mine), "me/mine", private=True, endpoint=endpoint, token=TOKEN)
+    with pytest.raises(ZooError, match="no repository 'me/mine', or it is private"):
+        zoo.hub.pull("me/mine", endpoint=endpoint, token=False)  # type: ignore[arg-type]
+    assert zoo.hub.pull("me/mine", endpoint=endpoint, token=TOKEN).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("tampered", "me/bad can't be trusted: bad/model.safetensors is damaged"),
+        ("no tensors", "holds no initialization: model.safetensors is missing"),
+        ("no config", "holds no initialization: config.json is missing"),
+        ("oversized", "more than 1,000,000 are refused"),
+        ("too new", "install a newer leap_rl"),
+    ],
+)
+def test_a_stranger_is_checked_like_any_other(
+    hub: FakeHub, endpoint: str, mine: Path, damage: str, message: str
+) -> None:
+    files = {p.name: p.read_bytes() for p in mine.iterdir()}
+    if damage == "tampered":
+        files["model.safetensors"] = files["model.safetensors"][:-1] + b"\x01"
+    elif damage == "oversized":
+        files["config.json"] += b" " * 1_000_001
+    elif damage == "too new":
+        files["config.json"] = json.dumps({**json.loads(files["config.json"]), "format_version": 99}).encode()
+    else:
+        del files["model.safetensors" if damage == "no tensors" else "config.json"]
+    hub.repositories["me/bad"] = files
+    with pytest.raises(ValueError, match=message):
+        zoo.hub.pull("me/bad", endpoint=endpoint)
+    root = zoo.artifacts.pulled()
+    assert not root.exists() or not list(root.iterdir())  # nothing is left of it
+
+
+def test_what_else_a_repository_holds_is_not_fetched(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    hub.repositories["me/mixed"] = {p.name: p.read_bytes() for p in mine.iterdir()}
+    hub.repositories["me/mixed"]["agent.pkl"] = pickle.dumps(1)
+    zoo.hub.pull("me/mixed", endpoint=endpoint)
+    assert not any("agent.pkl" in request for request in hub.requests)
+
+
+def test_what_cannot_be_pulled_or_pushed(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    hub.repositories["me/there"] = {p.name: p.read_bytes() for p in mine.iterdir()}
+    with pytest.raises(ZooError, match="no repository 'me/nowhere'"):
+        zoo.hub.pull("me/nowhere", endpoint=endpoint)
+    with pytest.raises(ZooError, match="has no revision 'v9'"):
+        zoo.hub.pull("me/there", revision="v9", endpoint=endpoint)
+    with pytest.raises(ZooError, match="is no repository"):
+        zoo.hub.pull("me/a/b/there", endpoint=endpoint)
+    with pytest.raises(ZooError, match="is no name"):
+        zoo.hub.pull("me/there", "../there", endpoint=endpoint)
+    with pytest.raises(ZooError, match="me/mine refuses it"):
+        zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token="hf_wrong")
+    with pytest.raises(ZooError, match="no initialization 'unknown' in the zoo"):
+        zoo.hub.push("unknown", "me/mine", endpoint=endpoint, token=TOKEN)
+    (mine / "agent.pkl").write_bytes(pickle.dumps(1))
+    with pytest.raises(ZooError, match=r"agent.pkl, which belongs to no initialization"):
+        zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
+    assert "me/mine" not in hub.repositories
+
+
+def test_a_hub_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path / "zoo"))
+    with pytest.raises(OSError, match="me/there can't be fetched"):
+        zoo.hub.pull("me/there", endpoint="http://127.0.0.1:9")

@@ -1,0 +1,148 @@
+"""Initializations on the Hugging Face Hub: pushed with a model card, pulled and checked."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import EvalResult, HfApi, ModelCardData, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from leap_rl.core.initialization import Initialization, replacing_folder
+from zoo.artifacts import LARGEST, PUBLISHED, REQUIRED, ZooError, check, checked_name, folder_of, pulled
+
+
+def pull(
+    repo_id: str, name: str | None = None, revision: str = "main", endpoint: str | None = None, token: str | None = None
+) -> Path:
+    """
+    Fetch an initialization. Of its repository only the files of an initialization are fetched, none that is too large,
+    and what was fetched is checked before it can be loaded by name.
+
+    :param repo_id: ``owner/repository``
+    :param name: to give it here; ``None``: that of the repository
+    :param revision: branch, tag or commit
+    :param endpoint: another Hub than the public one
+    :param token: for a private repository; ``None``: as ``hf auth login`` left it
+    :return: its folder
+    :raises ZooError: if it is not there, or can't be trusted; nothing is kept then
+    :raises OSError: if the Hub can't be reached
+    """
+    name = checked_name(repo_id.rpartition("/")[2] if name is None else name)
+    folder = pulled() / name
+    if folder.exists() or (PUBLISHED / name).exists():
+        raise ZooError(f"there is an initialization {name!r} already: give it another name, or remove {folder}")
+    with tempfile.TemporaryDirectory(prefix="leap_rl-pull-") as scratch:
+        for file, largest in LARGEST.items():
+            try:
+                url = hf_hub_url(repo_id, file, revision=revision, endpoint=endpoint)
+                size = get_hf_file_metadata(url, token=token, endpoint=endpoint).size
+                if size is None or size > largest:
+                    raise ZooError(f"{repo_id}: {file} has {size} bytes: more than {largest:,} are refused")
+                hf_hub_download(repo_id, file, revision=revision, endpoint=endpoint, token=token, local_dir=scratch)
+            except ZooError:
+                raise
+            except RepositoryNotFoundError:
+                raise ZooError(
+                    f"there is no repository {repo_id!r}, or it is private and the token is not right"
+                ) from None
+            except RevisionNotFoundError:
+                raise ZooError(f"{repo_id} has no revision {revision!r}") from None
+            except EntryNotFoundError:
+                if file in REQUIRED:
+                    raise ZooError(f"{repo_id} holds no initialization: {file} is missing") from None
+            except HFValidationError as error:
+                raise ZooError(f"{repo_id!r} is no repository: {error}") from None
+            except Exception as error:  # how a Hub can't be reached depends on the release of its library
+                raise OSError(f"{repo_id} can't be fetched: {str(error).splitlines()[0]}") from None
+        with replacing_folder(folder) as new:
+            for file in LARGEST:
+                if (Path(scratch) / file).is_file():
+                    shutil.copyfile(Path(scratch) / file, new / file)
+            try:
+                check(new)
+            except ValueError as error:
+                raise ZooError(f"{repo_id} can't be trusted: {str(error).replace(str(new), name)}") from None
+    return folder
+
+
+def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = None, token: str | None = None) -> str:
+    """
+    Publish an initialization, with its model card; one without gets one of what its config says.
+
+    :param name: of the initialization, or its folder
+    :param repo_id: ``owner/repository``, made if it is not there
+    :param private: whether others may see it
+    :param endpoint: another Hub than the public one
+    :param token: with the right to write; ``None``: as ``hf auth login`` left it
+    :return: its address
+    :raises ZooError: if it can't be trusted, or the Hub refuses it
+    """
+    folder = Path(name) if Path(name).is_dir() else folder_of(name)
+    initialization = check(folder)
+    api = HfApi(endpoint=endpoint, token=token)
+    with tempfile.TemporaryDirectory(prefix="leap_rl-push-") as scratch:
+        for file in folder.iterdir():
+            shutil.copyfile(file, Path(scratch) / file.name)
+        card = Path(scratch) / "README.md"
+        if not card.is_file():
+            card.write_text(model_card(folder.name, initialization))
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            api.upload_folder(repo_id=repo_id, folder_path=scratch, commit_message=f"{folder.name}, by leap_rl")
+        except HFValidationError as error:
+            raise ZooError(f"{repo_id!r} is no repository: {error}") from None
+        except HfHubHTTPError as error:
+            raise ZooError(f"{repo_id} refuses it: {str(error).splitlines()[0]}") from None
+    return f"{api.endpoint}/{repo_id}"
+
+
+def model_card(name: str, initialization: Initialization, results: list[EvalResult] | None = None) -> str:
+    """
+    A model card whose metadata the Hub understands.
+
+    :param name: of the initialization
+    :param initialization: whose config says where it comes from
+    :param results: its evidence, for the ``model-index``
+    :return: Markdown with a YAML header
+    """
+    config = initialization.config
+    learner = (config.get("learner") or {}).get("name")
+    tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization", "atari"]
+    data = ModelCardData(
+        library_name="stable-baselines3",
+        tags=[*tags, *([learner.lower()] if learner else [])],
+        model_name=name if results else None,
+        eval_results=results,
+    )
+    tasks = ", ".join(config.get("tasks", [])) or "not recorded"
+    steps = config.get("timesteps")
+    rows = [
+        f"| network | {config['network']} |",
+        f"| scope | {initialization.scope} |",
+        f"| parameters | {sum(t.numel() for t in initialization.parameters.values()):,} |",
+        f"| learned by | {learner or config.get('source', 'not recorded')} |",
+        f"| learned from | {tasks} |",
+        f"| steps | {f'{steps:,}' if steps else 'not recorded'} |",
+        f"| preprocessing | {config.get('preprocessing', 'not recorded')} |",
+    ]
+    evidence = "See the results above." if results else "None is recorded: nothing says that it helps."
+    return "\n".join(
+        [
+            f"---\n{data.to_yaml()}\n---\n",
+            f"# {name}\n",
+            "An initialization for Stable-Baselines3: safetensors and JSON, no pickle.\n",
+            f"```python\nimport zoo\n\nzoo.load({name!r}).apply_to(model)\n```\n",
+            f"after `leap-rl zoo pull OWNER/{name}`.\n",
+            "| | |\n|---|---|",
+            *rows,
+            f"\n## Evidence\n\n{evidence}\n",
+        ]
+    )
