@@ -44,7 +44,7 @@ class TrainingCurves(MetaCallback):
         shutil.rmtree(run, ignore_errors=True)  # of an interrupted meta step
         logger = TensorBoardLogger(run)
         for update, error in enumerate(curve):
-            logger.record("train/error", float(error))
+            logger.record("training_curve/error", float(error))  # by update, where others are by image
             logger.dump(update + 1)
         logger.close()
 
@@ -62,4 +62,4 @@ def show_examples(alphabets: Alphabets, folder: Path, n: int = 5) -> None:
             images = task.images().train[:: 300 // 20]
             augmented = AUGMENTATION(images, torch.Generator().manual_seed(0))
             rows = torch.cat([torch.cat(list(x), dim=2) for x in (images, augmented)], dim=1)
-            writer.add_image(task.name, rows, 0)
+            writer.add_image(f"examples/{task.name}", rows, 0)

@@ -226,7 +226,7 @@ def evaluate(
             logger = TensorBoardLogger(folder.parent / "tensorboard" / f"held-out after {folder.name}" / result.name)
             for step, values in result.log:
                 for key, value in values.items():
-                    logger.record(key, value)
+                    logger.record(key.replace("train/", "held_out/"), value)
                 logger.dump(step)
             logger.close()
     return results
