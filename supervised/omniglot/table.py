@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
 
 Score = tuple[float, float]
@@ -189,7 +190,7 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         runs = [run for run in found if run.label == label and run.n_pretraining == most]
         curves = [run.curve for run in runs if run.curve]
         if curves:
-            by_update.plot(np.arange(1, len(curves[0]) + 1), np.mean(curves, axis=0), color=color, label=label)
+            by_update.plot(*_smooth(np.mean(curves, axis=0)), color=color, label=label)
         steps = sorted({step for run in runs for step in run.scores})
         errors = [np.mean([_mean(run.scores[s], 0) for run in runs if s in run.scores]) for s in steps]
         if len(steps) > 1:
@@ -201,9 +202,7 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         shown = sorted(leap.training_curves)
         for i, step in enumerate(shown):
             curve = 100 * np.array(leap.training_curves[step])
-            shorter.plot(
-                np.arange(1, len(curve) + 1), curve, color=(0.1, 0.3, 0.3 + 0.7 * i / len(shown)), label=f"{step}"
-            )
+            shorter.plot(*_smooth(curve), color=(0.1, 0.3, 0.3 + 0.7 * i / len(shown)), label=f"{step}")
         shorter.legend(frameon=False, title="meta step")
     for ax, x, y, title in (
         (by_count, "pretraining alphabets", "area under the error curve, %", f"after {meta_step} meta steps"),
@@ -213,5 +212,12 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
     ):
         ax.set(xlabel=x, ylabel=y, title=title)
         ax.grid(alpha=0.25)
+    by_count.set_xticks(sorted({run.n_pretraining for run in found}))
     by_count.legend(frameon=False)
     figure.savefig(file, dpi=130)
+
+
+def _smooth(curve: np.ndarray, window: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Updates and errors, as means over the last few updates: a minibatch of 20 images alone is mostly noise."""
+    errors = LearningCurve(np.arange(1, len(curve) + 1), curve, len(curve), window).moving_average()
+    return np.arange(1, len(curve) + 1), errors
