@@ -167,6 +167,8 @@ class TrainSettings:
     """train the head alone for so many steps first"""
     encoder_lr_factor: Fraction = 1.0
     """learning rate of the encoder, by that of the rest"""
+    watch: Path | None = None
+    """run folder of a comparison with random starts on this game: warn when this run falls behind them"""
     agent: AgentSettings = field(default_factory=AgentSettings)
     """the agent that learns"""
     atari: AtariSettings = field(default_factory=AtariSettings)

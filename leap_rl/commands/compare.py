@@ -56,6 +56,10 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
     table = f"{comparison.table()}\n\n({note})"
+    for (task, start), deviations in comparison.behind().items():
+        table += (
+            f"\n\nNegative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts."
+        )
     (folder / "table.md").write_text(table + "\n")
     results = {"settings": as_dict(settings), "results": comparison.as_dict()}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")

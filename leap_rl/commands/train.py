@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
 from leap_rl.agents import speed_up
+from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.settings import TrainSettings, write_settings
-from leap_rl.transfer import FreezeEncoder, SlowEncoder
+from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
 
 MAY_CHANGE = {"timesteps", "save-freq"}
 
@@ -77,6 +80,9 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         raise ValueError(
             "--freeze-encoder-steps and --encoder-lr-factor need an encoder: networks of vectors have none"
         )
+    from_scratch = None
+    if settings.watch is not None:
+        from_scratch = curves_from_scratch(settings.watch, game_name(settings.game) if settings.game else settings.env)
     kwargs = algorithm_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))
     folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
@@ -103,6 +109,8 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         callbacks: list[BaseCallback] = [SaveAgent(folder / "agents", settings.save_freq)]
         if settings.freeze_encoder_steps:
             callbacks.append(FreezeEncoder(settings.freeze_encoder_steps))
+        if from_scratch is not None:
+            callbacks.append(WatchTransfer(from_scratch))
         if settings.encoder_lr_factor != 1:
             callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         # SB3 logs every 100 rollouts by default, which is never in a short run.
@@ -128,6 +136,25 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     print(f"The agent is in {folder / 'agent.zip'}. Next:")
     print(f"  leap-rl evaluate {folder}")
     print(f"  tensorboard --logdir {folder / 'tensorboard'}")
+
+
+def curves_from_scratch(folder: Path, task: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    :param folder: of a ``leap-rl compare``
+    :param task: the game
+    :return: steps and moving averages of the returns, of each seed that started at random
+    :raises ValueError: if it has none of that game, or too few
+    """
+    file = folder / "results.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no finished comparison: results.json is missing; leap-rl compare makes one")
+    results = json.loads(file.read_text())["results"]
+    if "random" not in results.get(task, {}):
+        raise ValueError(f"{folder} has no random starts on {task}: it compared {', '.join(results)}")
+    curves = [run["curve"] for run in results[task]["random"]]
+    from_scratch = [(np.array(curve["steps"]), np.array(curve["values"])) for curve in curves]
+    WatchTransfer(from_scratch)  # says if they are too few
+    return from_scratch
 
 
 def logger_from(folder: Path, last_step: int) -> Logger:

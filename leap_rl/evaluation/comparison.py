@@ -45,6 +45,26 @@ class Comparison:
         """Final score of each curve, shape ``(seeds,)``; NaN where no episode ended at the end."""
         return np.array([curve.final_score() for curve in self.curves[start][task]])
 
+    def behind(self, reference: str = "random") -> dict[tuple[str, str], float]:
+        """
+        Negative transfer: starts whose mean area lies more than two standard deviations of the reference's seeds below
+        (for losses: above) the reference's mean.
+
+        :param reference: a start; without it, or with one seed, nothing is known
+        :return: by task and start, how many standard deviations
+        """
+        found: dict[tuple[str, str], float] = {}
+        for task, curves in self.curves.get(reference, {}).items():
+            areas = self.areas(reference, task)
+            if len(areas) < 2:
+                continue
+            sign = 1 if curves[0].maximize else -1
+            for start in self.curves:
+                lead = sign * (self.areas(start, task).mean() - areas.mean()) / max(areas.std(ddof=1), 1e-9)
+                if start != reference and lead < -2:
+                    found[task, start] = -lead
+        return found
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: by task and start, a list of runs with seed, area, final score and curve."""
         return {

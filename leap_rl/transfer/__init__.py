@@ -4,6 +4,7 @@ from leap_rl.core import Initialization
 from leap_rl.transfer.gentle import FreezeEncoder, SlowEncoder
 from leap_rl.transfer.heads import Head
 from leap_rl.transfer.names import observed_parameters
+from leap_rl.transfer.negative import WatchTransfer
 from leap_rl.transfer.networks import Mnih2013CNN, network_of, policy_kwargs
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Initialization",
     "Mnih2013CNN",
     "SlowEncoder",
+    "WatchTransfer",
     "network_of",
     "observed_parameters",
     "policy_kwargs",

@@ -146,6 +146,18 @@ def test_compare_and_go_on_with_more_seeds(meta_run: Path, tmp_path: Path, capsy
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not run again
     assert main(["show", str(run)]) == 0
     assert "finished" in capsys.readouterr().out
+    # Such random starts are what a training can be watched against, once they ended an episode.
+    watched = ["train", "Qbert", "--watch", str(run), "--timesteps", "64", "--agent.n-envs", "2"]
+    assert main([*watched, "--run-dir", str(tmp_path / "other")]) == 2
+    assert "0 curves from scratch: at least two seeds" in capsys.readouterr().err
+    file = run / "results.json"
+    longer = json.loads(file.read_text())
+    for seed in longer["results"]["Qbert"]["random"]:
+        seed["curve"] = {"steps": [100, 200], "values": [1.0, 2.0]}
+    file.write_text(json.dumps(longer))
+    assert main([*watched, "--run-dir", str(tmp_path / "watched")]) == 0
+    assert main(["train", "Pong", "--watch", str(run)]) == 2
+    assert "has no random starts on Pong: it compared Qbert" in capsys.readouterr().err
 
 
 def test_games(capsys: Any) -> None:
@@ -202,6 +214,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("train --env CartPole-v1 --agent.network nature", "here it must be mlp"),
         ("train --env CartPole-v1 --freeze-encoder-steps 10", "need an encoder"),
         ("train Pong --encoder-lr-factor 2", "Must be <= 1"),
+        ("train Pong --watch nowhere", "nowhere is no finished comparison"),
         ("train Pong --init ../x", "is no name of an initialization"),
         ("zoo show nowhere", "no initialization 'nowhere' in the zoo"),
         ("zoo import nowhere.zip --name x", "nowhere.zip does not exist"),

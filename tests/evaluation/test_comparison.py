@@ -70,3 +70,17 @@ def test_the_figure_is_a_png_with_something_on_it(tmp_path: Path) -> None:
     image = imread(tmp_path / "figure.png")
     assert image.shape[0] > 300 and len(np.unique(image.reshape(-1, 4), axis=0)) > 20
     assert re.match(rb"\x89PNG", (tmp_path / "figure.png").read_bytes())
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_a_start_behind_the_spread_of_random_ones_is_named(maximize: bool) -> None:
+    def curves(*areas: float) -> dict[str, list[LearningCurve]]:
+        signed = [a if maximize else -a for a in areas]
+        return {"game": [LearningCurve(np.array([1]), np.array([a]), 10, maximize=maximize) for a in signed]}
+
+    starts = {"random": curves(9.0, 11.0), "worse": curves(7.0, 7.0), "noisy": curves(7.5, 8.0), "good": curves(20, 20)}
+    found = Comparison(starts, [0, 1]).behind()
+    assert found == {("game", "worse"): pytest.approx(3 / np.sqrt(2))}
+    assert Comparison({"worse": starts["worse"]}, [0, 1]).behind() == {}  # nothing to compare with
+    one_seed = {name: {"game": c["game"][:1]} for name, c in starts.items()}
+    assert Comparison(one_seed, [0]).behind() == {}

@@ -1,0 +1,64 @@
+"""Negative transfer: a start from an initialization that falls behind starts from scratch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+_log = logging.getLogger(__name__)
+
+WINDOW = 50
+"""Episodes of a moving average, as those of ``LearningCurve``."""
+
+
+class WatchTransfer(BaseCallback):
+    """
+    Compare a training with others of the same task that started at random, as it goes: ``transfer/lead`` in TensorBoard
+    is how far it is ahead, in standard deviations over their seeds. It warns when it falls behind by more than two, and
+    again only after it had caught up.
+
+    :param from_scratch: of each seed the steps and the moving averages of the returns, both of shape ``(n,)``
+    :raises ValueError: with fewer than two seeds, which have no spread
+    """
+
+    def __init__(self, from_scratch: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        super().__init__()
+        curves = [(np.asarray(steps), np.asarray(values)) for steps, values in from_scratch if len(steps)]
+        if len(curves) < 2:
+            raise ValueError(
+                f"{len(curves)} curves from scratch: at least two seeds are needed to know how much they differ"
+            )
+        self.from_scratch = curves
+        self.returns: list[float] = []
+        self.is_behind = False
+
+    def _on_step(self) -> bool:
+        self.returns += [float(info["episode"]["r"]) for info in self.locals["infos"] if "episode" in info]
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if len(self.returns) < WINDOW:
+            return
+        known = [values[steps <= self.num_timesteps] for steps, values in self.from_scratch]
+        now = np.array([values[-1] for values in known if len(values)])
+        if len(now) < 2:
+            return
+        own = float(np.mean(self.returns[-WINDOW:]))
+        mean, spread = float(now.mean()), float(now.std(ddof=1))
+        lead = (own - mean) / max(spread, 1e-9)
+        self.logger.record("transfer/lead", lead)
+        if lead < -2 and not self.is_behind:
+            _log.warning(
+                "negative transfer after %s steps: the last %d episodes returned %.1f; started at random they returned "
+                "%.1f ± %.1f over %d seeds",
+                f"{self.num_timesteps:,}",
+                WINDOW,
+                own,
+                mean,
+                spread,
+                len(now),
+            )
+        self.is_behind = lead < -2
