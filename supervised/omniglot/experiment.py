@@ -24,7 +24,7 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
-from leap_rl.core.checkpoint import run_kept
+from leap_rl.core.checkpoint import Checkpoints, run_kept
 from leap_rl.core.logger import TensorBoardLogger
 from supervised.multihead import MultiHeadTrainer
 from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, split
@@ -171,7 +171,7 @@ def train(
 def _trainer(run: Run, pretraining: Alphabets, folder: Path, engine: Engine) -> MetaTrainer | MultiHeadTrainer:
     learner = KNOWN[run.learner]
     rate = run.meta_learning_rate or META_LEARNING_RATES.get(run.learner, META_LEARNING_RATE)
-    started = (folder / "checkpoints").is_dir()
+    started = bool(Checkpoints(folder).steps())
     tensorboard = folder / "tensorboard"
     if not started:
         show_examples(pretraining, tensorboard)
