@@ -83,7 +83,7 @@ class MultiHeadTrainer:
         """
         logger: LoggerLike = NoLogger()
         if self.tensorboard_log is not None:
-            logger = TensorBoardLogger(self.tensorboard_log, self.n_updates if self.n_updates else None)
+            logger = TensorBoardLogger(self.tensorboard_log, self.n_updates)
         first, last = self.n_updates, self.n_updates + updates
         losses: list[Tensor] = []
         errors: dict[str, list[Tensor]] = {}

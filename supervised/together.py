@@ -18,7 +18,8 @@ class Together(Engine):
     """
     Runs classification tasks of the same network and budget at once, by ``torch.func.vmap`` over stacked parameters,
     for a GPU that one small network can't fill. Convolutions add in another order than alone, so that results agree
-    with those of other engines within float32, not to the bit.
+    with those of other engines within float32, not to the bit. Nor is a resumed run exact to the bit: a batch of which
+    some tasks were finished is smaller, and so adds in another order.
 
     MAML's few updates are run one task after the other.
     """

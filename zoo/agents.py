@@ -46,9 +46,15 @@ def _policy_tensors(agent: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(agent) as archive:
             info = archive.getinfo("policy.pth")
-            if info.file_size > LARGEST["model.safetensors"]:
-                raise ZooError(f"{agent}: policy.pth has {info.file_size:,} bytes, too many")
+            # As SB3 and torch write them: compressed, a small file could fill the memory.
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > LARGEST["model.safetensors"]:
+                raise ZooError(
+                    f"{agent}: policy.pth is compressed, or larger than {LARGEST['model.safetensors']:,} bytes"
+                )
             data = archive.read(info)
+        with zipfile.ZipFile(io.BytesIO(data)) as inner:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in inner.infolist()):
+                raise ZooError(f"{agent}: policy.pth is compressed inside, which torch does not do")
     except FileNotFoundError:
         raise ZooError(f"{agent} does not exist") from None
     except (zipfile.BadZipFile, KeyError, OSError) as error:
@@ -58,10 +64,12 @@ def _policy_tensors(agent: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many kinds, UnpicklingError for one, on what holds more than tensors
         raise ZooError(
             f"{agent}: policy.pth holds more than tensors, or is damaged; nothing of it was run "
-            f"({str(error).splitlines()[0]})"
+            f"({(str(error).splitlines() or [type(error).__name__])[0]})"
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ZooError(f"{agent}: policy.pth is no state of a policy")
+    if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGEST["model.safetensors"]:
+        raise ZooError(f"{agent}: policy.pth holds tensors of more than {LARGEST['model.safetensors']:,} bytes")
     return tensors
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import stat
@@ -114,9 +113,16 @@ def check(folder: Path) -> Initialization:
                 f"{folder}/{file.name} has {mode.st_size:,} bytes: more than {LARGEST[file.name]:,} are refused"
             )
     initialization = Initialization.load(folder)
-    network = initialization.config.get("network")
-    if not isinstance(network, str):
+    config = initialization.config
+    if not isinstance(config.get("network"), str):
         raise ZooError(f"{folder}/config.json does not say for which network it is")
+    for key, kinds in (
+        ("learner", (dict, type(None))),
+        ("timesteps", (int, type(None))),
+        ("tasks", (list, type(None))),
+    ):
+        if not isinstance(config.get(key), kinds):
+            raise ZooError(f"{folder}/config.json has {key} {config[key]!r}: not as leap_rl writes it")
     return initialization
 
 
@@ -133,8 +139,18 @@ def policy_kwargs(name: str) -> dict[str, Any]:
 
 
 def summary(name: str) -> dict[str, Any]:
-    """What ``leap-rl zoo show`` prints: the config, and the sizes of the files."""
-    folder = folder_of(name)
-    config = json.loads((folder / "config.json").read_text())
-    del config["shapes"]
-    return {**config, "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())}}
+    """
+    What ``leap-rl zoo show`` prints: the config, the sizes of the files, and the model card.
+
+    :raises ValueError: as of ``load``
+    """
+    initialization, folder = load(name), folder_of(name)
+    card = folder / "README.md"
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    return {
+        **initialization.config,
+        "scope": initialization.scope,
+        "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        # A stranger's card must not write to the terminal what is no text.
+        "card": "".join(c for c in text if c.isprintable() or c in "\n\t"),
+    }

@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -49,6 +50,8 @@ def pull(
                 hf_hub_download(repo_id, file, revision=revision, endpoint=endpoint, token=token, local_dir=scratch)
             except ZooError:
                 raise
+            except LocalEntryNotFoundError as error:  # the Hub did not answer, which is no answer
+                raise OSError(f"{repo_id} can't be fetched: {error}") from None
             except RepositoryNotFoundError:
                 raise ZooError(
                     f"there is no repository {repo_id!r}, or it is private and the token is not right"
@@ -61,7 +64,7 @@ def pull(
             except HFValidationError as error:
                 raise ZooError(f"{repo_id!r} is no repository: {error}") from None
             except Exception as error:  # how a Hub can't be reached depends on the release of its library
-                raise OSError(f"{repo_id} can't be fetched: {str(error).splitlines()[0]}") from None
+                raise OSError(f"{repo_id} can't be fetched: {_first_line(error)}") from None
         with replacing_folder(folder) as new:
             for file in LARGEST:
                 if (Path(scratch) / file).is_file():
@@ -93,29 +96,41 @@ def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = 
             shutil.copyfile(file, Path(scratch) / file.name)
         card = Path(scratch) / "README.md"
         if not card.is_file():
-            card.write_text(model_card(folder.name, initialization))
+            card.write_text(model_card(repo_id, initialization))
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if private and not api.model_info(repo_id).private:
+                raise ZooError(f"{repo_id} is there already, for all to see: make it private first, or push to another")
             api.upload_folder(repo_id=repo_id, folder_path=scratch, commit_message=f"{folder.name}, by leap_rl")
         except HFValidationError as error:
             raise ZooError(f"{repo_id!r} is no repository: {error}") from None
         except HfHubHTTPError as error:
-            raise ZooError(f"{repo_id} refuses it: {str(error).splitlines()[0]}") from None
+            raise ZooError(f"{repo_id} refuses it: {_first_line(error)}") from None
+        except ZooError:
+            raise
+        except Exception as error:  # as in pull
+            raise OSError(f"{repo_id} can't be reached: {_first_line(error)}") from None
     return f"{api.endpoint}/{repo_id}"
 
 
-def model_card(name: str, initialization: Initialization, results: list[EvalResult] | None = None) -> str:
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def model_card(repo_id: str, initialization: Initialization, results: list[EvalResult] | None = None) -> str:
     """
     A model card whose metadata the Hub understands.
 
-    :param name: of the initialization
+    :param repo_id: ``owner/repository`` where it will be
     :param initialization: whose config says where it comes from
     :param results: its evidence, for the ``model-index``
     :return: Markdown with a YAML header
     """
     config = initialization.config
     learner = (config.get("learner") or {}).get("name")
-    tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization", "atari"]
+    name = repo_id.rpartition("/")[2]
+    tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization"]
+    tags += ["atari"] if "preprocessing" in config else []
     data = ModelCardData(
         library_name="stable-baselines3",
         tags=[*tags, *([learner.lower()] if learner else [])],
@@ -140,7 +155,7 @@ def model_card(name: str, initialization: Initialization, results: list[EvalResu
             f"# {name}\n",
             "An initialization for Stable-Baselines3: safetensors and JSON, no pickle.\n",
             f"```python\nimport zoo\n\nzoo.load({name!r}).apply_to(model)\n```\n",
-            f"after `leap-rl zoo pull OWNER/{name}`.\n",
+            f"after `leap-rl zoo pull {repo_id}`.\n",
             "| | |\n|---|---|",
             *rows,
             f"\n## Evidence\n\n{evidence}\n",

@@ -16,7 +16,8 @@ def speed_up(model: BaseAlgorithm) -> list[str]:
     """
     Compute an SB3 model's updates faster, to other bits: convolutions channels last, the feature extractor in bfloat16
     where the hardware multiplies it faster than float32, and a fused optimizer where torch has one. What is outside the
-    extractor, heads and losses, stays float32; parameters, their names and what is saved stay as they are.
+    extractor, heads and losses, stays float32, and so do the parameters, under their names. A saved agent opens in
+    plain SB3; its optimizer goes on fused.
 
     ``torch.compile`` is left out: on a CPU it needs a compiler, which not every machine has.
 
@@ -38,7 +39,7 @@ def speed_up(model: BaseAlgorithm) -> list[str]:
             for extractor in extractors:
                 _autocast(extractor, model.device.type)
             done.append("bfloat16 feature extractor")
-    optimizer = policy.optimizer
+    optimizer = getattr(policy, "optimizer", None)
     if isinstance(optimizer, torch.optim.Adam):  # RMSprop has no fused kernel
         for group in optimizer.param_groups:
             group.update(fused=True, foreach=False)

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from leap_rl.agents import speed_up
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
@@ -94,6 +95,8 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
         **algorithm_kwargs(settings.agent),
     )
     initialization.apply_to(model)
+    if settings.agent.arithmetic == "fast":
+        print(f"Fast arithmetic: {', '.join(speed_up(model)) or 'nothing that this hardware has'}")
     print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)
     return model.learn(settings.timesteps)
 

@@ -34,7 +34,11 @@ def list_zoo() -> None:
         return
     table = Table("name", "network", "scope", "learner", "steps", box=None, header_style="")
     for name in names:
-        config = zoo.artifacts.summary(name)
+        try:
+            config = zoo.artifacts.summary(name)
+        except ValueError:
+            table.add_row(name, "can't be trusted: leap-rl zoo verify says why")
+            continue
         learner = (config.get("learner") or {}).get("name", "-")
         steps = config.get("timesteps")
         table.add_row(name, config.get("network", "-"), config["scope"], learner, f"{steps:,}" if steps else "-")
@@ -43,10 +47,11 @@ def list_zoo() -> None:
 
 def show_initialization(name: str) -> None:
     """:param name: of the zoo"""
-    print(json.dumps(zoo.artifacts.summary(name), indent=2))
-    card = zoo.folder_of(name) / "README.md"
-    if card.is_file():
-        print(f"\n{card.read_text()}")
+    summary = zoo.artifacts.summary(name)
+    card = summary.pop("card")
+    print(json.dumps(summary, indent=2))
+    if card:
+        print(f"\n{card}")
 
 
 def verify(names: list[str]) -> None:

@@ -65,7 +65,9 @@ def check_same_settings(folder: Path, command: str, settings: Settings, may_chan
     :param may_change: names of settings that a resumed run may be given anew
     :raises ValueError: naming what else differs from those that the run began with
     """
-    before, now = _flat(stored_settings(folder, command)), _flat(as_dict(settings))
+    # A setting that is younger than the run had its default.
+    before = _flat(as_dict(type(settings)())) | _flat(stored_settings(folder, command))
+    now = _flat(as_dict(settings))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name) and name not in may_change:
             raise ValueError(

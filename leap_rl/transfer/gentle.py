@@ -8,18 +8,31 @@ the head fits (Kumar et al., ICLR 2022, for supervised fine-tuning).
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from torch import Tensor
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leap_rl.core import named_tensors
 
+# What an interrupted training left as it was: SB3 ends no callback then, and the next training must undo it first.
+_frozen: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
+_slowed: WeakKeyDictionary[Optimizer, list[Any]] = WeakKeyDictionary()
 
-def _encoder(model: Any) -> list[Tensor]:
+
+def _encoder(model: BaseAlgorithm) -> list[Tensor]:
     """
-    :raises ValueError: if there is none
+    :raises ValueError: if there is none, or it is not the policy's optimizer that moves it
     """
+    kind = type(model).__name__
+    if not isinstance(getattr(model.policy, "optimizer", None), Optimizer):
+        raise ValueError(f"{kind} has several optimizers: its encoder can't be started gently")
+    if any(parent.__name__ == "TRPO" for parent in type(model).__mro__):
+        raise ValueError(f"{kind} moves its policy by line search, not by an optimizer: it can't be started gently")
     return [t for copies in named_tensors(model).in_scope("encoder").parameters.values() for t in copies]
 
 
@@ -27,7 +40,7 @@ class FreezeEncoder(BaseCallback):
     """
     Train the head alone first, then everything: a linear probe, then full fine-tuning.
 
-    :param steps: for so many steps of the environments the encoder stays as it is
+    :param steps: for so many steps of the environments the encoder stays as it is; at least a rollout
     """
 
     def __init__(self, steps: int) -> None:
@@ -35,15 +48,24 @@ class FreezeEncoder(BaseCallback):
         if steps < 1:
             raise ValueError(f"steps={steps} must be at least 1")
         self.steps = steps
-        self._frozen: list[Tensor] = []
 
     def _on_training_start(self) -> None:
+        self._thaw()
+        if isinstance(self.model, OnPolicyAlgorithm):
+            rollout = self.model.n_steps * self.model.n_envs
+            if self.steps < rollout:
+                raise ValueError(
+                    f"freezing the encoder for {self.steps:,} steps would not last until the first update: "
+                    f"a rollout has {rollout:,} steps, so freeze it for at least as many"
+                )
+        encoder = _encoder(self.model)
         if self.num_timesteps < self.steps:
             # What needs no gradient already, such as a target network, is none of ours.
-            self._frozen = [t for t in _encoder(self.model) if t.requires_grad]
-            for tensor in self._frozen:
+            frozen = [t for t in encoder if t.requires_grad]
+            for tensor in frozen:
                 tensor.requires_grad_(False)
                 tensor.grad = None
+            _frozen[self.model.policy] = frozen
 
     def _on_step(self) -> bool:
         return True
@@ -57,17 +79,15 @@ class FreezeEncoder(BaseCallback):
         self._thaw()  # a model that is used on learns whole
 
     def _thaw(self) -> None:
-        for tensor in self._frozen:
+        for tensor in _frozen.pop(self.model.policy, []):
             tensor.requires_grad_(True)
-        self._frozen = []
 
 
 class SlowEncoder(BaseCallback):
     """
-    A smaller learning rate for the encoder than for the rest.
-
-    SB3 sets one rate for all parameter groups before every training, and saves the optimizer as it is; so the group is
-    split for the duration of each step alone, and what is saved opens anywhere.
+    A smaller learning rate for the encoder than for the rest. The optimizer steps as always, and the encoder is put
+    back to where a part of its way leads: the same for every optimizer whose steps are in proportion to its rate. The
+    optimizer's parameter groups and state, which are saved with an agent, stay as they are.
 
     :param factor: of the learning rate, from 0 to 1
     """
@@ -77,34 +97,34 @@ class SlowEncoder(BaseCallback):
         if not 0 <= factor <= 1:
             raise ValueError(f"factor={factor} must be from 0 to 1")
         self.factor = factor
-        self._handles: list[Any] = []
 
     def _on_training_start(self) -> None:
-        encoder = {id(t) for t in _encoder(self.model)}
-        optimizer: Optimizer = self.model.policy.optimizer
-        whole: list[dict[str, Any]] = []
+        optimizer = self.model.policy.optimizer if hasattr(self.model.policy, "optimizer") else None
+        encoder = _encoder(self.model)
+        assert isinstance(optimizer, Optimizer)
+        self._remove(optimizer)
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        moved = [t for t in encoder if id(t) in owned]
+        before = [t.detach().clone() for t in moved]
 
-        def split(optimizer: Optimizer, *_: Any) -> None:
-            whole[:] = optimizer.param_groups
-            optimizer.param_groups = [
-                {
-                    **group,
-                    "params": [p for p in group["params"] if (id(p) in encoder) is slow],
-                    "lr": group["lr"] * rate,
-                }
-                for group in whole
-                for slow, rate in ((True, self.factor), (False, 1.0))
-            ]
+        @torch.no_grad()
+        def keep(*_: Any) -> None:
+            torch._foreach_copy_(before, moved)
 
-        def join(optimizer: Optimizer, *_: Any) -> None:
-            optimizer.param_groups = list(whole)
+        @torch.no_grad()
+        def go_back(*_: Any) -> None:
+            for start, end in zip(before, moved, strict=True):
+                end.copy_(start.lerp_(end, self.factor))  # exact at 0 and at 1
 
-        self._handles = [optimizer.register_step_pre_hook(split), optimizer.register_step_post_hook(join)]
+        _slowed[optimizer] = [optimizer.register_step_pre_hook(keep), optimizer.register_step_post_hook(go_back)]
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        for handle in self._handles:
+        self._remove(self.model.policy.optimizer)
+
+    @staticmethod
+    def _remove(optimizer: Any) -> None:
+        for handle in _slowed.pop(optimizer, []):
             handle.remove()
-        self._handles = []

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from leap_rl.core import Initialization, InitializationError, fit_head, named_tensors
@@ -32,7 +31,7 @@ def _(model: BaseAlgorithm, initialization: Initialization, head: str) -> Initia
             f"head={head!r}, but the initialization has none (its scope is {initialization.scope!r}): "
             "leave head out, and the model keeps its own"
         )
-    if not isinstance(model.policy, ActorCriticPolicy):
+    if not hasattr(model.policy, "action_net"):
         raise InitializationError(
             f"{type(model).__name__} has no head of an actor: head={head!r} is for A2C, PPO and kin"
         )

@@ -79,7 +79,12 @@ def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
     network = initialization.config.get("network")
     if network not in NETWORKS:
         raise ValueError(f"the initialization is for the network {network}, known are {', '.join(NETWORKS)}")
-    features = next(t for name, t in initialization.parameters.items() if name.startswith("encoder.linear."))
+    shapes = {name: tuple(t.shape) for name, t in initialization.parameters.items() if name.startswith("encoder.")}
+    if network_of(shapes) != network:
+        raise ValueError(
+            f"the initialization says that it is for {network}, but its tensors are not: damaged or foreign"
+        )
+    features = initialization.parameters["encoder.linear.0.bias"]
     return {
         "features_extractor_class": NETWORKS[network],
         "features_extractor_kwargs": {"features_dim": features.shape[0]},
@@ -91,7 +96,10 @@ def network_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     :param shapes: of an encoder's tensors, by the names of initializations
     :return: the name of its network, or ``None``
     """
-    convolutions = [(s[0], s[2]) for name, s in shapes.items() if name.startswith("encoder.cnn.") and len(s) == 4]
+    # By name: a file keeps no order.
+    convolutions = [
+        (s[0], s[2]) for name, s in sorted(shapes.items()) if name.startswith("encoder.cnn.") and len(s) == 4
+    ]
     expected = {f"encoder.cnn.{2 * i}.{kind}" for i in range(len(convolutions)) for kind in ("weight", "bias")}
     expected |= {"encoder.linear.0.weight", "encoder.linear.0.bias"}
     if set(shapes) != expected:

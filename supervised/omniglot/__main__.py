@@ -80,7 +80,7 @@ def train(
     """
     from supervised.omniglot.alphabets import split
     from supervised.omniglot.data import default_data_dir
-    from supervised.omniglot.experiment import KNOWN, Run
+    from supervised.omniglot.experiment import KNOWN, Run, check_folder
 
     for learner in learners:
         if learner not in KNOWN:
@@ -106,6 +106,7 @@ def train(
     ]
     for run in runs:
         split(data, run.n_pretraining, run.seed, validation)
+        check_folder(run, root / run.name)
     if dry_run:
         for run in runs:
             print(f"{run.name}: {run.images():,} images")

@@ -108,6 +108,11 @@ def large_alphabets(data_dir: str) -> list[str]:
     return sorted(name for name, rows in load_omniglot(data_dir).alphabets.items() if len(rows) >= CLASSES)
 
 
+def held_out_alphabets(n_pretraining: int, validation: bool) -> int:
+    """How many ``split`` holds out."""
+    return max(1, n_pretraining // 4) if validation else HELD_OUT_ALPHABETS
+
+
 def split(data_dir: str, n_pretraining: int, seed: int, validation: bool = False) -> tuple[list[str], list[str]]:
     """
     :param n_pretraining: alphabets to learn from
@@ -129,5 +134,5 @@ def split(data_dir: str, n_pretraining: int, seed: int, validation: bool = False
         return pretraining, shuffled[:HELD_OUT_ALPHABETS]
     if n_pretraining < 2:
         raise ValueError("a part of the pretraining alphabets can't be held out of 1: take more")
-    n_held_out = max(1, n_pretraining // 4)
+    n_held_out = held_out_alphabets(n_pretraining, validation)
     return pretraining[n_held_out:], pretraining[:n_held_out]

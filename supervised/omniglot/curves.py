@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -39,7 +40,9 @@ class TrainingCurves(MetaCallback):
         curve = np.mean([r.curve.values for r in results], axis=0)
         curves = json.loads(self.file.read_text()) if self.file.is_file() else {}
         curves[str(step)] = [round(float(v), 5) for v in curve]
-        self.file.write_text(json.dumps(curves) + "\n")
+        unfinished = self.file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(curves) + "\n")
+        os.replace(unfinished, self.file)
         run = self.folder / "tensorboard" / "training curves" / f"meta step {step:04d}"
         shutil.rmtree(run, ignore_errors=True)  # of an interrupted meta step
         logger = TensorBoardLogger(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,6 +126,16 @@ class Run:
         return settings
 
 
+def check_folder(run: Run, folder: Path) -> None:
+    """
+    :param folder: where a run is to be, or is already
+    :raises ValueError: if it is of another run
+    """
+    settings = folder / "run.json"
+    if settings.is_file() and json.loads(settings.read_text()) != run.settings():
+        raise ValueError(f"{folder} is of another run: {settings.read_text().strip()}; choose another --root")
+
+
 def train(
     run: Run, folder: Path, engine: Engine, progress_bar: bool = False
 ) -> Iterator[tuple[int, dict[str, TaskResult]]]:
@@ -140,16 +151,15 @@ def train(
     :raises ValueError: for a run that can't be, or a folder of another one
     """
     pretraining, held_out = run.alphabets()
-    settings = folder / "run.json"
-    if settings.is_file() and json.loads(settings.read_text()) != run.settings():
-        raise ValueError(f"{folder} is of another run: {settings.read_text().strip()}; choose another folder")
+    check_folder(run, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "run.json").is_file():
+        (folder / ".run.json").write_text(json.dumps(run.settings()) + "\n")
+        os.replace(folder / ".run.json", folder / "run.json")
     if run.learner == "none":
-        settings.write_text(json.dumps(run.settings()) + "\n")
         yield 0, evaluate(pretraining.draw_initialization(None, run.seed), held_out, run.seed, folder / "0000", engine)
         return
     trainer = _trainer(run, pretraining, folder, engine)
-    settings.write_text(json.dumps(run.settings()) + "\n")
     curves = TrainingCurves(folder, EVALUATE_EVERY)
     for meta_steps in [*range(EVALUATE_EVERY, run.meta_steps, EVALUATE_EVERY), run.meta_steps]:
         evaluated = folder / f"{meta_steps:04d}"

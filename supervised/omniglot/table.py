@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
+from supervised.omniglot.alphabets import held_out_alphabets
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -26,8 +27,10 @@ class Findings:
     :param seed: of the run
     :param meta_learning_rate: β, where it was given
     :param validation: whether part of the pretraining alphabets was held out
-    :param scores: by meta step and held-out alphabet
-    :param curve: error on the minibatches of the held-out alphabets, by update, mean over them, at the last meta step
+    :param updates: of a learning process
+    :param meta_batch_size: alphabets per meta step
+    :param scores: by meta step and held-out alphabet; only where all of them were learned
+    :param curves: error on the minibatches of the held-out alphabets, by meta step and update, mean over them
     :param training_curves: the same of the pretraining alphabets, by meta step
     """
 
@@ -36,17 +39,27 @@ class Findings:
     seed: int
     meta_learning_rate: float | None
     validation: bool
+    updates: int
+    meta_batch_size: int
     scores: dict[int, dict[str, Score]] = field(default_factory=dict)
-    curve: list[float] = field(default_factory=list)
+    curves: dict[int, list[float]] = field(default_factory=dict)
     training_curves: dict[int, list[float]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         return self.learner if self.meta_learning_rate is None else f"{self.learner}, β {self.meta_learning_rate:g}"
 
+    @property
+    def n_held_out(self) -> int:
+        return held_out_alphabets(self.n_pretraining, self.validation)
+
     def at(self, meta_step: int) -> dict[str, Score]:
         """Scores by alphabet after a meta step; without pretraining it is the same for all."""
         return self.scores.get(0 if self.learner == "none" else meta_step, {})
+
+    def curve_at(self, meta_step: int) -> list[float]:
+        """As ``at``."""
+        return self.curves.get(0 if self.learner == "none" else meta_step, [])
 
 
 def collect(root: Path) -> list[Findings]:
@@ -58,21 +71,22 @@ def collect(root: Path) -> list[Findings]:
         found = [Findings(**row) for row in json.loads(root.read_text())]
         for run in found:
             run.scores = {int(step): {n: (e, a) for n, (e, a) in s.items()} for step, s in run.scores.items()}
+            run.curves = {int(step): curve for step, curve in run.curves.items()}
             run.training_curves = {int(step): curve for step, curve in run.training_curves.items()}
         return found
     found = []
     for file in sorted(root.glob("*/run.json")):
         settings = json.loads(file.read_text())
-        run = Findings(
-            **{k: settings[k] for k in ("learner", "n_pretraining", "seed", "meta_learning_rate", "validation")}
-        )
+        given = {name for name, f in Findings.__dataclass_fields__.items() if f.default_factory is MISSING}
+        run = Findings(**{name: settings[name] for name in given})
         for folder in sorted(file.parent.glob("[0-9]*")):
             results = [load_result(path) for path in sorted((folder / "held-out").glob("[!.]*"))]
             scored = [r for r in results if r is not None]
-            if scored:
+            if len(scored) == run.n_held_out:
                 scores = {r.name: (100 * r.scores["test_error"], 100 * r.curve.area()) for r in scored}
                 run.scores[int(folder.name)] = {n: (round(e, 2), round(a, 2)) for n, (e, a) in scores.items()}
-                run.curve = np.mean([100 * r.curve.values for r in scored], axis=0).round(2).tolist()
+                curve = np.mean([100 * r.curve.values for r in scored], axis=0)
+                run.curves[int(folder.name)] = curve.round(2).tolist()
         curves = file.parent / "training_curves.json"
         if curves.is_file():
             run.training_curves = {int(step): curve for step, curve in json.loads(curves.read_text()).items()}
@@ -96,6 +110,13 @@ def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
     :param found: runs
     :param meta_step: after which they are compared; ``None``: the last that any was evaluated after
     """
+    kinds = sorted({(run.updates, run.meta_batch_size) for run in found})
+    if len(kinds) > 1:
+        raise ValueError(
+            "the runs are not of one kind: "
+            + ", ".join(f"{updates} updates and meta batches of {size}" for updates, size in kinds)
+            + "; give each preset a --root of its own"
+        )
     steps = sorted({step for run in found for step in run.scores})
     meta_step = steps[-1] if meta_step is None else meta_step
     rows = [
@@ -188,7 +209,7 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
             n, mean, low, high = np.array(counts).T
             by_count.errorbar(n, mean, [mean - low, high - mean], color=color, marker="o", capsize=3, label=label)
         runs = [run for run in found if run.label == label and run.n_pretraining == most]
-        curves = [run.curve for run in runs if run.curve]
+        curves = [run.curve_at(meta_step) for run in runs if run.curve_at(meta_step)]
         if curves:
             by_update.plot(*_smooth(np.mean(curves, axis=0)), color=color, label=label)
         steps = sorted({step for run in runs for step in run.scores})

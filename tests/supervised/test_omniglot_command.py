@@ -52,8 +52,9 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
         next(r for r in collect(runs) if r.learner == name and r.seed == 0) for name in ("leap", "multihead")
     )
     assert set(leap.scores) == set(multihead.scores) == {1, 2}
-    # What is gone is made up.
-    shutil.rmtree(folder / "0002" / "held-out" / "Alphabet0", ignore_errors=True)
+    # What is gone is not in the table, and is made up.
+    shutil.rmtree(next((folder / "0002" / "held-out").iterdir()))
+    assert set(next(r for r in collect(runs) if r.learner == "leap").scores) == {1}
     assert main(["evaluate", str(folder), "--data-dir", str(drawn), "--engine", "in-process"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4 + 10
 
@@ -95,9 +96,9 @@ def test_the_ablation_is_the_six_different_variants(drawn: Path, capsys: Any) ->
 
 
 def test_the_table_compares_what_ran_as_long() -> None:
-    def run(learner: str, seed: int, scores: dict[int, float]) -> Findings:
+    def run(learner: str, seed: int, scores: dict[int, float], updates: int = 100) -> Findings:
         of_alphabets = {s: {"A": (e - 1, e), "B": (e + 1, e)} for s, e in scores.items()}
-        return Findings(learner, 20, seed, None, False, of_alphabets)
+        return Findings(learner, 20, seed, None, False, updates, 5, of_alphabets)
 
     found = [run("none", 0, {0: 80}), run("leap", 0, {15: 50, 30: 40}), run("leap", 1, {15: 60})]
     text = table(found)
@@ -106,6 +107,8 @@ def test_the_table_compares_what_ran_as_long() -> None:
     assert "Missing: leap, 20 alphabets, seed 1; none, 20 alphabets, seed 1" in text
     assert "| leap | 20 | | 55.0 | 40.0 |" in text  # by meta steps
     assert "| leap | 20 | 2 | 55.0 (" in table(found, 15)
+    with pytest.raises(ValueError, match="50 updates and meta batches of 5, 100 updates and meta batches of 5"):
+        table([*found, run("none", 2, {0: 80}, updates=50)])
 
 
 def test_the_interval_holds_the_variation_of_seeds_and_of_alphabets() -> None:

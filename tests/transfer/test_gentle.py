@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sb3_contrib import TRPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -102,3 +103,34 @@ def test_what_cannot_be() -> None:
         SlowEncoder(1.5)
     with pytest.raises(ValueError, match="scope='encoder' matches no parameter"):
         A2C("MlpPolicy", "CartPole-v1", device="cpu").learn(10, callback=FreezeEncoder(5))
+
+
+class Interrupted(BaseCallback):
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= 20:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_an_interrupted_training_leaves_nothing_behind(tmp_path: Path) -> None:
+    """SB3 ends no callback then: the next training undoes what was left, and what is saved meanwhile is plain."""
+    model = made()
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(40, callback=[FreezeEncoder(1000), SlowEncoder(0.5), Interrupted()])
+    model.save(tmp_path / "agent")
+    A2C.load(tmp_path / "agent", env=model.env).learn(10)
+    before = parts(model)[0]
+    model.learn(20, callback=[FreezeEncoder(10), SlowEncoder(1.0)])
+    assert not equal(before, parts(model)[0])
+    assert not model.policy.optimizer._optimizer_step_pre_hooks
+
+
+def test_algorithms_that_cannot_be_started_gently() -> None:
+    env = make_atari_env("Breakout", 2, seed=0)
+    trpo = TRPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu")
+    for callback in (FreezeEncoder(100), SlowEncoder(0.5)):
+        with pytest.raises(ValueError, match="TRPO moves its policy by line search"):
+            trpo.learn(16, callback=callback)
+    with pytest.raises(ValueError, match="a rollout has 20 steps, so freeze it for at least as many"):
+        made(PPO).learn(20, callback=FreezeEncoder(19))

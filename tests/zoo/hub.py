@@ -28,7 +28,6 @@ class FakeHub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.requests: list[str] = []
-        self.lie_about_size = False
 
 
 @contextmanager
@@ -59,6 +58,10 @@ def serving(hub: FakeHub) -> Iterator[str]:
 
         def do_GET(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
+            if asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)", self.path.partition("?")[0]):
+                if asked[1] not in hub.repositories:
+                    return self.answer(404, X_Error_Code="RepoNotFound")
+                return self.json({"id": asked[1], "private": asked[1] in hub.private, "tags": [], "siblings": []})
             found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path.partition("?")[0])
             if not found:
                 return self.answer(404)
@@ -81,9 +84,10 @@ def serving(hub: FakeHub) -> Iterator[str]:
             if self.path == "/api/repos/create":
                 asked = json.loads(body)
                 repository = f"{asked.get('organization') or 'me'}/{asked['name']}"
-                hub.repositories.setdefault(repository, {})
-                if asked.get("private") or asked.get("visibility") == "private":
-                    hub.private.add(repository)
+                if repository not in hub.repositories:  # one that is there keeps its visibility
+                    hub.repositories[repository] = {}
+                    if asked.get("private") or asked.get("visibility") == "private":
+                        hub.private.add(repository)
                 return self.json({"url": f"http://{self.headers['Host']}/{repository}", "name": repository})
             if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", self.path.partition("?")[0]):
                 files = json.loads(body)["files"]

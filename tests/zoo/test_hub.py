@@ -78,6 +78,10 @@ def test_a_private_one_asks_for_the_token(hub: FakeHub, endpoint: str, mine: Pat
     with pytest.raises(ZooError, match="no repository 'me/mine', or it is private"):
         zoo.hub.pull("me/mine", endpoint=endpoint, token=False)  # type: ignore[arg-type]
     assert zoo.hub.pull("me/mine", endpoint=endpoint, token=TOKEN).is_dir()
+    hub.repositories["me/public"] = {}
+    with pytest.raises(ZooError, match="me/public is there already, for all to see"):
+        zoo.hub.push(str(mine), "me/public", private=True, endpoint=endpoint, token=TOKEN)
+    assert not hub.repositories["me/public"]
 
 
 @pytest.mark.parametrize(
@@ -140,3 +144,6 @@ def test_a_hub_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path / "zoo"))
     with pytest.raises(OSError, match="me/there can't be fetched"):
         zoo.hub.pull("me/there", endpoint="http://127.0.0.1:9")
+    Initialization({"encoder.w": torch.zeros(1)}, "encoder", {}, {"network": "NatureCNN"}).save(tmp_path / "mine")
+    with pytest.raises(OSError, match="me/mine can't be reached"):
+        zoo.hub.push(str(tmp_path / "mine"), "me/mine", endpoint="http://127.0.0.1:9", token=TOKEN)

@@ -275,3 +275,39 @@ def test_a_file_that_safetensors_made_of_something_else(entry: Path) -> None:
     safetensors.torch.save_file({"x": torch.zeros(1)}, entry / "model.safetensors")
     with pytest.raises(InitializationError, match="sha256"):
         zoo.load("some-nature")
+
+
+def test_a_small_file_that_would_fill_the_memory(root: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    repeated = torch.zeros(1).expand(40_000_000)  # 160 MB of one number
+    torch.save({"features_extractor.cnn.0.weight": repeated}, tmp_path / "policy.pth")
+    with zipfile.ZipFile(tmp_path / "repeated.zip", "w") as archive:
+        archive.write(tmp_path / "policy.pth", "policy.pth")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.write(tmp_path / "policy.pth", "policy.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "policy.pth") as stored,
+        zipfile.ZipFile(tmp_path / "inner.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for record in stored.namelist():
+            packed.writestr(record, stored.read(record))
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
+        archive.write(tmp_path / "inner.pth", "policy.pth")
+    for name, message in (("repeated", "tensors of more than"), ("outer", "is compressed, or"), ("inner", "inside")):
+        with pytest.raises(zoo.ZooError, match=message):
+            zoo.import_agent(tmp_path / f"{name}.zip", "x")
+
+
+def test_one_bad_entry_does_not_hide_the_others(entry: Path, nature: Initialization, capsys: Any) -> None:
+    nature.save(entry.parent / "bad")
+    _config(entry.parent / "bad", lambda c: c.update(learner="Leap", timesteps="1M"))
+    (entry / "README.md").write_text("# Card\n\x1b[2J\n")
+    assert main(["zoo", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "some-nature" in shown and "can't be trusted" in shown
+    assert main(["zoo", "show", "bad"]) == 2
+    assert "has learner 'Leap': not as leap_rl writes it" in capsys.readouterr().err
+    assert main(["zoo", "show", "some-nature"]) == 0
+    shown = capsys.readouterr().out
+    assert "# Card" in shown and "\x1b" not in shown
