@@ -15,7 +15,7 @@ from leap_rl.core import Initialization
 from leap_rl.core.checkpoint import CheckpointError, Checkpoints
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.progress import JobsProgress
-from supervised.tasks import ClassificationTask, Minibatches
+from supervised.tasks import ClassificationTask, Minibatches, chosen_device
 
 LOG_FREQ = 100
 
@@ -57,7 +57,7 @@ class MultiHeadTrainer:
         self.save_freq = save_freq
         self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.seed = seed
-        self.device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        self.device = chosen_device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = [task.network() for task in self.tasks]

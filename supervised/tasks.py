@@ -20,6 +20,11 @@ from supervised.networks import Classifier
 LOGS_PER_PROCESS = 10
 
 
+def chosen_device(name: str) -> torch.device:
+    """:param name: as torch has it, or ``"auto"``: a GPU where there is one"""
+    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class Images:
     """
@@ -113,7 +118,7 @@ class ClassificationTask(Task):
             torch.manual_seed(job.seed)
             model = self.network()
         job.initialization.apply_to(model)
-        device = torch.device(job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        device = chosen_device(job.device)
         sets_aside = job.learner.looks_ahead or isinstance(job.learner, MAML)
         return model.to(device), Minibatches(self, job.seed, sets_aside, device)
 

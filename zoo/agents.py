@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
-from zoo.artifacts import LARGEST, PUBLISHED, ZooError, checked_name, pulled
+from zoo.artifacts import LARGEST, ZooError, first_line, new_folder
 
 
 def import_agent(agent: Path, name: str) -> Path:
@@ -24,9 +24,7 @@ def import_agent(agent: Path, name: str) -> Path:
     :return: its folder
     :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
     """
-    folder = pulled() / checked_name(name)
-    if folder.exists() or (PUBLISHED / name).exists():
-        raise ZooError(f"there is an initialization {name!r} already: choose another name")
+    folder = new_folder(name)
     encoder = _encoder(_policy_tensors(agent), agent)
     network = network_of({key: tuple(t.shape) for key, t in encoder.items()})
     if network is None:
@@ -63,8 +61,7 @@ def _policy_tensors(agent: Path) -> dict[str, Tensor]:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, UnpicklingError for one, on what holds more than tensors
         raise ZooError(
-            f"{agent}: policy.pth holds more than tensors, or is damaged; nothing of it was run "
-            f"({(str(error).splitlines() or [type(error).__name__])[0]})"
+            f"{agent}: policy.pth holds more than tensors, or is damaged; nothing of it was run ({first_line(error)})"
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ZooError(f"{agent}: policy.pth is no state of a policy")

@@ -59,6 +59,23 @@ def checked_name(name: str) -> str:
     return name
 
 
+def new_folder(name: str) -> Path:
+    """
+    Where the user's own initialization of a name will lie.
+
+    :raises ZooError: for what is no name, or is taken
+    """
+    folder = pulled() / checked_name(name)
+    if folder.exists() or (PUBLISHED / name).exists():
+        raise ZooError(f"there is an initialization {name!r} already: choose another name")
+    return folder
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says; its kind, if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def folder_of(name: str) -> Path:
     """
     :param name: of an initialization

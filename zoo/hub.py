@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from leap_rl.core.initialization import Initialization, replacing_folder
-from zoo.artifacts import LARGEST, PUBLISHED, REQUIRED, ZooError, check, checked_name, folder_of, pulled
+from zoo.artifacts import LARGEST, REQUIRED, ZooError, check, first_line, folder_of, new_folder
 
 
 def pull(
@@ -36,10 +36,7 @@ def pull(
     :raises ZooError: if it is not there, or can't be trusted; nothing is kept then
     :raises OSError: if the Hub can't be reached
     """
-    name = checked_name(repo_id.rpartition("/")[2] if name is None else name)
-    folder = pulled() / name
-    if folder.exists() or (PUBLISHED / name).exists():
-        raise ZooError(f"there is an initialization {name!r} already: give it another name, or remove {folder}")
+    folder = new_folder(repo_id.rpartition("/")[2] if name is None else name)
     with tempfile.TemporaryDirectory(prefix="leap_rl-pull-") as scratch:
         for file, largest in LARGEST.items():
             try:
@@ -64,7 +61,7 @@ def pull(
             except HFValidationError as error:
                 raise ZooError(f"{repo_id!r} is no repository: {error}") from None
             except Exception as error:  # how a Hub can't be reached depends on the release of its library
-                raise OSError(f"{repo_id} can't be fetched: {_first_line(error)}") from None
+                raise OSError(f"{repo_id} can't be fetched: {first_line(error)}") from None
         with replacing_folder(folder) as new:
             for file in LARGEST:
                 if (Path(scratch) / file).is_file():
@@ -72,7 +69,7 @@ def pull(
             try:
                 check(new)
             except ValueError as error:
-                raise ZooError(f"{repo_id} can't be trusted: {str(error).replace(str(new), name)}") from None
+                raise ZooError(f"{repo_id} can't be trusted: {str(error).replace(str(new), folder.name)}") from None
     return folder
 
 
@@ -105,16 +102,12 @@ def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = 
         except HFValidationError as error:
             raise ZooError(f"{repo_id!r} is no repository: {error}") from None
         except HfHubHTTPError as error:
-            raise ZooError(f"{repo_id} refuses it: {_first_line(error)}") from None
+            raise ZooError(f"{repo_id} refuses it: {first_line(error)}") from None
         except ZooError:
             raise
         except Exception as error:  # as in pull
-            raise OSError(f"{repo_id} can't be reached: {_first_line(error)}") from None
+            raise OSError(f"{repo_id} can't be reached: {first_line(error)}") from None
     return f"{api.endpoint}/{repo_id}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def model_card(repo_id: str, initialization: Initialization, results: list[EvalResult] | None = None) -> str:

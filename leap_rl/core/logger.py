@@ -49,6 +49,18 @@ class TensorBoardLogger:
         self.values = {}
         self.writer.flush()
 
+    def write(self, log: Sequence[tuple[int, Mapping[str, float]]], steps_before: int = 0) -> None:
+        """
+        What a learning process logged.
+
+        :param log: (step, {key: value}), as ``TaskResult`` has it
+        :param steps_before: what its steps are counted from
+        """
+        for step, values in log:
+            for key, value in values.items():
+                self.record(key, value)
+            self.dump(steps_before + step)
+
     def describe(self, settings: Mapping[str, Any], tasks: Sequence[str]) -> None:
         """
         What a run is, once: its settings as text and as hyperparameters, beside the figures it ends with, and one page

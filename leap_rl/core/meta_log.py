@@ -64,10 +64,7 @@ class MetaLog:
             return
         if result.name not in self._tasks:
             self._tasks[result.name] = TensorBoardLogger(self.folder / result.name, steps_before)
-        for step, values in result.log:
-            for key, value in values.items():
-                self._tasks[result.name].record(key, value)
-            self._tasks[result.name].dump(steps_before + step)
+        self._tasks[result.name].write(result.log, steps_before)
 
 
 def _flatten(gradient: Mapping[str, Tensor]) -> Tensor:

@@ -181,8 +181,5 @@ def compare(
 def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:
     start, task, seed = run
     logger = TensorBoardLogger(tensorboard / f"{task.name} from {start}" / f"seed {seed}", last_step=-1)
-    for step, values in result.log:
-        for key, value in values.items():
-            logger.record(key, value)
-        logger.dump(step)
+    logger.write(result.log)
     logger.close()

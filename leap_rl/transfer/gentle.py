@@ -99,9 +99,8 @@ class SlowEncoder(BaseCallback):
         self.factor = factor
 
     def _on_training_start(self) -> None:
-        optimizer = self.model.policy.optimizer if hasattr(self.model.policy, "optimizer") else None
         encoder = _encoder(self.model)
-        assert isinstance(optimizer, Optimizer)
+        optimizer: Optimizer = self.model.policy.optimizer
         self._remove(optimizer)
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         moved = [t for t in encoder if id(t) in owned]

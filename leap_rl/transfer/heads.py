@@ -36,7 +36,6 @@ def _(model: BaseAlgorithm, initialization: Initialization, head: str) -> Initia
             f"{type(model).__name__} has no head of an actor: head={head!r} is for A2C, PPO and kin"
         )
     own = named_tensors(model).parameters
-    fitted: dict[str, Tensor] = {}
     if head == "redraw":
         fitted = {name: own[name][0].detach().cpu().clone() for name in HEAD}
     else:

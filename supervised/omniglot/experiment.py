@@ -234,10 +234,7 @@ def evaluate(
             if not ran_now:
                 continue
             logger = TensorBoardLogger(folder.parent / "tensorboard" / f"held-out after {folder.name}" / result.name)
-            for step, values in result.log:
-                for key, value in values.items():
-                    logger.record(key.replace("train/", "held_out/"), value)
-                logger.dump(step)
+            logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
             logger.close()
     return results
 
