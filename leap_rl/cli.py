@@ -151,16 +151,17 @@ def zoo_verify(*names: str) -> None:
 
 
 @zoo.command(name="import")
-def zoo_import(agent: Path, *, name: str) -> None:
+def zoo_import(what: Path, *, name: str, evidence: Path | None = None) -> None:
     """
-    Make an initialization of the encoder of an agent that Stable-Baselines3 saved. Nothing pickled in it is read.
+    Give a name to an initialization, or make one of the encoder of an agent that Stable-Baselines3 saved.
 
-    :param agent: its zip
+    :param what: folder of the initialization, or the agent's zip, of which nothing pickled is read
     :param name: of the initialization
+    :param evidence: run folder of a leap-rl compare of the folder, for its model card
     """
-    from leap_rl.commands.initializations import import_agent as run
+    from leap_rl.commands.initializations import import_initialization as run
 
-    run(agent, name)
+    run(what, name, evidence)
 
 
 @zoo.command(name="pull")

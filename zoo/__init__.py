@@ -8,8 +8,8 @@ Pretrained initializations: listed, loaded in one line, checked.
 An initialization is a folder of tensors and JSON. Nothing of it is executed, wherever it comes from.
 """
 
-from zoo.agents import import_agent
 from zoo.artifacts import ZooError, check, folder_of, load, policy_kwargs
 from zoo.artifacts import names as list
+from zoo.importing import import_agent, import_folder
 
-__all__ = ["ZooError", "check", "folder_of", "import_agent", "list", "load", "policy_kwargs"]
+__all__ = ["ZooError", "check", "folder_of", "import_agent", "import_folder", "list", "load", "policy_kwargs"]

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import EvalResult, HfApi, ModelCardData, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -16,8 +16,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from leap_rl.core.initialization import Initialization, replacing_folder
+from leap_rl.core.initialization import replacing_folder
 from zoo.artifacts import LARGEST, REQUIRED, ZooError, check, first_line, folder_of, new_folder
+from zoo.cards import model_card
 
 
 def pull(
@@ -93,7 +94,7 @@ def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = 
             shutil.copyfile(file, Path(scratch) / file.name)
         card = Path(scratch) / "README.md"
         if not card.is_file():
-            card.write_text(model_card(repo_id, initialization))
+            card.write_text(model_card(repo_id.rpartition("/")[2], initialization))
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if private and not api.model_info(repo_id).private:
@@ -108,49 +109,3 @@ def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = 
         except Exception as error:  # as in pull
             raise OSError(f"{repo_id} can't be reached: {first_line(error)}") from None
     return f"{api.endpoint}/{repo_id}"
-
-
-def model_card(repo_id: str, initialization: Initialization, results: list[EvalResult] | None = None) -> str:
-    """
-    A model card whose metadata the Hub understands.
-
-    :param repo_id: ``owner/repository`` where it will be
-    :param initialization: whose config says where it comes from
-    :param results: its evidence, for the ``model-index``
-    :return: Markdown with a YAML header
-    """
-    config = initialization.config
-    learner = (config.get("learner") or {}).get("name")
-    name = repo_id.rpartition("/")[2]
-    tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization"]
-    tags += ["atari"] if "preprocessing" in config else []
-    data = ModelCardData(
-        library_name="stable-baselines3",
-        tags=[*tags, *([learner.lower()] if learner else [])],
-        model_name=name if results else None,
-        eval_results=results,
-    )
-    tasks = ", ".join(config.get("tasks", [])) or "not recorded"
-    steps = config.get("timesteps")
-    rows = [
-        f"| network | {config['network']} |",
-        f"| scope | {initialization.scope} |",
-        f"| parameters | {sum(t.numel() for t in initialization.parameters.values()):,} |",
-        f"| learned by | {learner or config.get('source', 'not recorded')} |",
-        f"| learned from | {tasks} |",
-        f"| steps | {f'{steps:,}' if steps else 'not recorded'} |",
-        f"| preprocessing | {config.get('preprocessing', 'not recorded')} |",
-    ]
-    evidence = "See the results above." if results else "None is recorded: nothing says that it helps."
-    return "\n".join(
-        [
-            f"---\n{data.to_yaml()}\n---\n",
-            f"# {name}\n",
-            "An initialization for Stable-Baselines3: safetensors and JSON, no pickle.\n",
-            f"```python\nimport zoo\n\nzoo.load({name!r}).apply_to(model)\n```\n",
-            f"after `leap-rl zoo pull {repo_id}`.\n",
-            "| | |\n|---|---|",
-            *rows,
-            f"\n## Evidence\n\n{evidence}\n",
-        ]
-    )

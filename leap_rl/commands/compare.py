@@ -61,7 +61,11 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
             f"\n\nNegative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts."
         )
     (folder / "table.md").write_text(table + "\n")
-    results = {"settings": as_dict(settings), "results": comparison.as_dict()}
+    results = {
+        "settings": as_dict(settings),
+        "sha256": {name: start and start.sha256 for name, start in starts.items()},
+        "results": comparison.as_dict(),
+    }
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     plot_comparison(comparison, folder / "figure.png", note)
     print(f"\n{table}\n")

@@ -73,13 +73,23 @@ def verify(names: list[str]) -> None:
         raise ValueError(f"{len(failed)} of {len(names or zoo.list())} can't be trusted: {', '.join(failed)}")
 
 
-def import_agent(agent: Path, name: str) -> None:
+def import_initialization(what: Path, name: str, evidence: Path | None) -> None:
     """
-    :param agent: zip that SB3 saved
-    :param name: of the initialization to make
+    :param what: zip that SB3 saved, or folder of an initialization
+    :param name: to give it
+    :param evidence: run folder of a comparison of it
+    :raises ValueError: for evidence of an agent
     """
-    folder = zoo.import_agent(agent, name)
-    print(f"The encoder of {agent} is the initialization {name}, in {folder}. Next:")
+    if what.is_dir():
+        folder = zoo.import_folder(what, name, evidence)
+        print(f"{what} is the initialization {name}, in {folder}. Next:")
+    elif evidence is not None:
+        raise ValueError(
+            "--evidence is for folders of initializations: import the agent, compare NAME, import that folder"
+        )
+    else:
+        folder = zoo.import_agent(what, name)
+        print(f"The encoder of {what} is the initialization {name}, in {folder}. Next:")
     print(f"  leap-rl train GAME --init {name}")
 
 

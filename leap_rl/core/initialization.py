@@ -178,6 +178,16 @@ class Initialization:
                 f"the initialization is for another network{which}; nothing was changed:\n  " + "\n  ".join(differences)
             )
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """As they lie on disk."""
+        tensors = {n: t.contiguous() for n, t in self.parameters.items()}
+        return tensors | {f"buffer:{n}": t.contiguous() for n, t in self.buffers.items()}
+
+    @property
+    def sha256(self) -> str:
+        """Of ``model.safetensors``, as ``save`` writes it: what tells one initialization from another."""
+        return hashlib.sha256(safetensors.torch.save(self._tensors())).hexdigest()
+
     # -- on disk -----------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -193,19 +203,17 @@ class Initialization:
         broken = [n for n, t in {**self.parameters, **self.buffers}.items() if not t.isfinite().all()]
         if broken:
             raise InitializationError(f"not finite, so not saved: {', '.join(broken)}")
-        tensors = {n: t.contiguous() for n, t in self.parameters.items()}
-        tensors |= {f"buffer:{n}": t.contiguous() for n, t in self.buffers.items()}
-        data = safetensors.torch.save(tensors)
+        tensors = self._tensors()
         config = {
             **self.config,
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "scope": self.scope,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": self.sha256,
             "shapes": {n: list(t.shape) for n, t in tensors.items()},
         }
         with replacing_folder(path) as folder:
-            (folder / "model.safetensors").write_bytes(data)
+            (folder / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
             (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     @classmethod

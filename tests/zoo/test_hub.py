@@ -6,14 +6,16 @@ import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import ModelCard
 
 import zoo.artifacts
 import zoo.hub
 from leap_rl import Initialization
+from leap_rl.cli import main
 from tests.zoo.hub import TOKEN, FakeHub, serving
 from zoo import ZooError
 
@@ -55,16 +57,44 @@ def test_the_card_says_what_it_is_and_the_hub_understands_it(hub: FakeHub, endpo
     card = ModelCard(hub.repositories["me/mine"]["README.md"].decode())
     assert card.data.library_name == "stable-baselines3" and "leap" in card.data.tags
     assert "Pong, Qbert" in card.text and "1,000,000" in card.text and "nothing says that it helps" in card.text
-    result = EvalResult(
-        task_type="reinforcement-learning",
-        dataset_type="atari",
-        dataset_name="SpaceInvaders",
-        metric_type="area",
-        metric_value=300.0,
-    )
-    with_evidence = ModelCard(zoo.hub.model_card("mine", Initialization.load(mine), [result]))
-    (index,) = with_evidence.data.to_dict()["model-index"]
-    assert index["name"] == "mine" and index["results"][0]["metrics"][0]["value"] == 300.0
+
+
+def test_evidence_becomes_a_card_with_results(endpoint: str, mine: Path, tmp_path: Path, capsys: Any) -> None:
+    compared, curve = tmp_path / "compared", {"steps": [0, 100], "values": [1.0, 2.0]}
+
+    def write(sha256: str) -> None:
+        runs = {"mine": [300.0, 100.0], "random": [150.0, 50.0]}
+        results = {
+            "settings": {"games": ["SpaceInvaders"], "starts": ["mine=/home/me/x", "random"], "timesteps": 1_000},
+            "sha256": {"mine": sha256, "random": None},
+            "results": {
+                "SpaceInvaders": {
+                    start: [{"seed": i, "area": a, "final_score": a, "curve": curve} for i, a in enumerate(areas)]
+                    for start, areas in runs.items()
+                }
+            },
+        }
+        compared.mkdir(exist_ok=True)
+        (compared / "results.json").write_text(json.dumps(results))
+        (compared / "table.md").write_text("| SpaceInvaders | mine | 200.0 |\n")
+
+    arguments = ["zoo", "import", str(mine), "--name", "mine", "--evidence", str(compared)]
+    assert main(arguments) == 2 and "is no finished comparison: results.json is missing" in capsys.readouterr().err
+    write("0" * 64)
+    assert main(arguments) == 2 and "compared another initialization as 'mine'" in capsys.readouterr().err
+    write(Initialization.load(mine).sha256)
+    assert main([*arguments[:4], "other", *arguments[5:]]) == 2
+    assert "compared no start 'other', but mine, random" in capsys.readouterr().err
+    assert zoo.list() == []
+    assert main(arguments) == 0
+    assert torch.equal(zoo.load("mine").parameters["encoder.w"], torch.arange(6.0))
+    card = ModelCard((zoo.folder_of("mine") / "README.md").read_text())
+    (index,) = card.data.to_dict()["model-index"]
+    (metric,) = index["results"][0]["metrics"]
+    assert index["name"] == "mine" and metric["value"] == 200.0 and "2 seeds (random 100.0)" in metric["name"]
+    assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
+    curves = (zoo.folder_of("mine") / "curves.json").read_text()
+    assert json.loads(curves)["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
 
 
 def test_a_card_of_ones_own_is_kept(hub: FakeHub, endpoint: str, mine: Path) -> None:

@@ -1,17 +1,19 @@
-"""Initializations from agents that people have already."""
+"""Initializations that people have made: from their agents, or their own meta-training."""
 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from leap_rl.core.initialization import replacing_folder
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
-from zoo.artifacts import LARGEST, ZooError, first_line, new_folder
+from zoo.artifacts import LARGEST, ZooError, check, first_line, new_folder
 
 
 def import_agent(agent: Path, name: str) -> Path:
@@ -37,6 +39,31 @@ def import_agent(agent: Path, name: str) -> Path:
         "learner": None,
     }
     Initialization(encoder, "encoder", {}, config).save(folder)
+    return folder
+
+
+def import_folder(initialization: Path, name: str, comparison: Path | None = None) -> Path:
+    """
+    Give an initialization a name and, where there is evidence, a model card.
+
+    :param initialization: folder that ``Initialization.save`` wrote
+    :param name: to give it
+    :param comparison: run folder of a ``leap-rl compare`` of it, as ``name``: the card's evidence
+    :return: its folder
+    :raises ZooError: if it can't be trusted, or the comparison is of another one
+    """
+    folder = new_folder(name)
+    found = check(initialization)
+    files = {}
+    if comparison is not None:
+        from zoo.cards import Evidence, model_card  # needs the extra `hub`
+
+        evidence = Evidence.of(comparison, name, found)
+        files = {"README.md": model_card(name, found, evidence), "curves.json": json.dumps(evidence.results) + "\n"}
+    with replacing_folder(folder) as new:
+        found.save(new)
+        for file, text in files.items():
+            (new / file).write_text(text)
     return folder
 
 

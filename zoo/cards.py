@@ -1,0 +1,129 @@
+"""Model cards: what an initialization is, and the evidence there is for it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+from leap_rl.core import Initialization
+from zoo.artifacts import ZooError
+
+
+@dataclass
+class Evidence:
+    """
+    What a comparison showed.
+
+    :param results: what ``leap-rl compare`` wrote as ``results.json``
+    :param table: its table, Markdown
+    """
+
+    results: dict[str, Any]
+    table: str
+
+    @classmethod
+    def of(cls, comparison: Path, name: str, initialization: Initialization) -> Evidence:
+        """
+        :param comparison: run folder of ``leap-rl compare``
+        :param name: a start of it
+        :param initialization: that the start must have been
+        :raises ZooError: if it is no finished comparison, or one of something else
+        """
+        try:
+            results = json.loads((comparison / "results.json").read_text())
+            table = (comparison / "table.md").read_text()
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            raise ZooError(f"{comparison} is no finished comparison: {missing} is missing") from None
+        starts = results.get("sha256", {})
+        if name not in starts:
+            raise ZooError(
+                f"{comparison} compared no start {name!r}, but {', '.join(starts)}: compare --starts {name}=..."
+            )
+        if starts[name] != initialization.sha256:
+            raise ZooError(f"{comparison} compared another initialization as {name!r}: compare this one")
+        # Where the folders of the starts lay is nobody's business.
+        results["settings"]["starts"] = list(starts)
+        return cls(results, table)
+
+    def preset(self) -> str:
+        """YAML that repeats the comparison."""
+        settings = {k: v for k, v in self.results["settings"].items() if k not in ("n-workers", "device", "note")}
+        return yaml.safe_dump({"compare": settings}, sort_keys=False, allow_unicode=True)
+
+    def for_model_index(self, name: str) -> list[EvalResult]:
+        """Mean areas under the learning curves, as the Hub lists results."""
+        made = []
+        for game, starts in self.results["results"].items():
+            areas = {start: [run["area"] for run in runs] for start, runs in starts.items()}
+            others = ", ".join(f"{s} {statistics.fmean(a):,.1f}" for s, a in areas.items() if s != name)
+            made.append(
+                EvalResult(
+                    task_type="reinforcement-learning",
+                    task_name=f"learning for {self.results['settings']['timesteps']:,} steps",
+                    dataset_type=game,
+                    dataset_name=game,
+                    metric_type="mean_reward",
+                    metric_name=f"mean return over the learning curve, {len(areas[name])} seeds ({others})",
+                    metric_value=round(statistics.fmean(areas[name]), 2),
+                )
+            )
+        return made
+
+
+def model_card(name: str, initialization: Initialization, evidence: Evidence | None = None) -> str:
+    """
+    A model card whose metadata the Hub understands.
+
+    :param name: of the initialization
+    :param initialization: whose config says where it comes from
+    :param evidence: for the text and the ``model-index``
+    :return: Markdown with a YAML header
+    """
+    config = initialization.config
+    learner = (config.get("learner") or {}).get("name")
+    tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization"]
+    tags += ["atari"] if "preprocessing" in config else []
+    data = ModelCardData(
+        library_name="stable-baselines3",
+        tags=[*tags, *([learner.lower()] if learner else [])],
+        model_name=name if evidence else None,
+        eval_results=evidence.for_model_index(name) if evidence else None,
+    )
+    tasks = ", ".join(config.get("tasks", [])) or "not recorded"
+    steps = config.get("timesteps")
+    rows = [
+        f"| network | {config['network']} |",
+        f"| scope | {initialization.scope} |",
+        f"| parameters | {sum(t.numel() for t in initialization.parameters.values()):,} |",
+        f"| learned by | {learner or config.get('source', 'not recorded')} |",
+        f"| learned from | {tasks} |",
+        f"| steps | {f'{steps:,}' if steps else 'not recorded'} |",
+        f"| preprocessing | {config.get('preprocessing', 'not recorded')} |",
+    ]
+    shown = ["None is recorded: nothing says that it helps.\n"]
+    if evidence:
+        shown = [
+            "The area is the mean return over the learning curve; the curves are in `curves.json`.\n",
+            evidence.table,
+            f"    leap-rl compare --preset evidence.yaml\n\nwith `evidence.yaml`:\n\n```yaml\n{evidence.preset()}```\n",
+        ]
+    return "\n".join(
+        [
+            f"---\n{data.to_yaml()}\n---\n",
+            f"# {name}\n",
+            "An initialization for Stable-Baselines3: safetensors and JSON, no pickle.\n",
+            f"```python\nimport zoo\n\nzoo.load({name!r}).apply_to(model)\n```\n",
+            f"If `leap-rl zoo list` does not have it, `leap-rl zoo pull OWNER/{name}` fetches it.\n",
+            "| | |\n|---|---|",
+            *rows,
+            "\n## Evidence\n",
+            *shown,
+        ]
+    )
