@@ -1,13 +1,14 @@
 """
 Steps per second of LeapA2C and LeapPPO beside SB3's A2C and PPO, and how near they come to the machine's limit.
 
-    python benchmarks/throughput.py --json throughput.json     # a quarter of an hour
-    python benchmarks/throughput.py --quick                    # under a minute; noisy
+    python benchmarks/throughput.py --json throughput.json     # half an hour
+    python benchmarks/throughput.py --quick                    # under a minute; noisy, one game of A2C alone
 
 The Nature network, 16 environments and 5 steps (PPO: 8 environments, 128 steps, 4 epochs, minibatches of 256), SB3's
 other settings, exact arithmetic, observed with the energy. SB3 has its own Atari wrappers, on the faster of
 DummyVecEnv and SubprocVecEnv. A meta batch is four games, one single-threaded process per core, and what it takes to
-make environments (seconds, for 16 of them) and networks counts. All ways alternate, and medians are compared.
+make environments (seconds, for 16 of them) and networks counts; the same in one process, one game after the other, is
+printed beside it. All ways alternate, and medians are compared.
 
 The floor is the time of what can't be left out, each measured alone: the environments, a forward pass per step, a
 forward and backward pass and a step of the optimizer per update.
@@ -28,7 +29,7 @@ from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_e
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
 from leap_rl import AtariTasks, Leap, LeapA2C, LeapPPO, make_atari_env
-from leap_rl.core import Job, Workers
+from leap_rl.core import Engine, InProcess, Job, Workers
 
 GAME = "Breakout"
 META_BATCH = ["AirRaid", "BeamRider", "Carnival", "DemonAttack"]
@@ -50,7 +51,7 @@ def rate(model: BaseAlgorithm, steps: int) -> float:
     return (model.num_timesteps - before) / spent
 
 
-def meta_batch_rate(tasks: AtariTasks, engine: Workers) -> float:
+def meta_batch_rate(tasks: AtariTasks, engine: Engine) -> float:
     """Steps per second of all games together; only those that end well count."""
     theta = tasks.draw_initialization("encoder", 0)
     jobs = [Job(task, theta, ENERGY, i, "cpu") for i, task in enumerate(tasks)]
@@ -99,58 +100,56 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> dict[str, Callable[[], float]]:
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.add_argument("--steps", type=int, default=2_048, help="per measurement")
+    cli.add_argument("--steps", type=int, default=2_048, help="per measurement of one game")
+    cli.add_argument("--visit", type=int, default=16_384, help="steps on each game of a meta batch")
     cli.add_argument("--repeats", type=int, default=3)
     args = cli.parse_args()
     if args.quick:
         args.steps, args.repeats = 320, 1
+    vec_envs: list[type[VecEnv]] = [DummyVecEnv] if args.quick else [DummyVecEnv, SubprocVecEnv]
     cores = torch.get_num_threads()
-    # PPO learns from whole rollouts.
-    ppo_steps = max(1024, args.steps // 1024 * 1024)
-    engine = Workers(cores)
-    visits = 1 if args.quick else 4  # long enough that what is made at their beginning does not decide
-    a2c_batch = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, visits * args.steps, n_envs=16)
-    ppo_batch = AtariTasks(
-        LeapPPO, "CnnPolicy", META_BATCH, max(1, visits // 2) * ppo_steps, n_envs=8, algorithm_kwargs=PPO_SETTINGS
-    )
-    a2c = partial(A2C, "CnnPolicy", seed=0, device="cpu")
-    ppo = partial(PPO, "CnnPolicy", seed=0, device="cpu", **PPO_SETTINGS)
     models: dict[str, BaseAlgorithm] = {
-        "A2C, DummyVecEnv": a2c(sb3_env(DummyVecEnv, 16)),
-        "A2C, SubprocVecEnv": a2c(sb3_env(SubprocVecEnv, 16)),
-        "LeapA2C": LeapA2C("CnnPolicy", make_atari_env(GAME, 16, seed=0), learner=ENERGY, seed=0, device="cpu"),
-        "PPO, DummyVecEnv": ppo(sb3_env(DummyVecEnv, 8)),
-        "PPO, SubprocVecEnv": ppo(sb3_env(SubprocVecEnv, 8)),
-        "LeapPPO": LeapPPO(
-            "CnnPolicy", make_atari_env(GAME, 8, seed=0), learner=ENERGY, seed=0, device="cpu", **PPO_SETTINGS
-        ),
+        f"A2C, {kind.__name__}": A2C("CnnPolicy", sb3_env(kind, 16), seed=0, device="cpu") for kind in vec_envs
     }
-    ways: dict[str, Callable[[], float]] = {
-        name: partial(rate, model, ppo_steps if "PPO" in name else args.steps) for name, model in models.items()
-    }
-    ways["A2C meta batch"] = partial(meta_batch_rate, a2c_batch, engine)
-    ways["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, engine)
+    models["LeapA2C"] = LeapA2C("CnnPolicy", make_atari_env(GAME, 16, seed=0), learner=ENERGY, seed=0, device="cpu")
     parts = floor()
+    ways: dict[str, Callable[[], float]] = {name: partial(rate, model, args.steps) for name, model in models.items()}
     ways |= parts
+    if not args.quick:
+        ppo = {"seed": 0, "device": "cpu", **PPO_SETTINGS}
+        of_ppo: dict[str, BaseAlgorithm] = {
+            f"PPO, {kind.__name__}": PPO("CnnPolicy", sb3_env(kind, 8), **ppo) for kind in vec_envs
+        }
+        of_ppo["LeapPPO"] = LeapPPO("CnnPolicy", make_atari_env(GAME, 8, seed=0), learner=ENERGY, **ppo)
+        steps = max(1024, args.steps // 1024 * 1024)  # PPO learns from whole rollouts
+        ways |= {name: partial(rate, model, steps) for name, model in of_ppo.items()}
+        models |= of_ppo
+        workers = Workers(cores)
+        a2c_batch = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, args.visit, n_envs=16)
+        ppo_batch = AtariTasks(LeapPPO, "CnnPolicy", META_BATCH, args.visit, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
+        ways["A2C meta batch"] = partial(meta_batch_rate, a2c_batch, workers)
+        ways["A2C meta batch, one process"] = partial(meta_batch_rate, a2c_batch, InProcess())
+        ways["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, workers)
+        meta_batch_rate(AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, 80, n_envs=16), workers)  # they import torch
     for name, model in models.items():
-        if "PPO" not in name or not args.quick:
-            model.learn(1024 if "PPO" in name else 160)
-    tiny = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, 80, n_envs=16)
-    meta_batch_rate(tiny, engine)  # the workers import torch
+        model.learn(1024 if "PPO" in name else 160)
     figures = alternate(ways, args.repeats)
     for model in models.values():
         model.env.close()  # type: ignore[union-attr]
-    threads, flags = f"{cores} threads", f"{cores} processes of 1 thread"
-    a2c_rival = max(figures["A2C, DummyVecEnv"], figures["A2C, SubprocVecEnv"])
-    ppo_rival = max(figures["PPO, DummyVecEnv"], figures["PPO, SubprocVecEnv"])
+    threads, processes = f"{cores} threads", f"{cores} processes of 1 thread, visits of {args.visit:,} steps"
     per_step = {name: figures[name] for name in parts}
+    a2c_rival = max(figure for name, figure in figures.items() if name.startswith("A2C, "))
     rows = [
         Row("a2c-one-game", figures["LeapA2C"], a2c_rival, "steps/s", 1.3, threads),
-        Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, flags),
-        Row("ppo-one-game", figures["LeapPPO"], ppo_rival, "steps/s", 1.1, threads),
-        Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, flags),
         Row("floor-share", figures["LeapA2C"], 1 / sum(per_step.values()), "steps/s", 0.75, threads),
     ]
+    if not args.quick:
+        ppo_rival = max(figure for name, figure in figures.items() if name.startswith("PPO, "))
+        rows += [
+            Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, processes),
+            Row("ppo-one-game", figures["LeapPPO"], ppo_rival, "steps/s", 1.1, threads),
+            Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, processes),
+        ]
     notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items() if name not in parts}
     per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - sum(per_step.values())
     notes |= {f"LeapA2C, {name}": f"{1e6 * part:,.0f} µs per step" for name, part in per_step.items()}

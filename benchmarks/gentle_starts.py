@@ -1,0 +1,99 @@
+"""
+What it is worth to start gently from an initialization, on a validation game.
+
+    python benchmarks/gentle_starts.py --json gentle.json    # half an hour on 2 cores; the same command goes on
+    python benchmarks/gentle_starts.py --quick
+
+A2C learns from random weights, from the initialization as it is, with its encoder frozen for a tenth of the budget, and
+with a tenth of the learning rate for its encoder: same seeds, same budget. A run that ends is kept in --runs, which may
+be the folder of a `leap-rl compare` of the same runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from report import machine, parser
+from scipy.stats import bootstrap
+
+import zoo
+from leap_rl import AtariTasks, Initialization, LeapA2C
+from leap_rl.core import Workers
+from leap_rl.evaluation import Comparison, compare, plot_comparison
+from leap_rl.transfer import FreezeEncoder, SlowEncoder
+
+SETTINGS = {"ent_coef": 0.01, "vf_coef": 0.25}
+
+
+class Frozen(LeapA2C):
+    """Trains the head alone for a tenth of its steps."""
+
+    def learn(self, total_timesteps: int, callback: Any = None, **kwargs: Any) -> Any:
+        return super().learn(total_timesteps, [callback, FreezeEncoder(total_timesteps // 10)], **kwargs)
+
+
+class Slow(LeapA2C):
+    """A tenth of the learning rate for the encoder."""
+
+    def learn(self, total_timesteps: int, callback: Any = None, **kwargs: Any) -> Any:
+        return super().learn(total_timesteps, [callback, SlowEncoder(0.1)], **kwargs)
+
+
+def main() -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--init", default="atari-a2c-leap", help="a name of the zoo, or a folder")
+    cli.add_argument("--game", default="Assault")
+    cli.add_argument("--steps", type=int, default=48_000)
+    cli.add_argument("--seeds", type=int, default=3)
+    cli.add_argument("--runs", type=Path, default=Path("runs/gentle_starts"), help="where runs are kept")
+    cli.add_argument("--figure", type=Path, help="draw the learning curves")
+    args = cli.parse_args()
+    if args.quick:
+        args.steps, args.seeds, args.runs = 1_600, 2, args.runs / "quick"
+    path = Path(args.init)
+    start = Initialization.load(path) if path.is_dir() else zoo.load(args.init)
+    name = path.parent.name if path.name == "initialization" else path.name
+    curves: dict[str, Any] = {}
+    for algorithm, starts in (
+        (LeapA2C, {name: start, "random": None}),
+        (Frozen, {f"{name}, frozen first": start}),
+        (Slow, {f"{name}, slow encoder": start}),
+    ):
+        tasks = AtariTasks(algorithm, "CnnPolicy", [args.game], args.steps, n_envs=8, algorithm_kwargs=SETTINGS)
+        compared = compare(
+            tasks, starts, range(args.seeds), Workers(), "encoder", "cpu", run_dir=args.runs, progress_bar=True
+        )
+        curves |= compared.curves
+    comparison = Comparison(curves, range(args.seeds))
+    print(comparison.table())
+    rows = []
+    as_it_is = comparison.areas(name, args.game)
+    for way in curves:
+        areas = comparison.areas(way, args.game)
+        interval = bootstrap((areas - as_it_is,), lambda d: d.mean(), vectorized=False, method="percentile", rng=0)
+        low, high = interval.confidence_interval
+        print(f"{way}: area {areas.mean():.1f}, difference to {name} as it is: 95 % interval {low:.1f} to {high:.1f}")
+        rows.append(
+            {
+                "name": f"gentle-starts {way}",
+                "ours": areas.mean(),
+                "rival": as_it_is.mean(),
+                "unit": "area",
+                "ratio": areas.mean() / as_it_is.mean(),
+                "difference": [low, high],
+                "seeds": args.seeds,
+                "steps": args.steps,
+                "game": args.game,
+                **machine(),
+            }
+        )
+    if args.figure is not None:
+        plot_comparison(comparison, args.figure, f"{args.seeds} seeds")
+    if args.json is not None:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
