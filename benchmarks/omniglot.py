@@ -64,8 +64,7 @@ class MetaBatch:
         learner = Leap(metric="length", loss_scale=1.0, skip_updates=0)
         jobs = [Job(task, theta, learner, i, device) for i, task in enumerate(tasks)]
         for _, result in self.engine.run(jobs, lambda index, steps: None):
-            if result.status == "failed":
-                raise RuntimeError(result.error)
+            result.raise_for_status()
 
 
 class Timed(Leap):

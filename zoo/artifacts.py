@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from leap_rl.transfer import Initialization
 from leap_rl.transfer import policy_kwargs as policy_kwargs_of
 
@@ -33,9 +35,7 @@ class ZooError(ValueError):
 def pulled() -> Path:
     """The folder of initializations that a user pulled or imported: ``$LEAP_RL_ZOO``, or one in the user's cache."""
     given = os.environ.get("LEAP_RL_ZOO")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leap_rl" / "zoo"
+    return Path(given) if given else user_cache_path("leap_rl") / "zoo"
 
 
 def names() -> list[str]:

@@ -167,8 +167,7 @@ def compare(
         progress.jobs(names, [job.task.steps for job in jobs])
         folders = [folder(index) for index in range(len(runs))]
         for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
-            if result.status == "failed":
-                raise RuntimeError(f"{names[index]}, failed: {(result.error or '').splitlines()[-1]}")
+            result.raise_for_status()
             results[index] = result
             if run_dir is not None and ran_now:
                 _log_run(run_dir / "tensorboard", runs[index], result)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from platformdirs import user_cache_path
 from torch import Tensor
 
 SETS = ("images_background", "images_evaluation")
@@ -47,11 +48,7 @@ class Omniglot:
 def default_data_dir() -> Path:
     """``LEAP_RL_DATA/omniglot``, or where torchvision downloads to for us."""
     root = os.environ.get("LEAP_RL_DATA")
-    return Path(root) / "omniglot" if root else cache_dir()
-
-
-def cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leap_rl"
+    return Path(root) / "omniglot" if root else user_cache_path("leap_rl")
 
 
 @lru_cache(maxsize=2)
@@ -63,7 +60,7 @@ def load_omniglot(data_dir: str) -> Omniglot:
     """
     sources = _sources(Path(data_dir))
     key = hashlib.sha256(repr([(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sources]).encode()).hexdigest()
-    cached = cache_dir() / f"omniglot-{SIZE}-{key[:16]}.npz"
+    cached = user_cache_path("leap_rl") / f"omniglot-{SIZE}-{key[:16]}.npz"
     if not cached.is_file():
         _decode(sources, cached)
     with np.load(cached) as data:

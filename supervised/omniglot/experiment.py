@@ -228,8 +228,7 @@ def evaluate(
         progress.outer(f"{len(jobs)} held-out alphabets", sum(task.steps for task in held_out))
         progress.jobs([task.name for task in held_out], [task.steps for task in held_out])
         for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
-            if result.status == "failed":
-                raise RuntimeError(f"{result.name} failed: {(result.error or '').splitlines()[-1]}")
+            result.raise_for_status()
             results[result.name] = result
             if not ran_now:
                 continue
