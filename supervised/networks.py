@@ -29,6 +29,21 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.encoder(images))
         return logits
 
+    # What a learning process calls around an update, for networks that ask for more than a gradient step.
+
+    def before_update(self, progress: float) -> None:
+        """:param progress: how far the present pass over the images is, from 0 to 1"""
+
+    def penalty(self) -> Tensor | float:
+        """Added to the loss."""
+        return 0.0
+
+    def before_step(self) -> None:
+        """Between the backward pass and the step of the optimizer."""
+
+    def after_step(self) -> None:
+        """When the optimizer has stepped."""
+
 
 class ConvNet(Classifier):
     """

@@ -6,18 +6,20 @@ import copy
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from leap_rl.core import MAML, GradientPath, Initialization, Job, LearningCurve, LookAhead, Report, Task, TaskResult
-from supervised.augmentation import RandomAffine
 from supervised.networks import Classifier
 
 LOGS_PER_PROCESS = 10
+
+Transform = Callable[[Tensor, torch.Generator], Tensor]
+"""Images, shape (n, channels, height, width), to float ones; whatever it draws, it draws from the generator."""
 
 
 def chosen_device(name: str) -> torch.device:
@@ -30,16 +32,20 @@ class Images:
     """
     What a classifier learns, and what it is tested on.
 
-    :param train: float in [0, 1], shape (n, channels, height, width)
+    :param train: shape (n, channels, height, width), as the task's transform takes them
     :param train_labels: int64, shape (n,)
     :param test: as ``train``
     :param test_labels: as ``train_labels``
+    :param validation: as ``train``, to stop early by, and to judge visits of meta-training by in place of the test
+    :param validation_labels: as ``train_labels``
     """
 
     train: Tensor
     train_labels: Tensor
     test: Tensor
     test_labels: Tensor
+    validation: Tensor | None = None
+    validation_labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,20 @@ class ClassificationTask(Task):
     :param updates: of a learning process
     :param batch_size: images per update
     :param learning_rate: of SGD
-    :param augmentation: of every image, when it is trained on and when it is tested on
+    :param transform: of every image, when it is trained on and when it is tested on
+    :param annealing: let the learning rate fall to zero with the last update, as a half cosine
+    :param patience: end the process when the validation error has not improved for so many validations
+    :param validation_freq: updates between two validations
     """
 
     name: str
     updates: int
     batch_size: int
     learning_rate: float
-    augmentation: RandomAffine | None
+    transform: Transform | None
+    annealing: bool = field(default=False, kw_only=True)
+    patience: int | None = field(default=None, kw_only=True)
+    validation_freq: int = field(default=10, kw_only=True)
 
     @property
     def steps(self) -> int:  # type: ignore[override]
@@ -81,38 +93,68 @@ class ClassificationTask(Task):
         model, minibatches = self.start(job)
         if isinstance(job.learner, MAML):
             return self._differentiated(job.learner, job.initialization.parameters, model, minibatches, started)
-        optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
         scope = job.initialization.parameters
         path = job.learner.observe({name: p for name, p in model.named_parameters() if name in scope})
+        losses, errors = self.learn(model, minibatches, path, report)
+        return self.result(job, model, minibatches, path, losses, errors, started)
+
+    def learn(
+        self, model: Classifier, minibatches: Minibatches, path: GradientPath | LookAhead | None, report: Report
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Make the updates.
+
+        :param model: at its start; what of it requires a gradient is learned
+        :param minibatches: that it sees
+        :param path: that observes it
+        :param report: called from time to time with the steps done
+        :return: loss, and share of images classified wrongly, of each minibatch before its update, shape (updates,)
+        """
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.updates) if self.annealing else None
         if path is not None:
             path.attach(optimizer)
 
-        def update(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            """Loss, and share of the images that are classified wrongly, both before the update."""
+        def update(progress: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            model.before_update(progress)
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, y)
+            penalized = loss + model.penalty()
             optimizer.zero_grad()
-            loss.backward() if path is None else path.backward(loss)
+            penalized.backward() if path is None else path.backward(penalized)
+            model.before_step()
             optimizer.step()
+            model.after_step()
             return loss.detach(), (logits.detach().argmax(dim=1) != y).float().mean()
 
+        model.train()
         losses, errors = [], []
+        best, best_at = math.inf, 0
         for i in range(self.updates):
-            loss, error = update(*minibatches.next())
+            progress = i % minibatches.per_pass / max(1, minibatches.per_pass - 1)
+            loss, error = update(progress, *minibatches.next())
             losses.append(loss)
             errors.append(error)
+            if schedule is not None:
+                schedule.step()
             if (i + 1) % 10 == 0:
                 report((i + 1) * self.batch_size)
+            if self.patience is not None and (i + 1) % self.validation_freq == 0:
+                _, validation_error = self._judge(model, *minibatches.validation())
+                if validation_error < best:
+                    best, best_at = validation_error, i
+                elif i - best_at >= self.patience * self.validation_freq:
+                    break
         if isinstance(path, LookAhead):
             buffers = [b.clone() for b in model.buffers()]
             path.new_rollout()
-            update(*minibatches.unseen())
+            update(1.0, *minibatches.unseen())
             path.rewind()
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-        return self.result(job, model, minibatches, path, torch.stack(losses), torch.stack(errors), started)
+        return torch.stack(losses), torch.stack(errors)
 
-    def start(self, job: Job) -> tuple[nn.Module, Minibatches]:
+    def start(self, job: Job) -> tuple[Classifier, Minibatches]:
         """The network at θ⁰, on its device, and what it will see."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
@@ -125,7 +167,7 @@ class ClassificationTask(Task):
     def result(
         self,
         job: Job,
-        model: nn.Module,
+        model: Classifier,
         minibatches: Minibatches,
         path: GradientPath | LookAhead | None,
         losses: Tensor,
@@ -139,30 +181,35 @@ class ClassificationTask(Task):
         :param model: at θ^K
         :param minibatches: that it saw
         :param path: that observed it
-        :param losses: of its minibatches, before each update, shape (updates,)
+        :param losses: of its minibatches, before each update, shape (updates made,)
         :param errors: share of images classified wrongly, as ``losses``
         :param started: when, by ``time.perf_counter``
         """
         if isinstance(path, GradientPath):
             path.close()
         meta_gradient = None if path is None else {name: g.cpu() for name, g in path.meta_gradient().items()}
-        test_loss, test_error = self._test(model, minibatches)
-        steps = (np.arange(self.updates) + 1) * self.batch_size
+        scores: dict[str, float] = {}
+        if minibatches.images.validation is not None:
+            loss, scores["validation_error"] = self._judge(model, *minibatches.validation())
+        if minibatches.images.validation is None or path is None:
+            loss, scores["test_error"] = self._judge(model, *minibatches.test())
+            scores["test_loss"] = loss
+        steps = (np.arange(len(losses)) + 1) * self.batch_size
         loss_values, error_values = losses.cpu().double().numpy(), errors.cpu().double().numpy()
         every = max(1, self.updates // LOGS_PER_PROCESS)
-        finite = math.isfinite(test_loss) and all(g.isfinite().all() for g in (meta_gradient or {}).values())
+        finite = math.isfinite(loss) and all(g.isfinite().all() for g in (meta_gradient or {}).values())
         return TaskResult(
             name=self.name,
             curve=LearningCurve(steps, error_values, self.steps, 1, maximize=False),
-            steps=self.steps + (self.batch_size if isinstance(path, LookAhead) else 0),
+            steps=len(losses) * self.batch_size + (self.batch_size if isinstance(path, LookAhead) else 0),
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,
             statistics=None if path is None else path.statistics(),
             status="ok" if finite else "non_finite",
-            scores={"test_error": test_error, "test_loss": test_loss},
+            scores=scores,
             log=[
                 (int(steps[i]), {"train/loss": float(loss_values[i]), "train/error": float(error_values[i])})
-                for i in range(every - 1, self.updates, every)
+                for i in range(every - 1, len(losses), every)
             ],
             final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
         )
@@ -200,10 +247,9 @@ class ClassificationTask(Task):
         )
 
     @torch.no_grad()
-    def _test(self, model: nn.Module, minibatches: Minibatches) -> tuple[float, float]:
-        """Mean loss, and share of the test images that are classified wrongly."""
+    def _judge(self, model: Classifier, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """Mean loss, and share of the images that are classified wrongly."""
         model.eval()
-        x, y = minibatches.test()
         logits = torch.cat([model(part) for part in x.split(256)])
         model.train()
         return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(dim=1) != y).float().mean().item()
@@ -211,10 +257,10 @@ class ClassificationTask(Task):
 
 class Minibatches:
     """
-    What a learning process sees of its images, augmented: a function of its seed.
+    What a learning process sees of its images, transformed: a function of its seed.
 
     :param task: what is learned
-    :param seed: of order and augmentation
+    :param seed: of order and transform
     :param sets_aside: whether one batch is never learned from, for the look ahead of FOMAML and MAML
     :param device: where the images go
     :raises ValueError: if there are too few images
@@ -222,7 +268,7 @@ class Minibatches:
 
     def __init__(self, task: ClassificationTask, seed: int, sets_aside: bool, device: torch.device) -> None:
         self.images = task.images()
-        self._augmentation = task.augmentation
+        self._transform = task.transform
         self._batch_size = task.batch_size
         self._seed = seed
         self._device = device
@@ -250,13 +296,20 @@ class Minibatches:
         return self._train(self._unseen)
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """All test images, augmented the same way each time."""
-        generator = torch.Generator().manual_seed(self._seed)
-        return self._augmented(self.images.test, generator), self.images.test_labels.to(self._device)
+        """All test images, transformed the same way each time."""
+        return self._same_each_time(self.images.test, self.images.test_labels)
+
+    def validation(self) -> tuple[Tensor, Tensor]:
+        """All validation images, transformed the same way each time."""
+        assert self.images.validation is not None and self.images.validation_labels is not None
+        return self._same_each_time(self.images.validation, self.images.validation_labels)
+
+    def _same_each_time(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._transformed(x, torch.Generator().manual_seed(self._seed)), y.to(self._device)
 
     def _train(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        x = self._augmented(self.images.train[rows], self._generator)
+        x = self._transformed(self.images.train[rows], self._generator)
         return x, self.images.train_labels[rows].to(self._device)
 
-    def _augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return (x if self._augmentation is None else self._augmentation(x, generator)).to(self._device)
+    def _transformed(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return (x if self._transform is None else self._transform(x, generator)).to(self._device)

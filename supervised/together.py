@@ -60,6 +60,8 @@ def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[T
         tasks.append(job.task)
     first = tasks[0]
     for task in tasks:
+        if task.annealing or task.patience is not None:
+            raise ValueError(f"{task.name} has a learning rate that falls, or stops early: run it with another engine")
         for setting in ("updates", "batch_size", "learning_rate"):
             if getattr(task, setting) != getattr(first, setting):
                 raise ValueError(f"{task.name} has other {setting} than {first.name}: they can't be learned together")

@@ -1,0 +1,180 @@
+"""Networks that keep a part of their own for every task, and their training: one visit to a task after the other."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from leap_rl.core import Initialization, Job
+from leap_rl.core.checkpoint import CheckpointError, Checkpoints
+from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
+from leap_rl.core.progress import JobsProgress
+from supervised.networks import Classifier
+from supervised.tasks import ClassificationTask, Images, Minibatches, chosen_device
+
+
+class TaskNetwork(nn.Module, ABC):
+    """A network for many tasks, to which further ones can be added."""
+
+    @abstractmethod
+    def add_task(self, n_classes: int) -> None:
+        """Draw, from torch's generator, what the next task has of its own."""
+
+    @abstractmethod
+    def of_task(self, task: int) -> Classifier:
+        """
+        The network as a visit sees it. It shares its tensors with the whole; its own parameters are those that the
+        visit learns.
+
+        :param task: in the order in which they were added
+        """
+
+    def end_visit(self, task: int) -> None:
+        """When a visit to the task is over."""
+
+
+class VisitsTrainer:
+    """
+    Train a network for many tasks by visits, each a learning process of one task from where the last one ended.
+
+    A task is visited once (``sequential``: as the papers of HAT and Progressive Nets have it) or several times
+    (``revisits``: as Flennerhag et al. compare them), as the order says.
+
+    :param network: with a part for each task, in their order
+    :param tasks: to learn
+    :param order: of the visits, indices of tasks
+    :param run_dir: folder of the checkpoints, one after each visit
+    :param tensorboard_log: folder of the TensorBoard run
+    :param seed: of the minibatches
+    :param device: where the network lives
+    :raises ValueError: for what can't be trained; nothing has run then
+    """
+
+    def __init__(
+        self,
+        network: TaskNetwork,
+        tasks: Sequence[ClassificationTask],
+        order: Sequence[int],
+        run_dir: str | os.PathLike[str] | None = None,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        if not tasks or not all(0 <= index < len(tasks) for index in order):
+            raise ValueError(f"{len(tasks)} tasks, but the order of the visits is {list(order)}")
+        self.device = chosen_device(device)
+        self.network = network.to(self.device)
+        self.tasks = list(tasks)
+        self.order = list(order)
+        self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)
+        self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
+        self.seed = seed
+        self.n_visits = 0
+        if self.checkpoints is not None and self.checkpoints.steps():
+            self._load(self.checkpoints)
+
+    def learn(self, visits: int | None = None, progress_bar: bool = False) -> VisitsTrainer:
+        """
+        Make visits, those that the order has left.
+
+        :param visits: at most so many
+        :param progress_bar: draw one, if the output is a terminal
+        :return: self
+        :raises RuntimeError: if a loss is not finite
+        """
+        logger: LoggerLike = NoLogger()
+        if self.tensorboard_log is not None:
+            logger = TensorBoardLogger(self.tensorboard_log, self.n_visits)
+        left = self.order[self.n_visits :][:visits]
+        with JobsProgress(enabled=progress_bar) as progress:
+            progress.outer(f"{len(left)} visits", sum(self.tasks[index].steps for index in left))
+            progress.jobs([self.tasks[index].name for index in left], [self.tasks[index].steps for index in left])
+            for number, index in enumerate(left):
+
+                def report(steps: int, number: int = number) -> None:
+                    progress.job_at(number, steps)
+
+                self._visit(index, logger, report)
+        return self
+
+    def _visit(self, index: int, logger: LoggerLike, report: Callable[[int], None]) -> None:
+        task = self.tasks[index]
+        # A function of seed and visit alone, so resuming is exact.
+        (seed,) = np.random.SeedSequence([self.seed, self.n_visits]).generate_state(1)
+        minibatches = Minibatches(task, int(seed) & 0x7FFFFFFF, False, self.device)
+        losses, errors = task.learn(self.network.of_task(index), minibatches, None, report)
+        self.network.end_visit(index)
+        if not losses.isfinite().all():
+            raise RuntimeError(
+                f"visit {self.n_visits + 1}, to {task.name}, diverged: a smaller learning rate than "
+                f"{task.learning_rate} may help"
+            )
+        self.n_visits += 1
+        logger.record(f"train/loss/{task.name}", losses.mean().item())
+        logger.record(f"train/error/{task.name}", errors.mean().item())
+        logger.dump(self.n_visits)
+        if self.checkpoints is not None:
+            state = {"tasks": [t.name for t in self.tasks], "order": self.order, "n_visits": self.n_visits}
+            self.checkpoints.save(self.n_visits, self.network.state_dict(), {**state, "seed": self.seed})
+
+    def _load(self, checkpoints: Checkpoints) -> None:
+        tensors, state = checkpoints.load()
+        checkpoints.clean()
+        mine = {"tasks": [t.name for t in self.tasks], "seed": self.seed}
+        for name, value in mine.items():
+            if state[name] != value:
+                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {state[name]}, not {value}")
+        self.n_visits = state["n_visits"]
+        if state["order"][: self.n_visits] != self.order[: self.n_visits]:
+            raise CheckpointError(f"{checkpoints.folder} made visits in another order: {state['order']}")
+        self.network.load_state_dict(tensors)
+
+    @property
+    def initialization(self) -> Initialization:
+        """The whole network as it is now, a copy: what ``NextTask`` starts from."""
+        config = {"tasks": [task.name for task in self.tasks], "visits": self.n_visits, "seed": self.seed}
+        return Initialization.of(self.network, "all", {"network": type(self.network).__name__, **config})
+
+
+@dataclass(frozen=True)
+class NextTask(ClassificationTask):
+    """
+    A task that a trained ``TaskNetwork`` has not seen: it is added, and learned as any visit.
+
+    :param task: what is learned
+    :param n_classes: of it
+    :param trained: makes a network of the trained one's shape
+    """
+
+    task: ClassificationTask
+    n_classes: int
+    trained: Callable[[], TaskNetwork]
+
+    @classmethod
+    def of(cls, task: ClassificationTask, n_classes: int, trained: Callable[[], TaskNetwork]) -> NextTask:
+        """As the constructor; budget and settings are those of the task."""
+        shared = {name: getattr(task, name) for name in ClassificationTask.__dataclass_fields__}
+        return cls(**shared, task=task, n_classes=n_classes, trained=trained)
+
+    def images(self) -> Images:
+        return self.task.images()
+
+    def network(self) -> Classifier:
+        return self.task.network()
+
+    def start(self, job: Job) -> tuple[Classifier, Minibatches]:
+        device = chosen_device(job.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.seed)
+            network = self.trained()
+            job.initialization.apply_to(network)
+            network.add_task(self.n_classes)
+        model = network.to(device).of_task(-1)
+        return model, Minibatches(self, job.seed, job.learner.looks_ahead, device)
