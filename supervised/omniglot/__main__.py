@@ -1,7 +1,5 @@
 """
 ``python -m supervised.omniglot``: the Omniglot experiment (Flennerhag et al., ICLR 2019, section 4.1 and appendix D).
-
-Exit codes as those of ``leap-rl``: 2 for bad input, 1 for a failure, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,11 +8,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from cyclopts import App, Parameter
-from cyclopts.exceptions import CycloptsError
-from cyclopts.validators import Number
+from cyclopts import App
+
+from supervised.command_line import Ints, Names, Positive, Rates, Seeds, exit_code
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -28,17 +26,6 @@ PRESETS: dict[str, tuple[int, int, int]] = {"quick": (4, 4, 50), "cpu": (60, 5, 
 LEARNERS = ("none", "leap", "reptile", "fomaml", "maml", "multihead")
 
 EngineName = Literal["auto", "workers", "in-process", "together"]
-
-Positive = Annotated[int, Parameter(validator=Number(gte=1))]
-Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
-Ints = Annotated[tuple[Positive, ...], Parameter(consume_multiple=True, negative=())]
-Rates = Annotated[
-    tuple[Annotated[float, Parameter(validator=Number(gt=0))], ...],
-    Parameter(consume_multiple=True, negative=()),
-]
-Seeds = Annotated[
-    tuple[Annotated[int, Parameter(validator=Number(gte=0))], ...], Parameter(consume_multiple=True, negative=())
-]
 
 
 @app.command
@@ -80,7 +67,8 @@ def train(
     """
     from supervised.omniglot.alphabets import split
     from supervised.omniglot.data import default_data_dir
-    from supervised.omniglot.experiment import KNOWN, Run, check_folder
+    from supervised.omniglot.experiment import KNOWN, Run
+    from supervised.runs import check_folder
 
     for learner in learners:
         if learner not in KNOWN:
@@ -106,7 +94,7 @@ def train(
     ]
     for run in runs:
         split(data, run.n_pretraining, run.seed, validation)
-        check_folder(run, root / run.name)
+        check_folder(root / run.name, run.settings())
     if dry_run:
         for run in runs:
             print(f"{run.name}: {run.images():,} images")
@@ -243,18 +231,7 @@ def _engine(name: EngineName, n_workers: int | None) -> Engine:
 
 def main(arguments: list[str] | None = None) -> int:
     """:return: exit code"""
-    try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-        return 0
-    except (CycloptsError, ValueError) as error:
-        print(f"supervised.omniglot: {str(error).strip()}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on.", file=sys.stderr)
-        return 130
-    except (OSError, RuntimeError) as error:
-        print(f"supervised.omniglot: {error}", file=sys.stderr)
-        return 1
+    return exit_code(app, arguments)
 
 
 if __name__ == "__main__":

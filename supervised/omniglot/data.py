@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import zipfile
@@ -15,6 +14,8 @@ import torch
 from PIL import Image
 from platformdirs import user_cache_path
 from torch import Tensor
+
+from supervised.decoded import decoded_once
 
 SETS = ("images_background", "images_evaluation")
 SIZE = 28
@@ -59,12 +60,8 @@ def load_omniglot(data_dir: str) -> Omniglot:
     :raises OmniglotError: if it is missing, partial or damaged
     """
     sources = _sources(Path(data_dir))
-    key = hashlib.sha256(repr([(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sources]).encode()).hexdigest()
-    cached = user_cache_path("leap_rl") / f"omniglot-{SIZE}-{key[:16]}.npz"
-    if not cached.is_file():
-        _decode(sources, cached)
-    with np.load(cached) as data:
-        images, names, counts = data["images"], data["names"].tolist(), data["counts"].tolist()
+    data = decoded_once(f"omniglot-{SIZE}", sources, lambda: _decode(sources))
+    images, names, counts = data["images"], data["names"].tolist(), data["counts"].tolist()
     ends = np.cumsum(counts).tolist()
     rows = {name: range(end - count, end) for name, count, end in zip(names, counts, ends, strict=True)}
     return Omniglot(torch.from_numpy(images), rows)
@@ -103,7 +100,7 @@ def _files(source: Path) -> Iterator[tuple[str, str, bytes]]:
         raise OmniglotError(f"{source} is damaged: {error}; fetch it again") from None
 
 
-def _decode(sources: list[Path], cached: Path) -> None:
+def _decode(sources: list[Path]) -> dict[str, np.ndarray]:
     drawings: dict[tuple[str, str], list[np.ndarray]] = {}
     for source in sources:
         for alphabet, character, data in _files(source):
@@ -127,7 +124,4 @@ def _decode(sources: list[Path], cached: Path) -> None:
     names = sorted({alphabet for alphabet, _ in drawings})
     counts = [sum(a == name for a, _ in drawings) for name in names]
     stacked = np.stack([np.stack(drawings[key]) for key in sorted(drawings)])
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cached.with_name(f".{cached.stem}-{os.getpid()}.npz")
-    np.savez(temporary, images=stacked, names=np.array(names), counts=np.array(counts))
-    os.replace(temporary, cached)
+    return {"images": stacked, "names": np.array(names), "counts": np.array(counts)}

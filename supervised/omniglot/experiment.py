@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from leap_rl.core import (
     Engine,
     Initialization,
     Job,
-    JobsProgress,
     Leap,
     MetaLearner,
     MetaTrainer,
@@ -25,12 +23,12 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
-from leap_rl.core.checkpoint import Checkpoints, run_kept
-from leap_rl.core.logger import TensorBoardLogger
+from leap_rl.core.checkpoint import Checkpoints
 from supervised.multihead import MultiHeadTrainer
 from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, split
 from supervised.omniglot.curves import TrainingCurves, show_examples
 from supervised.omniglot.data import default_data_dir
+from supervised.runs import evaluate, open_folder
 
 EVALUATE_EVERY = 15
 """Meta steps (ours)."""
@@ -126,16 +124,6 @@ class Run:
         return settings
 
 
-def check_folder(run: Run, folder: Path) -> None:
-    """
-    :param folder: where a run is to be, or is already
-    :raises ValueError: if it is of another run
-    """
-    settings = folder / "run.json"
-    if settings.is_file() and json.loads(settings.read_text()) != run.settings():
-        raise ValueError(f"{folder} is of another run: {settings.read_text().strip()}; choose another --root")
-
-
 def train(
     run: Run, folder: Path, engine: Engine, progress_bar: bool = False
 ) -> Iterator[tuple[int, dict[str, TaskResult]]]:
@@ -151,13 +139,9 @@ def train(
     :raises ValueError: for a run that can't be, or a folder of another one
     """
     pretraining, held_out = run.alphabets()
-    check_folder(run, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "run.json").is_file():
-        (folder / ".run.json").write_text(json.dumps(run.settings()) + "\n")
-        os.replace(folder / ".run.json", folder / "run.json")
+    open_folder(folder, run.settings())
     if run.learner == "none":
-        yield 0, evaluate(pretraining.draw_initialization(None, run.seed), held_out, run.seed, folder / "0000", engine)
+        yield 0, _evaluate(pretraining.draw_initialization(None, run.seed), held_out, run.seed, folder / "0000", engine)
         return
     trainer = _trainer(run, pretraining, folder, engine)
     curves = TrainingCurves(folder, EVALUATE_EVERY)
@@ -175,7 +159,7 @@ def train(
         if left >= 0:
             trainer.initialization.save(evaluated / "initialization")
         start = Initialization.load(evaluated / "initialization")
-        yield meta_steps, evaluate(start, held_out, run.seed, evaluated, engine)
+        yield meta_steps, _evaluate(start, held_out, run.seed, evaluated, engine)
 
 
 def _trainer(run: Run, pretraining: Alphabets, folder: Path, engine: Engine) -> MetaTrainer | MultiHeadTrainer:
@@ -207,35 +191,11 @@ def _trainer(run: Run, pretraining: Alphabets, folder: Path, engine: Engine) -> 
     )
 
 
-def evaluate(
+def _evaluate(
     start: Initialization, held_out: Alphabets, seed: int, folder: Path, engine: Engine
 ) -> dict[str, TaskResult]:
-    """
-    Learn the held-out alphabets; what was learned before is not learned again.
-
-    :param start: to learn from
-    :param held_out: alphabets
-    :param seed: of their learning processes
-    :param folder: of the results
-    :param engine: where the tasks run
-    :return: results by alphabet
-    :raises RuntimeError: if one failed
-    """
     jobs = [Job(task, start, NoPretraining(), seed) for task in held_out]
-    folders = [folder / "held-out" / task.name for task in held_out]
-    results: dict[str, TaskResult] = {}
-    with JobsProgress() as progress:
-        progress.outer(f"{len(jobs)} held-out alphabets", sum(task.steps for task in held_out))
-        progress.jobs([task.name for task in held_out], [task.steps for task in held_out])
-        for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
-            result.raise_for_status()
-            results[result.name] = result
-            if not ran_now:
-                continue
-            logger = TensorBoardLogger(folder.parent / "tensorboard" / f"held-out after {folder.name}" / result.name)
-            logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
-            logger.close()
-    return results
+    return evaluate(jobs, f"{len(jobs)} held-out alphabets", folder, engine)
 
 
 def evaluate_run(folder: Path, data_dir: Path | None, engine: Engine) -> tuple[dict[str, TaskResult], int]:
@@ -261,4 +221,4 @@ def evaluate_run(folder: Path, data_dir: Path | None, engine: Engine) -> tuple[d
         start = pretraining.draw_initialization(None, run.seed)
     else:
         start = Initialization.load(last / "initialization")
-    return evaluate(start, held_out, run.seed, last, engine), int(last.name)
+    return _evaluate(start, held_out, run.seed, last, engine), int(last.name)

@@ -12,6 +12,7 @@ import numpy as np
 from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
 from supervised.omniglot.alphabets import held_out_alphabets
+from supervised.runs import interval
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -165,21 +166,6 @@ def _cell(runs: Sequence[Findings], meta_step: int, which: int) -> str:
     low, high = interval([np.array([s[which] for s in run.at(meta_step).values()]) for run in runs])
     mean = np.mean([_mean(run.at(meta_step), which) for run in runs])
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"
-
-
-def interval(values: Sequence[np.ndarray], reps: int = 2000) -> tuple[float, float]:
-    """
-    95 % bootstrap interval of the mean: seeds are drawn first, then alphabets within them.
-
-    :param values: of the alphabets, by seed
-    """
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(reps):
-        drawn = rng.integers(len(values), size=len(values))
-        means.append(np.mean([rng.choice(values[i], len(values[i])).mean() for i in drawn]))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) -> None:

@@ -14,7 +14,8 @@ from supervised.omniglot.__main__ import LEARNERS, main
 from supervised.omniglot.alphabets import split
 from supervised.omniglot.experiment import ABLATION, KNOWN, Run
 from supervised.omniglot.experiment import LEARNERS as COMPARED
-from supervised.omniglot.table import Findings, collect, interval, table
+from supervised.omniglot.table import Findings, collect, table
+from supervised.runs import interval
 
 TINY = ["--pretraining", "2", "--meta-steps", "1", "--meta-batch-size", "2", "--updates", "3", "--engine", "in-process"]
 

@@ -1,0 +1,184 @@
+"""
+``python -m supervised.multi_cv``: the Multi-CV experiment (Flennerhag et al., ICLR 2019, section 4.2 and appendix E).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import App
+
+from supervised.command_line import Names, Positive, Seeds, exit_code
+
+if TYPE_CHECKING:
+    from leap_rl.core import Engine
+
+app = App("supervised.multi_cv", help="Multi-CV with the learners that the paper compares.", version_flags=())
+
+Preset = Literal["quick", "cpu", "paper"]
+# Meta steps, meta batch, passes over the held-out data set, batch, images at most. Paper: appendix E has meta batches
+# of 10 and early stopping; meta steps, passes and batch are ours. cpu: what 2 cores do in a day. quick: some minutes.
+PRESETS: dict[str, tuple[int, int, int, int, int | None]] = {
+    "quick": (2, 2, 2, 32, 400),
+    "cpu": (20, 5, 10, 64, 3000),
+    "paper": (200, 10, 100, 64, None),
+}
+LEARNERS = ("none", "leap", "reptile", "multihead", "hat", "progressive")
+EngineName = Literal["workers", "in-process"]
+
+
+@app.command
+def train(
+    *,
+    data_dir: Path | None = None,
+    preset: Preset = "quick",
+    learners: Names = LEARNERS,
+    held_out: Names = (),
+    seeds: Seeds = (0,),
+    meta_steps: Positive | None = None,
+    meta_batch_size: Positive | None = None,
+    passes: Positive | None = None,
+    batch_size: Positive | None = None,
+    limit: Positive | None = None,
+    engine: EngineName = "workers",
+    n_workers: Positive | None = None,
+    root: Path = Path("runs/multi_cv"),
+    dry_run: bool = False,
+) -> None:
+    """
+    Learn from all data sets that are there but one, and then the one that is held out. Runs that are there go on.
+
+    :param data_dir: of the data sets; without it $LEAP_RL_DATA, or leap_rl's folder in the user's cache
+    :param preset: quick, cpu or paper: meta steps, meta batch, passes, batch, limit
+    :param learners: none, leap, reptile, multihead, hat, progressive, hat-sequential, progressive-sequential
+    :param held_out: data sets, each held out in turn; without it all that are there, of the preset quick the first
+    :param seeds: of the runs
+    :param meta_steps: in place of the preset's
+    :param meta_batch_size: in place of the preset's
+    :param passes: over the held-out data set, in place of the preset's
+    :param batch_size: in place of the preset's
+    :param limit: images of a data set, in place of the preset's
+    :param engine: how the data sets of a meta batch run: in worker processes, or one after the other in this process
+    :param n_workers: worker processes; without it one per core
+    :param root: folder of the runs
+    :param dry_run: print what would be run, in images
+    """
+    from supervised.multi_cv.data import DATA_SETS, available, default_data_dir, load
+    from supervised.multi_cv.experiment import LEARNERS as KNOWN
+    from supervised.multi_cv.experiment import Run
+    from supervised.multi_cv.experiment import train as learn
+    from supervised.runs import check_folder
+
+    for learner in learners:
+        if learner not in KNOWN:
+            raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
+    data = (data_dir or default_data_dir()).absolute()
+    there = available(str(data))
+    for name in held_out:
+        load(str(data), name)  # says what is wrong with it
+    if len(there) < 2:
+        raise ValueError(
+            f"{data} holds {', '.join(there) or 'none'} of the data sets, at least two are needed: "
+            + "; ".join(f"{name}: {d.how.format(data_dir=data)}" for name, d in DATA_SETS.items() if name not in there)
+        )
+    defaults = PRESETS[preset]
+    runs = [
+        Run(
+            str(data),
+            learner,
+            name,
+            tuple(other for other in there if other != name),
+            seed,
+            meta_steps or defaults[0],
+            meta_batch_size or defaults[1],
+            passes or defaults[2],
+            batch_size or defaults[3],
+            limit or defaults[4],
+        )
+        for seed in seeds
+        for name in held_out or (there[:1] if preset == "quick" else there)
+        for learner in learners
+    ]
+    for run in runs:
+        check_folder(root / run.name, run.settings())
+    absent = [name for name in DATA_SETS if name not in there]
+    print(f"Data sets: {', '.join(there)}; not there: {', '.join(absent) or 'none'}", flush=True)
+    images = [run.images() for run in runs]  # reads the data, and says what is wrong with it
+    if dry_run:
+        for run, (pretraining, evaluation) in zip(runs, images, strict=True):
+            print(f"{run.name}: {pretraining:,} images in pretraining, {evaluation:,} on {run.held_out}")
+        print(f"{len(runs)} runs, {sum(map(sum, images)):,} images through forward and backward, at most")
+        return
+    chosen = _engine(engine, n_workers)
+    for run in runs:
+        print(f"{run.name}, in {root / run.name}", flush=True)
+        result = learn(run, root / run.name, chosen, progress_bar=True)
+        print(
+            f"  {run.held_out}: test error {100 * result.scores['test_error']:.1f} %, "
+            f"area {100 * result.curve.area():.1f} %",
+            flush=True,
+        )
+
+
+@app.command
+def evaluate(
+    run: Path, *, data_dir: Path | None = None, engine: EngineName = "workers", n_workers: Positive | None = None
+) -> None:
+    """
+    Print how the held-out data set was learned from what a run found.
+
+    :param run: folder of a run; an evaluation that is missing is made up
+    :param data_dir: as of train
+    :param engine: as of train
+    :param n_workers: as of train
+    """
+    from supervised.multi_cv.experiment import evaluate_run
+
+    result = evaluate_run(run, data_dir, _engine(engine, n_workers))
+    print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
+    figures = (result.scores["test_error"], result.curve.final_score(), result.curve.area())
+    print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")
+
+
+@app.command
+def table(root: Path = Path("runs/multi_cv"), *, figure: Path | None = None, save: Path | None = None) -> None:
+    """
+    Print the table of the paper from the runs found, negative transfer, and what is missing.
+
+    :param root: folder of the runs, or a file that --save wrote
+    :param figure: PNG to write: learning curves on each held-out data set
+    :param save: JSON to write, with all that table and figure need
+    """
+    from supervised.multi_cv.table import collect, plot
+    from supervised.multi_cv.table import save as write
+    from supervised.multi_cv.table import table as markdown
+
+    found = collect(root)
+    print(markdown(found))
+    if figure is not None:
+        plot(found, figure)
+    if save is not None:
+        write(found, save)
+
+
+def _engine(name: EngineName, n_workers: int | None) -> Engine:
+    from leap_rl.core import InProcess, Workers
+
+    if name == "in-process":
+        if n_workers is not None:
+            raise ValueError("--n-workers is of --engine workers, not of in-process")
+        return InProcess()
+    return Workers(n_workers)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """:return: exit code"""
+    return exit_code(app, arguments)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""What the runs of the Multi-CV experiment showed: the paper's table, negative transfer, learning curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leap_rl.core import LearningCurve
+from leap_rl.core.checkpoint import load_result
+from supervised.multi_cv.data import DATA_SETS
+from supervised.multi_cv.experiment import LEARNERS
+from supervised.runs import interval
+
+SMOOTHED_OVER = 20
+"""Updates, in the figure: a minibatch alone is mostly noise."""
+
+
+@dataclass
+class Findings:
+    """
+    What one run found.
+
+    :param learner: its learner
+    :param held_out: data set that it was judged on
+    :param pretraining: data sets that it learned from
+    :param seed: of the run
+    :param meta_steps: after which it was judged; 0 without pretraining
+    :param protocol: the settings that runs must share to be compared
+    :param test_error: in per cent, as all that follow
+    :param training_error: of the last tenth of the budget; NaN where learning stopped before
+    :param area: under the training error curve
+    :param images: seen of the held-out data set, forward and backward
+    :param steps: images seen at each point of the curve
+    :param curve: training error there
+    """
+
+    learner: str
+    held_out: str
+    pretraining: list[str]
+    seed: int
+    meta_steps: int
+    protocol: dict[str, int | None]
+    test_error: float
+    training_error: float
+    area: float
+    images: int
+    steps: list[int]
+    curve: list[float]
+
+
+MEASURES: dict[str, Callable[[Findings], float]] = {
+    "Test error, %": lambda run: run.test_error,
+    "Training error, %": lambda run: run.training_error,
+    "Area under the training error curve, %": lambda run: run.area,
+}
+
+
+def collect(root: Path) -> list[Findings]:
+    """
+    :param root: folder of the runs, or a file that ``save`` wrote
+    :return: of each run what it found last
+    :raises ValueError: if there is no finished run, or they are of several protocols
+    """
+    if root.is_file():
+        return [Findings(**row) for row in json.loads(root.read_text())]
+    found = []
+    for file in sorted(root.glob("*/run.json")):
+        settings = json.loads(file.read_text())
+        results = [(f, load_result(f / "held-out" / settings["held_out"])) for f in sorted(file.parent.glob("[0-9]*"))]
+        scored = [(folder, result) for folder, result in results if result is not None]
+        if not scored:
+            continue
+        folder, result = scored[-1]
+        curve = LearningCurve(
+            result.curve.steps, result.curve.values, result.curve.budget, SMOOTHED_OVER, maximize=False
+        ).moving_average()
+        shown = slice(None, None, max(1, len(curve) // 100))
+        training_error = float(np.mean(result.curve.values[-max(1, len(curve) // 10) :]))
+        found.append(
+            Findings(
+                learner=settings["learner"],
+                held_out=settings["held_out"],
+                pretraining=settings["pretraining"],
+                seed=settings["seed"],
+                meta_steps=int(folder.name),
+                protocol={k: settings[k] for k in ("meta_batch_size", "passes", "batch_size", "limit")},
+                test_error=round(100 * result.scores["test_error"], 2),
+                training_error=round(100 * training_error, 2),
+                area=round(100 * result.curve.area(), 2),
+                images=result.steps,
+                steps=result.curve.steps[shown].tolist(),
+                curve=(100 * curve[shown]).round(2).tolist(),
+            )
+        )
+    if not found:
+        raise ValueError(f"{root} has no finished run: python -m supervised.multi_cv train makes some")
+    protocols = {json.dumps(run.protocol) for run in found}
+    if len(protocols) > 1:
+        raise ValueError(f"{root} has runs of several protocols: {' and '.join(sorted(protocols))}. Keep them apart")
+    return found
+
+
+def save(found: Sequence[Findings], file: Path) -> None:
+    """One row a run."""
+    file.write_text("[\n" + ",\n".join(json.dumps(asdict(run)) for run in found) + "\n]\n")
+
+
+def _of(found: Sequence[Findings], held_out: str, learner: str) -> dict[int, Findings]:
+    """By seed."""
+    return {run.seed: run for run in found if (run.held_out, run.learner) == (held_out, learner)}
+
+
+def table(found: Sequence[Findings]) -> str:
+    """
+    Markdown: for each measure held-out data sets by learners, mean and 95 % bootstrap interval over the seeds; then the
+    difference to no pretraining on the same seeds, and what is missing.
+    """
+    learners = [name for name in LEARNERS if any(run.learner == name for run in found)]
+    held_out = [name for name in DATA_SETS if any(run.held_out == name for run in found)]
+    seeds = sorted({run.seed for run in found})
+    there = sorted({name for run in found for name in (*run.pretraining, run.held_out)}, key=list(DATA_SETS).index)
+    absent = [name for name in DATA_SETS if name not in there]
+    parts = [f"Data sets: {', '.join(there)}; not there: {', '.join(absent) or 'none'}."]
+
+    def rows(title: str, learners: Sequence[str], cell: Callable[[str, str], str]) -> None:
+        lines = [f"| held out | {' | '.join(learners)} |", "|---" * (len(learners) + 1) + "|"]
+        lines += [f"| {name} | {' | '.join(cell(name, learner) for learner in learners)} |" for name in held_out]
+        parts.append(f"{title}:\n\n" + "\n".join(lines))
+
+    for title, measure in MEASURES.items():
+
+        def mean(name: str, learner: str, measure: Callable[[Findings], float] = measure) -> str:
+            values = [measure(run) for run in _of(found, name, learner).values()]
+            return f"{np.mean(values):.1f}{_interval(values)}" if values else ""
+
+        rows(title, learners, mean)
+
+    def difference(name: str, learner: str) -> str:
+        ours, none = _of(found, name, learner), _of(found, name, "none")
+        values = [ours[seed].test_error - none[seed].test_error for seed in ours if seed in none]
+        if not values:
+            return ""
+        low, high = interval([np.array([v]) for v in values])
+        word = " worse" if low > 0 else " better" if high < 0 else ""
+        return f"{np.mean(values):+.1f}{_interval(values)}{word if len(values) > 1 else ''}"
+
+    if "none" in learners and len(learners) > 1:
+        rows("Test error less that without pretraining, points", [n for n in learners if n != "none"], difference)
+    missing = [
+        f"{learner} on {name}, seed {seed}"
+        for name in held_out
+        for learner in learners
+        for seed in seeds
+        if seed not in _of(found, name, learner)
+    ]
+    if missing:
+        parts.append(f"Missing: {'; '.join(missing)}")
+    return "\n\n".join(parts)
+
+
+def _interval(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return ""
+    low, high = interval([np.array([value]) for value in values])
+    return f" ({low:.1f} to {high:.1f})"
+
+
+def plot(found: Sequence[Findings], file: Path) -> None:
+    """
+    Training error on each held-out data set, mean and range over the seeds.
+
+    :param found: runs
+    :param file: PNG to write
+    """
+    from matplotlib.figure import Figure
+
+    held_out = [name for name in DATA_SETS if any(run.held_out == name for run in found)]
+    n_rows = (len(held_out) + 2) // 3
+    figure = Figure(figsize=(12, 3.4 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, min(3, len(held_out)), squeeze=False).flat
+    for ax, name in zip(axes, held_out, strict=False):
+        for i, learner in enumerate(LEARNERS):
+            runs = list(_of(found, name, learner).values())
+            if not runs:
+                continue
+            shortest = min((run.steps for run in runs), key=len)
+            curves = np.array([np.interp(shortest, run.steps, run.curve) for run in runs])
+            ax.plot(shortest, curves.mean(axis=0), color=f"C{i}", label=f"{learner} ({len(runs)})")
+            ax.fill_between(shortest, curves.min(axis=0), curves.max(axis=0), color=f"C{i}", alpha=0.15, lw=0)
+        ax.set(title=DATA_SETS[name].title, xlabel="images", ylabel="training error, %")
+        ax.grid(alpha=0.25)
+        ax.legend(frameon=False, title="learner (seeds)", fontsize="small")
+    for ax in list(axes)[len(held_out) :]:
+        ax.set_axis_off()
+    figure.savefig(file, dpi=130)

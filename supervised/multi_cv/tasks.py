@@ -1,0 +1,183 @@
+"""Data sets as tasks: each of its own kind, each with a head of its own (Flennerhag et al., ICLR 2019, appendix E)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leap_rl.core import Initialization, TaskFamily
+from supervised.multi_cv.data import DATA_SETS, SIZE, MultiCVError, load
+from supervised.networks import ConvNet
+from supervised.tasks import ClassificationTask, Images
+
+# Not published, so ours.
+LEARNING_RATE = 0.1
+"""Of SGD, at the start of its cosine annealing: that of the paper's Omniglot experiment."""
+VALIDATION = 0.15
+"""Share of the training images: that of Serrà et al."""
+
+PATIENCE = 10
+"""Validations without improvement (appendix E: "10 steps"); a validation after each pass over the images (ours)."""
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """
+    Bytes to float, less the mean and by the standard deviation of each channel.
+
+    :param mean: of the channels, in [0, 1]
+    :param std: as ``mean``
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """
+        :param images: uint8, shape (batch, channels, height, width)
+        :param generator: not drawn from
+        """
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (images.float() / 255 - mean) / std
+
+
+@lru_cache(maxsize=16)
+def _images(data_dir: str, name: str, seed: int, limit: int | None) -> Images:
+    data = load(data_dir, name)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, *name.encode()]))
+    rows = _at_most(limit, data.train_labels.numpy(), rng)
+    in_validation = _split(data.train_labels.numpy()[rows], data.groups.numpy()[rows], rng)
+    train, validation = torch.from_numpy(rows[~in_validation]), torch.from_numpy(rows[in_validation])
+    test = torch.from_numpy(_at_most(limit, data.test_labels.numpy(), rng))
+    for part, chosen in (("learn from", train), ("validate on", validation)):
+        missing = DATA_SETS[name].n_classes - len(data.train_labels[chosen].unique())
+        if missing:
+            raise MultiCVError(f"{name}: {missing} classes have no image to {part}, out of {len(rows)}: take more")
+    return Images(
+        data.train[train],
+        data.train_labels[train],
+        data.test[test],
+        data.test_labels[test],
+        data.train[validation],
+        data.train_labels[validation],
+    )
+
+
+def _at_most(limit: int | None, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of so many images, of all classes in the shares that they have, sorted."""
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels))
+    shuffled = rng.permutation(len(labels))
+    # Each image at its place within its class, from 0 to 1: the first ones of all classes.
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        of_class = shuffled[labels[shuffled] == label]
+        place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    return np.sort(shuffled[np.argsort(place[shuffled], kind="stable")[:limit]])
+
+
+def _split(labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Whether each image is for validation: of each class a share, at least one group, and groups whole."""
+    chosen: set[int] = set()
+    for label in np.unique(labels):
+        of_class = groups[labels == label]
+        taken = sum(group in chosen for group in of_class.tolist())
+        for group in rng.permutation(np.unique(of_class)).tolist():
+            if taken >= max(1.0, VALIDATION * len(of_class)):
+                break
+            if group not in chosen:
+                chosen.add(group)
+                taken += int((of_class == group).sum())
+    return np.isin(groups, list(chosen))
+
+
+@dataclass(frozen=True)
+class DataSetTask(ClassificationTask):
+    """
+    One data set to learn, see ``ClassificationTask``.
+
+    :param data_dir: of the data sets
+    :param run_seed: decides which images are for validation and, with a limit, which are taken
+    :param limit: training images (with those for validation), and test images, at most; ``None``: all
+    """
+
+    data_dir: str
+    run_seed: int
+    limit: int | None
+
+    @property
+    def n_classes(self) -> int:
+        return DATA_SETS[self.name].n_classes
+
+    def images(self) -> Images:
+        return _images(self.data_dir, self.name, self.run_seed, self.limit)
+
+    def network(self) -> ConvNet:
+        return ConvNet(self.n_classes, channels=3, image_size=SIZE)
+
+
+class DataSets(TaskFamily):
+    """
+    Data sets to learn. Images are normalized by mean and standard deviation of the channels over the training images in
+    use (ours: Serrà et al. have those of whole data sets as constants), and not augmented.
+
+    :param data_dir: of the data sets
+    :param names: which
+    :param run_seed: as of ``DataSetTask``
+    :param limit: as of ``DataSetTask``
+    :param passes: over the training images, in a learning process
+    :param batch_size: images per update
+    :raises MultiCVError: for a data set that is unknown, missing, partial or damaged
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        names: Sequence[str],
+        run_seed: int,
+        limit: int | None = None,
+        passes: int = 1,
+        batch_size: int = 64,
+    ) -> None:
+        self.tasks = []
+        for name in names:
+            images = _images(data_dir, name, run_seed, limit).train
+            per_pass = len(images) // batch_size
+            if not per_pass:
+                raise MultiCVError(
+                    f"{name} has {len(images)} images to learn from: too few for batches of {batch_size}"
+                )
+            values = images.double() / 255
+            transform = Normalize(tuple(values.mean((0, 2, 3)).tolist()), tuple(values.std((0, 2, 3)).tolist()))
+            self.tasks.append(
+                DataSetTask(
+                    name,
+                    passes * per_pass,
+                    batch_size,
+                    LEARNING_RATE,
+                    transform,
+                    data_dir,
+                    run_seed,
+                    limit,
+                    annealing=True,
+                    patience=PATIENCE if passes > 1 else None,
+                    validation_freq=per_pass,
+                )
+            )
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> DataSetTask:  # type: ignore[override]
+        return self.tasks[index]
+
+    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.tasks[0].network()
+        return Initialization.of(model, scope or "encoder", {"network": "ConvNet", "data": "Multi-CV"})

@@ -1,0 +1,186 @@
+"""``python -m supervised.multi_cv`` on tiny data sets, and the protocol of its tasks."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from leap_rl.core import InProcess, Job, NoPretraining
+from supervised.multi_cv.__main__ import LEARNERS, main
+from supervised.multi_cv.experiment import LEARNERS as KNOWN
+from supervised.multi_cv.experiment import META_PATIENCE, EarlyStopping
+from supervised.multi_cv.table import Findings, table
+from supervised.multi_cv.tasks import PATIENCE, DataSets, DataSetTask, _at_most, _split
+from supervised.together import learn_together
+
+TINY = ["--meta-steps", "1", "--meta-batch-size", "2", "--passes", "2", "--batch-size", "16"]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three data sets of ten classes, IDX files of noise around a stripe for each class."""
+    root = tmp_path_factory.mktemp("data")
+    for number, name in enumerate(("mnist", "fashion-mnist", "notmnist")):
+        (root / name).mkdir()
+        rng = np.random.default_rng(number)
+        for half, each in (("train", 8), ("t10k", 2)):
+            labels = np.repeat(np.arange(10, dtype=np.uint8), each)
+            images = rng.integers(0, 80, (len(labels), 28, 28)).astype(np.uint8)
+            images[np.arange(len(labels)), 2 * labels + number] = 255
+            for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+                head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+                with gzip.open(root / name / f"{half}-{kind}-ubyte.gz", "wb") as file:
+                    file.write(head + array.tobytes())
+    return root
+
+
+def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Path, capsys: Any) -> None:
+    assert set(KNOWN) - set(LEARNERS) == {"hat-sequential", "progressive-sequential"}
+    runs, figure, saved = tmp_path / "runs", tmp_path / "figure.png", tmp_path / "saved.json"
+    command = ["train", "--data-dir", str(drawn), "--root", str(runs), "--engine", "in-process", *TINY]
+    assert main([*command, "--held-out", "mnist"]) == 0
+    printed = capsys.readouterr().out
+    assert "not there: cifar10, cifar100, svhn, gtsrb, facescrub" in printed
+    assert printed.count("mnist: test error") == len(LEARNERS)
+    kept = {p: p.stat().st_mtime_ns for p in runs.glob("*/*/held-out/*/state.json")}
+    assert len(kept) == len(LEARNERS)
+    assert main([*command, "--held-out", "mnist", "--seeds", "0", "1", "--learners", "none"]) == 0
+    assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not run again
+    capsys.readouterr()
+    assert main(["table", str(runs), "--figure", str(figure), "--save", str(saved)]) == 0
+    shown = capsys.readouterr().out
+    assert "| held out | none | leap | reptile | multihead | hat | progressive |" in shown
+    assert "Test error less that without pretraining" in shown and "leap on mnist, seed 1" in shown
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert main(["table", str(saved)]) == 0
+    assert capsys.readouterr().out == shown
+    for learner, run in (("leap", "Leap_1"), ("hat", "hat"), ("multihead", "multihead")):
+        folder = runs / f"{learner}-mnist-seed0"
+        there = {p.parent.relative_to(folder / "tensorboard").parts[0] for p in folder.rglob("events*")}
+        assert there == {run, "held-out after 0001"}
+    # More meta steps are more of the same run.
+    longer = [*command, "--held-out", "mnist", "--learners", "leap", "progressive", "hat-sequential"]
+    longer[longer.index("--meta-steps") + 1] = "2"
+    assert main(longer) == 0
+    assert (runs / "leap-mnist-seed0" / "0002" / "held-out").is_dir()
+    assert set(json.loads((runs / "leap-mnist-seed0" / "validation_errors.json").read_text())) == {"1", "2"}
+    capsys.readouterr()
+    run = str(runs / "progressive-mnist-seed0")
+    assert main(["evaluate", run, "--data-dir", str(drawn), "--engine", "in-process"]) == 0
+    assert "| progressive-mnist-seed0 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--learners laep", "no learner 'laep': there are none, leap"),
+        ("--held-out mnits", "did you mean mnist"),
+        ("--held-out svhn", "SVHN"),
+        ("--held-out mnist --batch-size 1000", "too few for batches of 1000"),
+        ("--held-out mnist --limit 12", "have no image to"),
+        ("--engine in-process --n-workers 2", "--n-workers is of --engine workers"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_runs(
+    drawn: Path, tmp_path: Path, capsys: Any, arguments: str, message: str
+) -> None:
+    command = ["train", "--data-dir", str(drawn), "--root", str(tmp_path / "runs"), *arguments.split()]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folders_that_do_not_fit(drawn: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", "--data-dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "holds none of the data sets, at least two are needed" in error and "facescrub" in error
+    command = ["train", "--data-dir", str(drawn), "--root", str(tmp_path), "--held-out", "mnist", *TINY]
+    assert main([*command, "--learners", "none", "--engine", "in-process"]) == 0
+    capsys.readouterr()
+    command[command.index("--passes") + 1] = "3"
+    assert main([*command, "--learners", "none"]) == 2
+    assert "is of another run" in capsys.readouterr().err
+    assert main(["evaluate", str(drawn)]) == 2
+    assert "run.json is missing" in capsys.readouterr().err
+    assert main(["table", str(drawn)]) == 2
+    assert "has no finished run" in capsys.readouterr().err
+
+
+def test_a_limit_takes_of_all_classes_and_validation_keeps_groups_whole() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    rows = _at_most(40, labels, rng)
+    assert len(set(rows.tolist())) == 40 and np.bincount(labels[rows]).tolist() == [20, 12, 8]
+    groups = np.arange(100) // 5
+    in_validation = _split(labels, groups, rng)
+    assert all(len(set(in_validation[groups == g])) == 1 for g in set(groups.tolist()))
+    assert all(0.1 <= in_validation[labels == c].mean() <= 0.3 for c in range(3))
+
+
+def test_the_protocol_of_a_task(drawn: Path) -> None:
+    tasks = DataSets(str(drawn), ["mnist", "notmnist"], run_seed=0, passes=30, batch_size=16)
+    task = tasks[0]
+    images = task.images()
+    assert images.validation is not None and len(images.train) + len(images.validation) == 80
+    assert len(images.test) == 20
+    x = task.transform(images.train, torch.Generator())  # type: ignore[misc]
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+    theta = tasks.draw_initialization(None, 0)
+    assert theta.scope == "encoder" and not any(name.startswith("head") for name in theta.parameters)
+    job = Job(task, theta, NoPretraining(), 0)
+    ((_, result),) = InProcess().run([job], lambda index, steps: None)
+    assert result.status == "ok", result.error
+    assert set(result.scores) == {"validation_error", "test_error", "test_loss"}
+    # Learned long before the budget ends, so it stops early: after so many validations, one each pass.
+    assert result.steps < task.steps and result.steps % (task.validation_freq * task.batch_size) == 0
+    assert result.steps >= (PATIENCE + 1) * task.validation_freq * task.batch_size
+    with pytest.raises(ValueError, match="falls, or stops early: run it with another engine"):
+        learn_together([job], lambda steps: None)
+
+
+def test_the_learning_rate_falls_as_half_a_cosine(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def noting(self: torch.optim.SGD, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting)
+    tasks = DataSets(str(drawn), ["mnist"], run_seed=0, passes=2, batch_size=16)
+    job = Job(tasks[0], tasks.draw_initialization(None, 0), NoPretraining(), 0)
+    InProcess().run([job], lambda index, steps: None).__next__()
+    n = tasks[0].updates
+    np.testing.assert_allclose(rates, 0.05 * (1 + np.cos(np.pi * np.arange(n) / n)))
+
+
+def test_meta_training_ends_when_validation_no_longer_improves(tmp_path: Path) -> None:
+    stopping = EarlyStopping(tmp_path)
+    errors = {1: 0.5, 2: 0.4, **{step: 0.4 for step in range(3, 2 + META_PATIENCE)}}
+    stopping.file.write_text(json.dumps(errors))
+    assert not stopping.is_over()
+    stopping.file.write_text(json.dumps({**errors, 2 + META_PATIENCE: 0.41}))
+    assert EarlyStopping(tmp_path).is_over()
+
+
+def test_negative_transfer_is_called_worse() -> None:
+    def run(learner: str, seed: int, error: float) -> Findings:
+        return Findings(learner, "mnist", ["svhn"], seed, 20, {}, error, error, error, 10, [1], [error])
+
+    found = [run("none", seed, 10 + seed) for seed in range(3)]
+    found += [run("leap", seed, 15 + seed) for seed in range(3)] + [run("reptile", seed, 8 + seed) for seed in range(3)]
+    found += [run("hat", seed, 10 + seed + (-1) ** seed) for seed in range(3)]
+    row = next(line for line in table(found).splitlines()[::-1] if line.startswith("| mnist"))
+    assert row == "| mnist | +5.0 (5.0 to 5.0) worse | -2.0 (-2.0 to -2.0) better | +0.3 (-1.0 to 1.0) |"
+
+
+def test_classes_of_a_task_are_those_of_the_data_set() -> None:
+    assert DataSetTask("cifar100", 1, 1, 0.1, None, "", 0, None).n_classes == 100
