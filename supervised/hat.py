@@ -80,17 +80,17 @@ class HAT(TaskNetwork):
         return GatedClassifier(self, range(len(self.heads))[task])
 
     @torch.no_grad()
-    def end_visit(self, task: int) -> None:
+    def end_visit(self, task: int) -> dict[str, float]:
         self.gates[task] = torch.sigmoid(S_MAX * self.embeddings[task])
+        return {
+            "share of filters open": self.gates[task].mean().item(),
+            "share of filters claimed by any task": self.gates.amax(dim=0).mean().item(),
+        }
 
     def claimed_by_others(self, task: int) -> Tensor:
         """Largest gate of the other tasks that were visited, shape (blocks, filters)."""
         others = [i for i in range(len(self.gates)) if i != task]
         return self.gates[others].amax(dim=0) if others else torch.zeros_like(self.gates[0])
-
-    def capacity_used(self) -> dict[int, float]:
-        """Share of the filters that each task has open."""
-        return {task: gates.mean().item() for task, gates in enumerate(self.gates)}
 
 
 class GatedEncoder(nn.Module):

@@ -36,8 +36,9 @@ class TaskNetwork(nn.Module, ABC):
         :param task: in the order in which they were added
         """
 
-    def end_visit(self, task: int) -> None:
-        """When a visit to the task is over."""
+    def end_visit(self, task: int) -> dict[str, float]:
+        """When a visit to the task is over; gives figures to log."""
+        return {}
 
 
 class VisitsTrainer:
@@ -110,7 +111,7 @@ class VisitsTrainer:
         (seed,) = np.random.SeedSequence([self.seed, self.n_visits]).generate_state(1)
         minibatches = Minibatches(task, int(seed) & 0x7FFFFFFF, False, self.device)
         losses, errors = task.learn(self.network.of_task(index), minibatches, None, report)
-        self.network.end_visit(index)
+        figures = self.network.end_visit(index)
         if not losses.isfinite().all():
             raise RuntimeError(
                 f"visit {self.n_visits + 1}, to {task.name}, diverged: a smaller learning rate than "
@@ -119,6 +120,8 @@ class VisitsTrainer:
         self.n_visits += 1
         logger.record(f"train/loss/{task.name}", losses.mean().item())
         logger.record(f"train/error/{task.name}", errors.mean().item())
+        for name, figure in figures.items():
+            logger.record(f"network/{name}", figure)
         logger.dump(self.n_visits)
         if self.checkpoints is not None:
             state = {"tasks": [t.name for t in self.tasks], "order": self.order, "n_visits": self.n_visits}

@@ -104,7 +104,7 @@ def model_card(name: str, initialization: Initialization, evidence: Evidence | N
         f"| parameters | {sum(t.numel() for t in initialization.parameters.values()):,} |",
         f"| learned by | {learner or config.get('source', 'not recorded')} |",
         f"| learned from | {tasks} |",
-        f"| steps | {f'{steps:,}' if steps else 'not recorded'} |",
+        f"| steps | {f'{steps:,}{_visits(config)}' if steps else 'not recorded'} |",
         f"| preprocessing | {config.get('preprocessing', 'not recorded')} |",
     ]
     shown = ["None is recorded: nothing says that it helps.\n"]
@@ -127,3 +127,12 @@ def model_card(name: str, initialization: Initialization, evidence: Evidence | N
             *shown,
         ]
     )
+
+
+def _visits(config: dict[str, Any]) -> str:
+    """How the steps were spent, where it is recorded."""
+    try:
+        visits = f"{config['meta_batch_size']} visits of {config['steps_per_visit']:,} steps"
+        return f", in {config['meta_steps']:,} meta steps of {visits}"
+    except (KeyError, TypeError, ValueError):  # a stranger's, or imported
+        return ""

@@ -78,9 +78,9 @@ def test_hat_keeps_what_a_task_claims() -> None:
     assert not torch.equal(network.convolutions[1].weight, weights)  # type: ignore[arg-type]
     assert torch.equal(logits(network, 0), before)
     assert (logits(network, 1).argmax(1) == tasks[1].images().test_labels).float().mean() > 0.8
-    used = network.capacity_used()
-    assert 0 < used[0] <= 1 and 0 < used[1] <= 1
-    assert used[0] == pytest.approx(network.gates[0].mean().item())
+    used = network.end_visit(1)
+    assert 0 < used["share of filters open"] <= used["share of filters claimed by any task"] <= 1
+    assert used["share of filters open"] == pytest.approx(network.gates[1].mean().item())
 
 
 def test_hat_without_protection_would_not() -> None:
