@@ -131,7 +131,8 @@ class ClassificationTask(Task):
         losses, errors = [], []
         best, best_at = math.inf, 0
         for i in range(self.updates):
-            progress = i % minibatches.per_pass / max(1, minibatches.per_pass - 1)
+            of_pass = i % minibatches.per_pass
+            progress = of_pass / (minibatches.per_pass - 1) if minibatches.per_pass > 1 else 1.0
             loss, error = update(progress, *minibatches.next())
             losses.append(loss)
             errors.append(error)
@@ -196,11 +197,15 @@ class ClassificationTask(Task):
             scores["test_loss"] = loss
         steps = (np.arange(len(losses)) + 1) * self.batch_size
         loss_values, error_values = losses.cpu().double().numpy(), errors.cpu().double().numpy()
+        curve = LearningCurve(steps, error_values, self.steps, 1, maximize=False)
+        if len(losses) < self.updates:  # From where it stopped, what it had in its last pass holds.
+            last = error_values[-minibatches.per_pass :].mean()
+            curve.steps, curve.values = np.append(steps, steps[-1] + 1), np.append(error_values, last)
         every = max(1, self.updates // LOGS_PER_PROCESS)
         finite = math.isfinite(loss) and all(g.isfinite().all() for g in (meta_gradient or {}).values())
         return TaskResult(
             name=self.name,
-            curve=LearningCurve(steps, error_values, self.steps, 1, maximize=False),
+            curve=curve,
             steps=len(losses) * self.batch_size + (self.batch_size if isinstance(path, LookAhead) else 0),
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,

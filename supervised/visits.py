@@ -14,6 +14,7 @@ from torch import nn
 
 from leap_rl.core import Initialization, Job
 from leap_rl.core.checkpoint import CheckpointError, Checkpoints
+from leap_rl.core.engines import one_thread
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.progress import JobsProgress
 from supervised.networks import Classifier
@@ -71,13 +72,15 @@ class VisitsTrainer:
         if not tasks or not all(0 <= index < len(tasks) for index in order):
             raise ValueError(f"{len(tasks)} tasks, but the order of the visits is {list(order)}")
         self.device = chosen_device(device)
-        self.network = network.to(self.device)
+        # The layout in which ``Classifier`` convolves, in all of it at once: another adds in another order.
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.tasks = list(tasks)
         self.order = list(order)
         self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)
         self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.seed = seed
         self.n_visits = 0
+        self.images = 0
         if self.checkpoints is not None and self.checkpoints.steps():
             self._load(self.checkpoints)
 
@@ -94,7 +97,7 @@ class VisitsTrainer:
         if self.tensorboard_log is not None:
             logger = TensorBoardLogger(self.tensorboard_log, self.n_visits)
         left = self.order[self.n_visits :][:visits]
-        with JobsProgress(enabled=progress_bar) as progress:
+        with one_thread(), JobsProgress(enabled=progress_bar) as progress:
             progress.outer(f"{len(left)} visits", sum(self.tasks[index].steps for index in left))
             progress.jobs([self.tasks[index].name for index in left], [self.tasks[index].steps for index in left])
             for number, index in enumerate(left):
@@ -118,6 +121,7 @@ class VisitsTrainer:
                 f"{task.learning_rate} may help"
             )
         self.n_visits += 1
+        self.images += len(losses) * task.batch_size
         logger.record(f"train/loss/{task.name}", losses.mean().item())
         logger.record(f"train/error/{task.name}", errors.mean().item())
         for name, figure in figures.items():
@@ -125,7 +129,8 @@ class VisitsTrainer:
         logger.dump(self.n_visits)
         if self.checkpoints is not None:
             state = {"tasks": [t.name for t in self.tasks], "order": self.order, "n_visits": self.n_visits}
-            self.checkpoints.save(self.n_visits, self.network.state_dict(), {**state, "seed": self.seed})
+            state |= {"images": self.images, "seed": self.seed}
+            self.checkpoints.save(self.n_visits, self.network.state_dict(), state)
 
     def _load(self, checkpoints: Checkpoints) -> None:
         tensors, state = checkpoints.load()
@@ -134,7 +139,7 @@ class VisitsTrainer:
         for name, value in mine.items():
             if state[name] != value:
                 raise CheckpointError(f"{checkpoints.folder} was trained with {name} {state[name]}, not {value}")
-        self.n_visits = state["n_visits"]
+        self.n_visits, self.images = state["n_visits"], state["images"]
         if state["order"][: self.n_visits] != self.order[: self.n_visits]:
             raise CheckpointError(f"{checkpoints.folder} made visits in another order: {state['order']}")
         self.network.load_state_dict(tensors)
@@ -178,6 +183,9 @@ class NextTask(ClassificationTask):
             torch.manual_seed(job.seed)
             network = self.trained()
             job.initialization.apply_to(network)
+            # A stream of its own: with that of the network the task would begin as the first one did.
+            (seed,) = np.random.SeedSequence([job.seed, 1]).generate_state(1)
+            torch.manual_seed(int(seed))
             network.add_task(self.n_classes)
-        model = network.to(device).of_task(-1)
+        model = network.to(device).to(memory_format=torch.channels_last).of_task(-1)
         return model, Minibatches(self, job.seed, job.learner.looks_ahead, device)

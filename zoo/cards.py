@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ class Evidence:
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise ZooError(f"{comparison} is no finished comparison: {missing} is missing") from None
-        starts = results.get("sha256", {})
+        starts = results.get("sha256")
+        if not isinstance(starts, dict):
+            raise ZooError(f"{comparison} does not say which initializations it compared: run leap-rl compare again")
         if name not in starts:
             raise ZooError(
                 f"{comparison} compared no start {name!r}, but {', '.join(starts)}: compare --starts {name}=..."
@@ -53,7 +56,7 @@ class Evidence:
         return cls(results, table)
 
     def preset(self) -> str:
-        """YAML that repeats the comparison."""
+        """The comparison's settings as YAML; a start is called what the comparison called it."""
         settings = {k: v for k, v in self.results["settings"].items() if k not in ("n-workers", "device", "note")}
         return yaml.safe_dump({"compare": settings}, sort_keys=False, allow_unicode=True)
 
@@ -62,6 +65,8 @@ class Evidence:
         made = []
         for game, starts in self.results["results"].items():
             areas = {start: [run["area"] for run in runs] for start, runs in starts.items()}
+            if not math.isfinite(sum(areas[name])):  # a game of which no episode ended
+                continue
             others = ", ".join(f"{s} {statistics.fmean(a):,.1f}" for s, a in areas.items() if s != name)
             made.append(
                 EvalResult(
@@ -77,24 +82,28 @@ class Evidence:
         return made
 
 
-def model_card(name: str, initialization: Initialization, evidence: Evidence | None = None) -> str:
+def model_card(
+    name: str, initialization: Initialization, evidence: Evidence | None = None, repo_id: str | None = None
+) -> str:
     """
     A model card whose metadata the Hub understands.
 
     :param name: of the initialization
     :param initialization: whose config says where it comes from
     :param evidence: for the text and the ``model-index``
+    :param repo_id: ``owner/repository`` where it will be, if that is known
     :return: Markdown with a YAML header
     """
     config = initialization.config
     learner = (config.get("learner") or {}).get("name")
     tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization"]
     tags += ["atari"] if "preprocessing" in config else []
+    results = evidence.for_model_index(name) if evidence else None
     data = ModelCardData(
         library_name="stable-baselines3",
         tags=[*tags, *([learner.lower()] if learner else [])],
-        model_name=name if evidence else None,
-        eval_results=evidence.for_model_index(name) if evidence else None,
+        model_name=name if results else None,
+        eval_results=results or None,
     )
     tasks = ", ".join(config.get("tasks", [])) or "not recorded"
     steps = config.get("timesteps")
@@ -120,7 +129,7 @@ def model_card(name: str, initialization: Initialization, evidence: Evidence | N
             f"# {name}\n",
             "An initialization for Stable-Baselines3: safetensors and JSON, no pickle.\n",
             f"```python\nimport zoo\n\nzoo.load({name!r}).apply_to(model)\n```\n",
-            f"If `leap-rl zoo list` does not have it, `leap-rl zoo pull OWNER/{name}` fetches it.\n",
+            f"If `leap-rl zoo list` does not have it, `leap-rl zoo pull {repo_id or f'OWNER/{name}'}` fetches it.\n",
             "| | |\n|---|---|",
             *rows,
             "\n## Evidence\n",

@@ -94,7 +94,7 @@ def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = 
             shutil.copyfile(file, Path(scratch) / file.name)
         card = Path(scratch) / "README.md"
         if not card.is_file():
-            card.write_text(model_card(repo_id.rpartition("/")[2], initialization))
+            card.write_text(model_card(repo_id.rpartition("/")[2], initialization, repo_id=repo_id))
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if private and not api.model_info(repo_id).private:

@@ -64,6 +64,7 @@ def import_folder(initialization: Path, name: str, comparison: Path | None = Non
         found.save(new)
         for file, text in files.items():
             (new / file).write_text(text)
+        check(new)  # such as its sizes
     return folder
 
 

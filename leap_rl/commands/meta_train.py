@@ -12,7 +12,7 @@ from leap_rl.agents import EnvTasks
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
-from leap_rl.core import FOMAML, Leap, MetaLearner, MetaTrainer, Reptile, SequentialFinetuning
+from leap_rl.core import FOMAML, Initialization, Leap, MetaLearner, MetaTrainer, Reptile, SequentialFinetuning
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, write_settings
 
@@ -44,7 +44,10 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
     folder = open_run_folder(run_dir, resume, "meta-train", settings, MAY_CHANGE)
     if resume and Checkpoints(folder).steps():
         trainer = MetaTrainer.load(folder, tasks, **shared)
-        if trainer.meta_step >= settings.meta_steps:
+        # One that was told to end where it stands has its initialization still to write.
+        done = folder / "initialization"
+        written = Initialization.load(done).config.get("meta_steps") if done.is_dir() else None
+        if trainer.meta_step > settings.meta_steps or trainer.meta_step == settings.meta_steps == written:
             raise ValueError(
                 f"{folder} is finished, with {trainer.meta_step} meta steps: --meta-steps with a larger number goes on"
             )
@@ -66,7 +69,8 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
         print(f"Meta-training on {len(tasks)} tasks, {settings.meta_steps} meta steps, in {folder}", flush=True)
     write_settings(folder, "meta-train", settings)
     try:
-        trainer.learn(settings.meta_steps - trainer.meta_step, progress_bar=True)
+        if trainer.meta_step < settings.meta_steps:
+            trainer.learn(settings.meta_steps - trainer.meta_step, progress_bar=True)
     except KeyboardInterrupt:
         print(
             f"\nInterrupted in meta step {trainer.meta_step + 1} of {settings.meta_steps}; what is finished is saved. "

@@ -196,14 +196,20 @@ def _start_worker(trainer: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_job(job: Job, report: Report) -> TaskResult:
-    """Run one job on one torch thread."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, as a learning process always is: with another number it has other bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return job.task.run(job, report)
+        yield
     finally:
         torch.set_num_threads(threads)
+
+
+def run_job(job: Job, report: Report) -> TaskResult:
+    with one_thread():
+        return job.task.run(job, report)
 
 
 def _run_in_worker(job: Job, board: Path, index: int) -> TaskResult:

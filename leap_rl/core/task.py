@@ -49,12 +49,14 @@ class TaskResult:
     log: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     final: Initialization | None = None
 
-    def raise_for_status(self) -> None:
-        """:raises RuntimeError: if the process crashed, or its worker was lost; one that diverged is a result"""
+    def raise_for_status(self, what: str | None = None) -> None:
+        """
+        :param what: to call it; ``None``: the task
+        :raises RuntimeError: if the process crashed, or its worker was lost; one that diverged is a result
+        """
         if self.status == "failed":
-            raise RuntimeError(
-                f"{self.name} failed: {((self.error or '').splitlines() or ['for no known reason'])[-1]}"
-            )
+            reason = ((self.error or "").splitlines() or ["for no known reason"])[-1]
+            raise RuntimeError(f"{what or self.name} failed: {reason}")
 
 
 @dataclass(frozen=True)

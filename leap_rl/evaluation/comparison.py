@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,10 +150,12 @@ def compare(
     :param run_dir: every run that ends is kept there, and not run again; so is its TensorBoard run
     :param progress_bar: draw one, if the output is a terminal
     :return: the learning curves
-    :raises ValueError: if an initialization does not fit the tasks
+    :raises ValueError: if an initialization does not fit the tasks, or ``run_dir`` has runs of another one of its name
     :raises RuntimeError: if a run fails twice
     """
     scope = check_starts(tasks, starts, scope)
+    if run_dir is not None:
+        _check_same_runs(run_dir, tasks, starts)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
     runs = [(start, task, seed) for start in starts for task in tasks for seed in seeds]
     jobs = [Job(task, starts[start] or random[seed], NoPretraining(), seed, device) for start, task, seed in runs]
@@ -167,7 +171,7 @@ def compare(
         progress.jobs(names, [job.task.steps for job in jobs])
         folders = [folder(index) for index in range(len(runs))]
         for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
-            result.raise_for_status()
+            result.raise_for_status(names[index])
             results[index] = result
             if run_dir is not None and ran_now:
                 _log_run(run_dir / "tensorboard", runs[index], result)
@@ -175,6 +179,30 @@ def compare(
     for index, (start, task, _) in enumerate(runs):
         curves[start][task.name].append(results[index].curve)
     return Comparison(curves, seeds)
+
+
+def _check_same_runs(run_dir: Path, tasks: TaskFamily, starts: Mapping[str, Initialization | None]) -> None:
+    """
+    What is kept is kept by the names of starts and tasks: the names must stand for what they stood for.
+
+    :raises ValueError: if a start is another initialization than before, or a task has another budget
+    """
+    file = run_dir / "compared.json"
+    known = json.loads(file.read_text()) if file.is_file() else {"starts": {}, "steps": {}}
+    now: dict[str, dict[str, Any]] = {
+        "starts": {name: start and start.sha256 for name, start in starts.items()},
+        "steps": {task.name: task.steps for task in tasks},
+    }
+    for kind, what in (("starts", "another initialization"), ("steps", "another budget")):
+        for name, value in now[kind].items():
+            if known[kind].setdefault(name, value) != value:
+                raise ValueError(
+                    f"{run_dir} has runs of {name} with {what} ({known[kind][name]}, now {value}): "
+                    "choose another folder, or another name"
+                )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / ".compared.json").write_text(json.dumps(known, indent=1) + "\n")
+    os.replace(run_dir / ".compared.json", file)
 
 
 def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:

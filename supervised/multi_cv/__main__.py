@@ -68,9 +68,8 @@ def train(
     """
     from supervised.multi_cv.data import DATA_SETS, available, default_data_dir, load
     from supervised.multi_cv.experiment import LEARNERS as KNOWN
-    from supervised.multi_cv.experiment import Run
+    from supervised.multi_cv.experiment import Run, check
     from supervised.multi_cv.experiment import train as learn
-    from supervised.runs import check_folder
 
     for learner in learners:
         if learner not in KNOWN:
@@ -103,24 +102,34 @@ def train(
         for learner in learners
     ]
     for run in runs:
-        check_folder(root / run.name, run.settings())
-    absent = [name for name in DATA_SETS if name not in there]
-    print(f"Data sets: {', '.join(there)}; not there: {', '.join(absent) or 'none'}", flush=True)
-    images = [run.images() for run in runs]  # reads the data, and says what is wrong with it
+        check(run, root / run.name, run.data_sets()[0])  # reads the data, and says what is wrong with it
+    print(f"Data sets: {', '.join(there)}")
+    for name in DATA_SETS:
+        if name not in there:
+            print(f"Not there: {name}. To have it: {DATA_SETS[name].how.format(data_dir=data)}")
     if dry_run:
+        images = [run.images() for run in runs]
         for run, (pretraining, evaluation) in zip(runs, images, strict=True):
             print(f"{run.name}: {pretraining:,} images in pretraining, {evaluation:,} on {run.held_out}")
         print(f"{len(runs)} runs, {sum(map(sum, images)):,} images through forward and backward, at most")
         return
     chosen = _engine(engine, n_workers)
+    failed = []
     for run in runs:
         print(f"{run.name}, in {root / run.name}", flush=True)
-        result = learn(run, root / run.name, chosen, progress_bar=True)
+        try:
+            result = learn(run, root / run.name, chosen, progress_bar=True)
+        except RuntimeError as error:  # the others need not wait for it
+            failed.append(f"{run.name}: {error}")
+            print(f"  failed: {error}", flush=True)
+            continue
         print(
             f"  {run.held_out}: test error {100 * result.scores['test_error']:.1f} %, "
             f"area {100 * result.curve.area():.1f} %",
             flush=True,
         )
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed. {'; '.join(failed)}")
 
 
 @app.command
@@ -136,30 +145,39 @@ def evaluate(
     :param n_workers: as of train
     """
     from supervised.multi_cv.experiment import evaluate_run
+    from supervised.multi_cv.table import training_error
 
     result = evaluate_run(run, data_dir, _engine(engine, n_workers))
     print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
-    figures = (result.scores["test_error"], result.curve.final_score(), result.curve.area())
+    figures = (result.scores["test_error"], training_error(result.curve), result.curve.area())
     print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")
 
 
 @app.command
-def table(root: Path = Path("runs/multi_cv"), *, figure: Path | None = None, save: Path | None = None) -> None:
+def table(
+    root: Path = Path("runs/multi_cv"),
+    *,
+    meta_steps: Positive | None = None,
+    figure: Path | None = None,
+    save: Path | None = None,
+) -> None:
     """
     Print the table of the paper from the runs found, negative transfer, and what is missing.
 
     :param root: folder of the runs, or a file that --save wrote
+    :param meta_steps: the budget that runs are compared at; without it the largest that any has
     :param figure: PNG to write: learning curves on each held-out data set
     :param save: JSON to write, with all that table and figure need
     """
-    from supervised.multi_cv.table import collect, plot
+    from supervised.multi_cv.table import at_budget, collect, plot
     from supervised.multi_cv.table import save as write
     from supervised.multi_cv.table import table as markdown
 
     found = collect(root)
-    print(markdown(found))
+    shown = at_budget(found, meta_steps)
+    print(markdown(shown))
     if figure is not None:
-        plot(found, figure)
+        plot(shown, figure)
     if save is not None:
         write(found, save)
 

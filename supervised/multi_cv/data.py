@@ -256,6 +256,7 @@ def _from_idx(name: str, folder: Path, files: dict[str, Path]) -> dict[str, np.n
         [(x, y)] = zip(images.values(), labels.values(), strict=True)
         test = _a_fifth(x, y)
         images, labels = {"train": x[~test], "test": x[test]}, {"train": y[~test], "test": y[test]}
+    _leave_out_copies(name, images, labels)
     _check_classes(name, folder, labels["train"].tolist(), labels["test"].tolist())
     return _arrays(images, labels, _groups(name, images["train"]))
 
@@ -336,6 +337,7 @@ def _from_files(name: str, where: Path, files: Iterable[str], read: Callable[[st
     labels = {half: np.array([number[label] for label, _ in found[half]]) for half in HALVES}
     tracks = _tracks(where, found["train"], found["test"]) if name == "gtsrb" else None
     images = {half: np.stack([_image(name, where, file, read) for _, file in found[half]]) for half in HALVES}
+    _leave_out_copies(name, images, labels)
     return _arrays(images, labels, _groups(name, images["train"]) if tracks is None else tracks)
 
 
@@ -461,6 +463,14 @@ def _check_classes(name: str, where: Path, train: Iterable[Any], test: Iterable[
                 "expected at least 2 and 1"
             )
     return classes
+
+
+def _leave_out_copies(name: str, images: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None:
+    """Of notMNIST, the training images of which a copy is in the test."""
+    if name == "notmnist":
+        test = {image.tobytes() for image in images["test"]}
+        kept = np.array([image.tobytes() not in test for image in images["train"]], dtype=bool)
+        images["train"], labels["train"] = images["train"][kept], labels["train"][kept]
 
 
 def _groups(name: str, images: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +29,7 @@ from supervised.multi_cv.data import DATA_SETS, default_data_dir
 from supervised.multi_cv.tasks import LEARNING_RATE, DataSets
 from supervised.multihead import MultiHeadTrainer
 from supervised.progressive import ProgressiveNet
-from supervised.runs import evaluate, open_folder
+from supervised.runs import check_folder, evaluate, open_folder
 from supervised.visits import NextTask, TaskNetwork, VisitsTrainer
 
 # Appendix E, and section 4.2 for the metric. λ, and Reptile's meta optimizer, are ours. SGD needs no update skipped.
@@ -41,7 +40,7 @@ META_LEARNERS: dict[str, MetaLearner] = {
 META_LEARNING_RATE = 0.01
 """Of Adam."""
 META_PATIENCE = 10
-"""Meta batches without a better validation error; the error is the mean over the meta batch (ours)."""
+"""Meta batches without a better validation error (appendix E); what is its error is ours, see ``EarlyStopping``."""
 
 TASK_NETWORKS: dict[str, Callable[..., TaskNetwork]] = {
     "hat": HAT,
@@ -119,34 +118,23 @@ class Run:
 
 class EarlyStopping(MetaCallback):
     """
-    End meta-training when the validation error of the meta batches has not improved for some. It is kept in
-    ``validation_errors.json``, so that a run that goes on remembers.
-
-    :param folder: of the run
+    End meta-training when the validation error has not improved for some meta steps: the mean over all data sets of
+    the latest error of each, from when all were visited. (The mean over a meta batch would follow its draw.)
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.file = folder / "validation_errors.json"
-
     def _on_step(self) -> bool:
-        errors = self.errors()
-        results = [r.scores["validation_error"] for r in self.locals["results"] if r.status == "ok"]
-        errors[self.trainer.meta_step] = float(np.mean(results)) if results else 1.0
-        unfinished = self.file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(errors) + "\n")
-        os.replace(unfinished, self.file)
-        return not self.is_over()
+        return not is_over(self.trainer)
 
-    def errors(self) -> dict[int, float]:
-        """By meta step."""
-        if not self.file.is_file():
-            return {}
-        return {int(step): error for step, error in json.loads(self.file.read_text()).items()}
 
-    def is_over(self) -> bool:
-        errors = self.errors()
-        return bool(errors) and max(errors) - min(errors, key=lambda step: (errors[step], step)) >= META_PATIENCE
+def is_over(trainer: MetaTrainer) -> bool:
+    """As ``EarlyStopping`` ends it, from what a checkpoint remembers."""
+    latest: dict[str, float] = {}
+    errors: list[float] = []
+    for row in trainer.history:
+        latest |= {task["name"]: task["validation_error"] for task in row["tasks"] if task["status"] == "ok"}
+        if len(latest) == len(trainer.tasks):
+            errors.append(float(np.mean(list(latest.values()))))
+    return bool(errors) and len(errors) - 1 - int(np.argmin(errors)) >= META_PATIENCE
 
 
 def train(run: Run, folder: Path, engine: Engine, progress_bar: bool = False) -> TaskResult:
@@ -160,55 +148,88 @@ def train(run: Run, folder: Path, engine: Engine, progress_bar: bool = False) ->
     :param progress_bar: draw one, if the output is a terminal
     :return: of the held-out data set
     :raises ValueError: for a run that can't be, or a folder of another one
+    :raises RuntimeError: if it diverged
     """
     pretraining, held_out = run.data_sets()
+    check(run, folder, pretraining)
     open_folder(folder, run.settings())
-    evaluated = folder / f"{0 if run.learner == 'none' else run.meta_steps:04d}"
+    start = _pretrain(run, pretraining, folder, engine, progress_bar)
+    evaluated = folder / f"{run.meta_steps if run.visits else 0:04d}"
     if not (evaluated / "initialization" / "config.json").is_file():
-        _pretrain(run, pretraining, folder, engine, progress_bar).save(evaluated / "initialization")
+        start.save(evaluated / "initialization")
     return _evaluate(run, held_out, evaluated, engine)
 
 
-def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_bar: bool) -> Initialization:
-    tensorboard = folder / "tensorboard"
-    if run.learner == "none":
-        return tasks.draw_initialization(None, run.seed)
+def check(run: Run, folder: Path, pretraining: DataSets) -> None:
+    """
+    :param run: what is to be run
+    :param folder: of it
+    :param pretraining: its data sets
+    :raises ValueError: if the folder is of another run, or of this one with more meta steps
+    """
+    check_folder(folder, run.settings())
+    made = (Checkpoints(folder).steps() or [0])[-1]
+    if made > _budget(run, pretraining):
+        raise ValueError(
+            f"{folder} has learned for longer than {run.meta_steps} meta steps already: ask for as many as it has"
+        )
+
+
+def _budget(run: Run, tasks: DataSets) -> int:
+    """In what the learner's checkpoints count: meta steps, updates or visits."""
     if run.learner == "multihead":
+        return round(run.visits * np.mean([task.updates for task in tasks.tasks]))
+    if run.learner in SEQUENTIAL:
+        return len(tasks)
+    return run.visits if run.learner in TASK_NETWORKS else run.meta_steps
+
+
+def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_bar: bool) -> Initialization:
+    """
+    What a new task starts from. Its config says how many images were learned from, forward and backward.
+    """
+    tensorboard, budget = folder / "tensorboard", _budget(run, tasks)
+    if run.learner == "none":
+        start, images = tasks.draw_initialization(None, run.seed), 0
+    elif run.learner == "multihead":
         if Checkpoints(folder).steps():
             joint = MultiHeadTrainer.load(folder, tasks.tasks)
         else:
             joint = MultiHeadTrainer(
                 tasks.tasks, LEARNING_RATE, folder, tensorboard_log=tensorboard / run.learner, seed=run.seed
             )
-        updates = round(run.visits * np.mean([task.updates for task in tasks.tasks]))
-        return joint.learn(updates - joint.n_updates, progress_bar).initialization
-    if run.learner in TASK_NETWORKS:
+        if joint.n_updates < budget:
+            joint.learn(budget - joint.n_updates, progress_bar)
+        start, images = joint.initialization, joint.n_updates * run.batch_size
+    elif run.learner in TASK_NETWORKS:
         order = list(range(len(tasks)))
         if run.learner not in SEQUENTIAL:
             order = np.random.default_rng(run.seed).integers(len(tasks), size=run.visits).tolist()
-        network = _task_network(run)
-        trainer = VisitsTrainer(network, tasks.tasks, order, folder, tensorboard / run.learner, run.seed)
-        return trainer.learn(progress_bar=progress_bar).initialization
-    stopping = EarlyStopping(folder)
-    if Checkpoints(folder).steps():
-        meta = MetaTrainer.load(folder, tasks, engine=engine)
+        trainer = VisitsTrainer(_task_network(run), tasks.tasks, order, folder, tensorboard / run.learner, run.seed)
+        trainer.learn(progress_bar=progress_bar)
+        start, images = trainer.initialization, trainer.images
     else:
-        meta = MetaTrainer(
-            tasks,
-            META_LEARNERS[run.learner],
-            run.meta_batch_size,
-            scope="encoder",
-            meta_optimizer_class=torch.optim.Adam,
-            meta_optimizer_kwargs={"lr": META_LEARNING_RATE},
-            sampling="with_replacement",
-            engine=engine,
-            run_dir=folder,
-            tensorboard_log=tensorboard,
-            seed=run.seed,
-        )
-    if meta.meta_step < run.meta_steps and not stopping.is_over():
-        meta.learn(run.meta_steps - meta.meta_step, stopping, progress_bar)
-    return meta.initialization
+        if Checkpoints(folder).steps():
+            meta = MetaTrainer.load(folder, tasks, engine=engine)
+        else:
+            meta = MetaTrainer(
+                tasks,
+                META_LEARNERS[run.learner],
+                run.meta_batch_size,
+                scope="encoder",
+                meta_optimizer_class=torch.optim.Adam,
+                meta_optimizer_kwargs={"lr": META_LEARNING_RATE},
+                sampling="with_replacement",
+                engine=engine,
+                run_dir=folder,
+                tensorboard_log=tensorboard,
+                seed=run.seed,
+            )
+        if meta.meta_step < run.meta_steps and not is_over(meta):
+            meta.learn(run.meta_steps - meta.meta_step, EarlyStopping(), progress_bar)
+        start, images = meta.initialization, meta.num_timesteps
+    start.config["images"] = images
+    return start
 
 
 def _task_network(run: Run) -> TaskNetwork:

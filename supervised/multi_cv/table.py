@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS
-from supervised.runs import interval
 
 SMOOTHED_OVER = 20
 """Updates, in the figure: a minibatch alone is mostly noise."""
@@ -26,12 +28,12 @@ class Findings:
 
     :param learner: its learner
     :param held_out: data set that it was judged on
-    :param pretraining: data sets that it learned from
     :param seed: of the run
-    :param meta_steps: after which it was judged; 0 without pretraining
-    :param protocol: the settings that runs must share to be compared
+    :param meta_steps: its budget; 0 without pretraining
+    :param pretraining_images: that it spent, forward and backward; fewer where it stopped early
+    :param protocol: what runs must share to be compared
     :param test_error: in per cent, as all that follow
-    :param training_error: of the last tenth of the budget; NaN where learning stopped before
+    :param training_error: see ``training_error``
     :param area: under the training error curve
     :param images: seen of the held-out data set, forward and backward
     :param steps: images seen at each point of the curve
@@ -40,10 +42,10 @@ class Findings:
 
     learner: str
     held_out: str
-    pretraining: list[str]
     seed: int
     meta_steps: int
-    protocol: dict[str, int | None]
+    pretraining_images: int
+    protocol: dict[str, Any]
     test_error: float
     training_error: float
     area: float
@@ -59,10 +61,15 @@ MEASURES: dict[str, Callable[[Findings], float]] = {
 }
 
 
+def training_error(curve: LearningCurve) -> float:
+    """Of the last tenth of the updates that were made, from 0 to 1."""
+    return float(np.mean(curve.values[-max(1, len(curve.values) // 10) :]))
+
+
 def collect(root: Path) -> list[Findings]:
     """
     :param root: folder of the runs, or a file that ``save`` wrote
-    :return: of each run what it found last
+    :return: of each run what it found at each budget
     :raises ValueError: if there is no finished run, or they are of several protocols
     """
     if root.is_file():
@@ -70,38 +77,52 @@ def collect(root: Path) -> list[Findings]:
     found = []
     for file in sorted(root.glob("*/run.json")):
         settings = json.loads(file.read_text())
-        results = [(f, load_result(f / "held-out" / settings["held_out"])) for f in sorted(file.parent.glob("[0-9]*"))]
-        scored = [(folder, result) for folder, result in results if result is not None]
-        if not scored:
-            continue
-        folder, result = scored[-1]
-        curve = LearningCurve(
-            result.curve.steps, result.curve.values, result.curve.budget, SMOOTHED_OVER, maximize=False
-        ).moving_average()
-        shown = slice(None, None, max(1, len(curve) // 100))
-        training_error = float(np.mean(result.curve.values[-max(1, len(curve) // 10) :]))
-        found.append(
-            Findings(
-                learner=settings["learner"],
-                held_out=settings["held_out"],
-                pretraining=settings["pretraining"],
-                seed=settings["seed"],
-                meta_steps=int(folder.name),
-                protocol={k: settings[k] for k in ("meta_batch_size", "passes", "batch_size", "limit")},
-                test_error=round(100 * result.scores["test_error"], 2),
-                training_error=round(100 * training_error, 2),
-                area=round(100 * result.curve.area(), 2),
-                images=result.steps,
-                steps=result.curve.steps[shown].tolist(),
-                curve=(100 * curve[shown]).round(2).tolist(),
+        for folder in sorted(file.parent.glob("[0-9]*")):
+            result = load_result(folder / "held-out" / settings["held_out"])
+            if result is None:
+                continue
+            curve = LearningCurve(
+                result.curve.steps, result.curve.values, result.curve.budget, SMOOTHED_OVER, maximize=False
+            ).moving_average()
+            shown = slice(None, None, max(1, len(curve) // 100))
+            protocol = {k: settings[k] for k in ("meta_batch_size", "passes", "batch_size", "limit")}
+            protocol["data_sets"] = sorted([settings["held_out"], *settings["pretraining"]])
+            found.append(
+                Findings(
+                    learner=settings["learner"],
+                    held_out=settings["held_out"],
+                    seed=settings["seed"],
+                    meta_steps=int(folder.name),
+                    pretraining_images=json.loads((folder / "initialization" / "config.json").read_text())["images"],
+                    protocol=protocol,
+                    test_error=round(100 * result.scores["test_error"], 2),
+                    training_error=round(100 * training_error(result.curve), 2),
+                    area=round(100 * result.curve.area(), 2),
+                    images=result.steps,
+                    steps=result.curve.steps[shown].tolist(),
+                    curve=(100 * curve[shown]).round(2).tolist(),
+                )
             )
-        )
     if not found:
         raise ValueError(f"{root} has no finished run: python -m supervised.multi_cv train makes some")
     protocols = {json.dumps(run.protocol) for run in found}
     if len(protocols) > 1:
         raise ValueError(f"{root} has runs of several protocols: {' and '.join(sorted(protocols))}. Keep them apart")
     return found
+
+
+def at_budget(found: Sequence[Findings], meta_steps: int | None = None) -> list[Findings]:
+    """
+    :param found: runs
+    :param meta_steps: their budget; ``None``: the largest that any has
+    :return: those of that budget, and those without pretraining
+    :raises ValueError: if there is none
+    """
+    budgets = sorted({run.meta_steps for run in found})
+    chosen = budgets[-1] if meta_steps is None else meta_steps
+    if chosen not in budgets:
+        raise ValueError(f"no run has a budget of {chosen} meta steps: there are {', '.join(map(str, budgets))}")
+    return [run for run in found if run.meta_steps in (0, chosen)]
 
 
 def save(found: Sequence[Findings], file: Path) -> None:
@@ -116,13 +137,16 @@ def _of(found: Sequence[Findings], held_out: str, learner: str) -> dict[int, Fin
 
 def table(found: Sequence[Findings]) -> str:
     """
-    Markdown: for each measure held-out data sets by learners, mean and 95 % bootstrap interval over the seeds; then the
-    difference to no pretraining on the same seeds, and what is missing.
+    Markdown: for each measure held-out data sets by learners, mean and 95 % interval over the seeds (Student's t: a
+    bootstrap of three seeds is far too narrow); then the difference to no pretraining on the same seeds, and what is
+    missing.
+
+    :param found: runs of one budget
     """
     learners = [name for name in LEARNERS if any(run.learner == name for run in found)]
     held_out = [name for name in DATA_SETS if any(run.held_out == name for run in found)]
     seeds = sorted({run.seed for run in found})
-    there = sorted({name for run in found for name in (*run.pretraining, run.held_out)}, key=list(DATA_SETS).index)
+    there = sorted(found[0].protocol["data_sets"], key=list(DATA_SETS).index)
     absent = [name for name in DATA_SETS if name not in there]
     parts = [f"Data sets: {', '.join(there)}; not there: {', '.join(absent) or 'none'}."]
 
@@ -144,12 +168,14 @@ def table(found: Sequence[Findings]) -> str:
         values = [ours[seed].test_error - none[seed].test_error for seed in ours if seed in none]
         if not values:
             return ""
-        low, high = interval([np.array([v]) for v in values])
+        low, high = _t_interval(values)
         word = " worse" if low > 0 else " better" if high < 0 else ""
-        return f"{np.mean(values):+.1f}{_interval(values)}{word if len(values) > 1 else ''}"
+        return f"{np.mean(values):+.1f}{_interval(values)}{word}"
 
     if "none" in learners and len(learners) > 1:
         rows("Test error less that without pretraining, points", [n for n in learners if n != "none"], difference)
+    spent = {name: [run.pretraining_images for run in found if run.learner == name] for name in learners}
+    parts.append("Images in pretraining, mean: " + ", ".join(f"{n} {np.mean(i):,.0f}" for n, i in spent.items()))
     missing = [
         f"{learner} on {name}, seed {seed}"
         for name in held_out
@@ -162,11 +188,18 @@ def table(found: Sequence[Findings]) -> str:
     return "\n\n".join(parts)
 
 
-def _interval(values: Sequence[float]) -> str:
+def _t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 %, of the mean; of one value all there is."""
     if len(values) < 2:
-        return ""
-    low, high = interval([np.array([value]) for value in values])
-    return f" ({low:.1f} to {high:.1f})"
+        return -math.inf, math.inf
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    reach = float(student_t.ppf(0.975, len(values) - 1)) * error
+    return float(np.mean(values)) - reach, float(np.mean(values)) + reach
+
+
+def _interval(values: Sequence[float]) -> str:
+    low, high = _t_interval(values)
+    return f" ({low:.1f} to {high:.1f})" if len(values) > 1 else ""
 
 
 def plot(found: Sequence[Findings], file: Path) -> None:
@@ -181,7 +214,7 @@ def plot(found: Sequence[Findings], file: Path) -> None:
     held_out = [name for name in DATA_SETS if any(run.held_out == name for run in found)]
     n_rows = (len(held_out) + 2) // 3
     figure = Figure(figsize=(12, 3.4 * n_rows), layout="constrained")
-    axes = figure.subplots(n_rows, min(3, len(held_out)), squeeze=False).flat
+    axes = list(figure.subplots(n_rows, min(3, len(held_out)), squeeze=False).flat)
     for ax, name in zip(axes, held_out, strict=False):
         for i, learner in enumerate(LEARNERS):
             runs = list(_of(found, name, learner).values())
@@ -194,6 +227,6 @@ def plot(found: Sequence[Findings], file: Path) -> None:
         ax.set(title=DATA_SETS[name].title, xlabel="images", ylabel="training error, %")
         ax.grid(alpha=0.25)
         ax.legend(frameon=False, title="learner (seeds)", fontsize="small")
-    for ax in list(axes)[len(held_out) :]:
+    for ax in axes[len(held_out) :]:
         ax.set_axis_off()
     figure.savefig(file, dpi=130)

@@ -46,8 +46,9 @@ class Normalize:
         return (images.float() / 255 - mean) / std
 
 
-@lru_cache(maxsize=16)
-def _images(data_dir: str, name: str, seed: int, limit: int | None) -> Images:
+@lru_cache(maxsize=len(DATA_SETS))
+def _images(data_dir: str, name: str, seed: int, limit: int | None) -> tuple[Images, Normalize]:
+    """Of a data set, and how they are normalized."""
     data = load(data_dir, name)
     rng = np.random.default_rng(np.random.SeedSequence([seed, *name.encode()]))
     rows = _at_most(limit, data.train_labels.numpy(), rng)
@@ -58,7 +59,7 @@ def _images(data_dir: str, name: str, seed: int, limit: int | None) -> Images:
         missing = DATA_SETS[name].n_classes - len(data.train_labels[chosen].unique())
         if missing:
             raise MultiCVError(f"{name}: {missing} classes have no image to {part}, out of {len(rows)}: take more")
-    return Images(
+    images = Images(
         data.train[train],
         data.train_labels[train],
         data.test[test],
@@ -66,6 +67,12 @@ def _images(data_dir: str, name: str, seed: int, limit: int | None) -> Images:
         data.train[validation],
         data.train_labels[validation],
     )
+    # Of bytes, so the counts of their values hold all there is to know.
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.train.unbind(1)])
+    share, values = counts.double() / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
+    mean = share @ values
+    std = (share @ values.square() - mean.square()).sqrt()
+    return images, Normalize(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def _at_most(limit: int | None, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -115,7 +122,7 @@ class DataSetTask(ClassificationTask):
         return DATA_SETS[self.name].n_classes
 
     def images(self) -> Images:
-        return _images(self.data_dir, self.name, self.run_seed, self.limit)
+        return _images(self.data_dir, self.name, self.run_seed, self.limit)[0]
 
     def network(self) -> ConvNet:
         return ConvNet(self.n_classes, channels=3, image_size=SIZE)
@@ -146,14 +153,12 @@ class DataSets(TaskFamily):
     ) -> None:
         self.tasks = []
         for name in names:
-            images = _images(data_dir, name, run_seed, limit).train
-            per_pass = len(images) // batch_size
+            images, transform = _images(data_dir, name, run_seed, limit)
+            per_pass = len(images.train) // batch_size
             if not per_pass:
                 raise MultiCVError(
-                    f"{name} has {len(images)} images to learn from: too few for batches of {batch_size}"
+                    f"{name} has {len(images.train)} images to learn from: too few for batches of {batch_size}"
                 )
-            values = images.double() / 255
-            transform = Normalize(tuple(values.mean((0, 2, 3)).tolist()), tuple(values.std((0, 2, 3)).tolist()))
             self.tasks.append(
                 DataSetTask(
                     name,

@@ -79,6 +79,13 @@ def test_resume_a_finished_run_with_more_meta_steps(meta_run: Path, tmp_path: Pa
     assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(longer)]) == 0
     assert main(["meta-train", "--resume", str(longer)]) == 2
     assert "is finished" in capsys.readouterr().err
+    # Interrupted, then told to end where it stands: what it found is written.
+    found = (longer / "initialization/model.safetensors").read_bytes()
+    shutil.rmtree(longer / "initialization")
+    assert main(["meta-train", "--resume", str(longer), "--meta-steps", "1"]) == 0
+    assert (longer / "initialization/model.safetensors").read_bytes() == found
+    assert main(["meta-train", "--resume", str(longer), "--meta-steps", "1"]) == 2
+    capsys.readouterr()
     assert main(["meta-train", "--resume", str(longer), "--meta-steps", "2"]) == 0
     assert main(["meta-train", *META, "--meta-steps", "2", "--run-dir", str(whole)]) == 0
     weights = "initialization/model.safetensors"

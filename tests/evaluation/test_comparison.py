@@ -13,9 +13,9 @@ from leap_rl.core import InitializationError, InProcess, LearningCurve, Workers
 from leap_rl.evaluation import Comparison, compare, plot_comparison
 
 
-def cartpoles(policy_kwargs: dict[str, object] | None = None) -> EnvTasks:
+def cartpoles(policy_kwargs: dict[str, object] | None = None, timesteps: int = 400) -> EnvTasks:
     kwargs = {} if policy_kwargs is None else {"policy_kwargs": policy_kwargs}
-    return EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], timesteps=400, n_envs=2, algorithm_kwargs=kwargs)
+    return EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], timesteps, n_envs=2, algorithm_kwargs=kwargs)
 
 
 def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> None:
@@ -26,6 +26,11 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
     assert len(set(comparison.areas("one", "CartPole-v1"))) == 2
     assert set(comparison.areas("random", "CartPole-v1")) != set(comparison.areas("one", "CartPole-v1"))
     assert len(list((tmp_path / "tensorboard").glob("CartPole-v1 from */seed */events*"))) == 6
+    # A name stands for what it stood for: kept runs are no other initialization's, and of no other budget.
+    with pytest.raises(ValueError, match="has runs of one with another initialization"):
+        compare(tasks, {"one": tasks.draw_initialization(None, 6)}, [0, 1, 2], InProcess(), run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"has runs of CartPole-v1 with another budget \(400, now 800\)"):
+        compare(cartpoles(timesteps=800), {"one": theta}, [0], InProcess(), run_dir=tmp_path)
 
 
 @pytest.mark.xdist_group("workers")

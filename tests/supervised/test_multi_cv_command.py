@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from leap_rl.core import InProcess, Job, NoPretraining
+from leap_rl.core import InProcess, Job, MetaTrainer, NoPretraining, Reptile
 from supervised.multi_cv.__main__ import LEARNERS, main
 from supervised.multi_cv.experiment import LEARNERS as KNOWN
-from supervised.multi_cv.experiment import META_PATIENCE, EarlyStopping
+from supervised.multi_cv.experiment import EarlyStopping, is_over
 from supervised.multi_cv.table import Findings, table
 from supervised.multi_cv.tasks import PATIENCE, DataSets, DataSetTask, _at_most, _split
 from supervised.together import learn_together
@@ -46,7 +46,8 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     command = ["train", "--data-dir", str(drawn), "--root", str(runs), "--engine", "in-process", *TINY]
     assert main([*command, "--held-out", "mnist"]) == 0
     printed = capsys.readouterr().out
-    assert "not there: cifar10, cifar100, svhn, gtsrb, facescrub" in printed
+    absent = re.findall(r"^Not there: (\S+)\. To have it: .", printed, re.MULTILINE)
+    assert absent == ["cifar10", "cifar100", "svhn", "gtsrb", "facescrub"]
     assert printed.count("mnist: test error") == len(LEARNERS)
     kept = {p: p.stat().st_mtime_ns for p in runs.glob("*/*/held-out/*/state.json")}
     assert len(kept) == len(LEARNERS)
@@ -69,7 +70,14 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     longer[longer.index("--meta-steps") + 1] = "2"
     assert main(longer) == 0
     assert (runs / "leap-mnist-seed0" / "0002" / "held-out").is_dir()
-    assert set(json.loads((runs / "leap-mnist-seed0" / "validation_errors.json").read_text())) == {"1", "2"}
+    assert main(["table", str(runs), "--meta-steps", "3"]) == 2
+    assert "no run has a budget of 3 meta steps: there are 0, 1, 2" in capsys.readouterr().err
+    assert main(["table", str(runs), "--meta-steps", "1"]) == 0 and capsys.readouterr().out == shown
+    assert main(["table", str(runs)]) == 0
+    assert "reptile on mnist" not in capsys.readouterr().out  # it has no such budget
+    shorter = [*command, "--held-out", "mnist", "--learners", "leap"]
+    assert main(shorter) == 2
+    assert "has learned for longer than 1 meta steps already" in capsys.readouterr().err
     capsys.readouterr()
     run = str(runs / "progressive-mnist-seed0")
     assert main(["evaluate", run, "--data-dir", str(drawn), "--engine", "in-process"]) == 0
@@ -162,24 +170,38 @@ def test_the_learning_rate_falls_as_half_a_cosine(drawn: Path, monkeypatch: pyte
     np.testing.assert_allclose(rates, 0.05 * (1 + np.cos(np.pi * np.arange(n) / n)))
 
 
-def test_meta_training_ends_when_validation_no_longer_improves(tmp_path: Path) -> None:
-    stopping = EarlyStopping(tmp_path)
-    errors = {1: 0.5, 2: 0.4, **{step: 0.4 for step in range(3, 2 + META_PATIENCE)}}
-    stopping.file.write_text(json.dumps(errors))
-    assert not stopping.is_over()
-    stopping.file.write_text(json.dumps({**errors, 2 + META_PATIENCE: 0.41}))
-    assert EarlyStopping(tmp_path).is_over()
+def test_meta_training_ends_when_validation_no_longer_improves(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also across an interruption; and a batch of easy data sets alone is no improvement."""
+    monkeypatch.setattr("supervised.multi_cv.experiment.META_PATIENCE", 2)
+    tasks = DataSets(str(drawn), ["mnist", "notmnist"], run_seed=0, batch_size=16)
+    errors = iter([0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
+
+    def trainer(**kwargs: Any) -> MetaTrainer:
+        return MetaTrainer(tasks, Reptile(), 1, sampling="reshuffle", seed=0, engine=InProcess(), **kwargs)
+
+    judge = DataSetTask._judge
+    monkeypatch.setattr(DataSetTask, "_judge", lambda *args: (judge(*args)[0], next(errors)))
+    # 0.9 on the one; 0.1 on the other, so the mean is 0.5; then 0.1 on both, from where nothing gets better.
+    first = trainer(run_dir=tmp_path).learn(2, EarlyStopping())
+    assert first.meta_step == 2 and not is_over(first)
+    rest = MetaTrainer.load(tmp_path, tasks, engine=InProcess()).learn(20, EarlyStopping())
+    seen = [row["tasks"][0]["name"] for row in rest.history]
+    best = next(i for i in range(2, 8) if seen[i] == seen[0]) + 1
+    assert rest.meta_step == best + 2 and is_over(rest)
 
 
 def test_negative_transfer_is_called_worse() -> None:
     def run(learner: str, seed: int, error: float) -> Findings:
-        return Findings(learner, "mnist", ["svhn"], seed, 20, {}, error, error, error, 10, [1], [error])
+        protocol = {"data_sets": ["mnist", "svhn"]}
+        return Findings(learner, "mnist", seed, 20, 100, protocol, error, error, error, 10, [1], [error])
 
     found = [run("none", seed, 10 + seed) for seed in range(3)]
     found += [run("leap", seed, 15 + seed) for seed in range(3)] + [run("reptile", seed, 8 + seed) for seed in range(3)]
     found += [run("hat", seed, 10 + seed + (-1) ** seed) for seed in range(3)]
     row = next(line for line in table(found).splitlines()[::-1] if line.startswith("| mnist"))
-    assert row == "| mnist | +5.0 (5.0 to 5.0) worse | -2.0 (-2.0 to -2.0) better | +0.3 (-1.0 to 1.0) |"
+    assert row == "| mnist | +5.0 (5.0 to 5.0) worse | -2.0 (-2.0 to -2.0) better | +0.3 (-2.5 to 3.2) |"
 
 
 def test_classes_of_a_task_are_those_of_the_data_set() -> None:

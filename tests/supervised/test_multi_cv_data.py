@@ -308,6 +308,16 @@ def test_one_half_is_split_and_copies_stay_together(tmp_path: Path) -> None:
     assert torch.equal(load(str(tmp_path), "notmnist").test, data.test)
 
 
+def test_what_notmnist_has_in_both_halves_is_left_out_of_the_training(tmp_path: Path) -> None:
+    train, test = noise(40, 28, 28), noise(20, 28, 28)
+    train[5], train[17] = test[3], test[3]
+    for half, images in (("train", train), ("t10k", test)):
+        write_idx_pair(tmp_path / "notmnist", half, images, np.tile(TEN, len(images) // 10))
+    data = load(str(tmp_path), "notmnist")
+    assert len(data.train) == len(data.train_labels) == len(data.groups) == 38 and len(data.test) == 20
+    assert not rows(data.train) & rows(data.test)
+
+
 def test_copies_of_notmnist_are_a_group_wherever_they_lie(tmp_path: Path) -> None:
     folder = write_folders(tmp_path / "notmnist", 10, size=28)
     shutil.copy(folder / "train/class001/0_0.png", folder / "train/class004/0_1.png")

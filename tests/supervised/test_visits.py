@@ -201,7 +201,8 @@ def test_the_number_of_parameters_is_the_formulas(lateral: str) -> None:
 
 KINDS: dict[str, Callable[[], TaskNetwork]] = {
     "HAT": partial(HAT, [CLASSES] * 2, **SMALL),  # type: ignore[arg-type]
-    "Progressive Nets": partial(ProgressiveNet, [CLASSES] * 2, "all", **SMALL),  # type: ignore[arg-type]
+    # As wide as it is meant to be: so many filters convolve in another order in another layout.
+    "Progressive Nets": partial(ProgressiveNet, [CLASSES] * 2, "all", image_size=8, n_blocks=2, n_filters=64),
 }
 
 
@@ -241,6 +242,11 @@ def test_a_task_that_is_new_starts_from_the_trained_network(kind: str, tmp_path:
     assert results["trained"].scores["test_error"] < 0.5
     for name, tensor in trainer.initialization.parameters.items():
         assert torch.equal(tensor, theta.parameters[name])
+    # What the new task has of its own is not drawn as that of the first one was.
+    own = task.start(Job(task, theta, NoPretraining(), 0))[0].head.weight
+    torch.manual_seed(0)
+    first = KINDS[kind]().of_task(0).head.weight
+    assert own.shape == first.shape and not torch.equal(own, first)
 
 
 def test_orders_of_other_tasks_and_divergence_are_said() -> None:

@@ -59,7 +59,9 @@ def test_the_card_says_what_it_is_and_the_hub_understands_it(hub: FakeHub, endpo
     assert "Pong, Qbert" in card.text and "1,000,000" in card.text and "nothing says that it helps" in card.text
 
 
-def test_evidence_becomes_a_card_with_results(endpoint: str, mine: Path, tmp_path: Path, capsys: Any) -> None:
+def test_evidence_becomes_a_card_with_results(
+    endpoint: str, mine: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compared, curve = tmp_path / "compared", {"steps": [0, 100], "values": [1.0, 2.0]}
 
     def write(sha256: str) -> None:
@@ -82,7 +84,12 @@ def test_evidence_becomes_a_card_with_results(endpoint: str, mine: Path, tmp_pat
     assert main(arguments) == 2 and "is no finished comparison: results.json is missing" in capsys.readouterr().err
     write("0" * 64)
     assert main(arguments) == 2 and "compared another initialization as 'mine'" in capsys.readouterr().err
+    (compared / "results.json").write_text('{"settings": {}, "results": {}}')
+    assert main(arguments) == 2 and "does not say which initializations it compared" in capsys.readouterr().err
     write(Initialization.load(mine).sha256)
+    with monkeypatch.context() as smaller:
+        smaller.setitem(zoo.artifacts.LARGEST, "curves.json", 100)
+        assert main(arguments) == 2 and "are refused" in capsys.readouterr().err
     assert main([*arguments[:4], "other", *arguments[5:]]) == 2
     assert "compared no start 'other', but mine, random" in capsys.readouterr().err
     assert zoo.list() == []

@@ -72,11 +72,20 @@ def test_the_small_network(root: Path) -> None:
     assert torch.equal(model.q_net_target.features_extractor.cnn[0].weight, weight)
 
 
-def test_every_published_initialization_is_good_and_learns() -> None:
+def test_every_published_initialization_is_good_and_learns(root: Path) -> None:
+    assert "atari-a2c-leap" in zoo.list()
     for name in zoo.list():
+        folder = zoo.folder_of(name)
+        assert {file.name for file in folder.iterdir()} == set(zoo.artifacts.LARGEST)
+        assert (folder / "model.safetensors").stat().st_size < (3_000_000 if "mnih2013" in name else 7_000_000)
         model = agent(n_steps=16, policy_kwargs=zoo.policy_kwargs(name))
-        zoo.load(name).apply_to(model)
+        initialization = zoo.load(name)
+        initialization.apply_to(model)
+        for tensor, t in Initialization.of(model, "encoder").parameters.items():
+            assert torch.equal(t, initialization.parameters[tensor])
         model.learn(256)
+        assert "## Evidence" in (folder / "README.md").read_text()
+        assert zoo.artifacts.summary(name)["timesteps"] > 0
 
 
 # -- what is refused -------------------------------------------------------------------------------
