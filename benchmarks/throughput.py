@@ -8,7 +8,7 @@ The Nature network, 16 environments and 5 steps (PPO: 8 environments, 128 steps,
 other settings, exact arithmetic, observed with the energy. SB3 has its own Atari wrappers, on the faster of
 DummyVecEnv and SubprocVecEnv. A meta batch is four games, one single-threaded process per core, and what it takes to
 make environments (seconds, for 16 of them) and networks counts; the same in one process, one game after the other, is
-printed beside it. All ways alternate, and medians are compared.
+printed beside it, measured once. All ways alternate, and medians are compared.
 
 The floor is the time of what can't be left out, each measured alone: the environments, a forward pass per step, a
 forward and backward pass and a step of the optimizer per update.
@@ -128,12 +128,13 @@ def main() -> None:
         a2c_batch = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, args.visit, n_envs=16)
         ppo_batch = AtariTasks(LeapPPO, "CnnPolicy", META_BATCH, args.visit, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
         ways["A2C meta batch"] = partial(meta_batch_rate, a2c_batch, workers)
-        ways["A2C meta batch, one process"] = partial(meta_batch_rate, a2c_batch, InProcess())
         ways["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, workers)
         meta_batch_rate(AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, 80, n_envs=16), workers)  # they import torch
     for name, model in models.items():
         model.learn(1024 if "PPO" in name else 160)
     figures = alternate(ways, args.repeats)
+    if not args.quick:
+        figures["A2C meta batch, one process, once"] = meta_batch_rate(a2c_batch, InProcess())
     for model in models.values():
         model.env.close()  # type: ignore[union-attr]
     threads, processes = f"{cores} threads", f"{cores} processes of 1 thread, visits of {args.visit:,} steps"

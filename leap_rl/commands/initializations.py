@@ -85,7 +85,7 @@ def import_initialization(what: Path, name: str, evidence: Path | None) -> None:
         print(f"{what} is the initialization {name}, in {folder}. Next:")
     elif evidence is not None:
         raise ValueError(
-            "--evidence is for folders of initializations: import the agent, compare NAME, import that folder"
+            "--evidence is for folders of initializations: import the agent first, compare it, then import its folder"
         )
     else:
         folder = zoo.import_agent(what, name)
