@@ -11,7 +11,7 @@ PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3 python)
 # Further arguments for pytest, e.g. PYTEST_ARGS="-x -k path"; -n 0 runs the tests in one process.
 PYTEST_ARGS ?=
-PYTEST = -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+PYTEST = -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 PY := $(VENV)/bin/python
 USER_READY := $(VENV)/.ready-user

@@ -17,9 +17,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from leap_rl import Initialization
 from leap_rl.cli import main
 
-# One process of pytest for all that starts workers: they need seconds to start, and stay.
-pytestmark = pytest.mark.xdist_group("workers")
-
 ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
 CARTPOLES = ["--envs", "CartPole-v1", "Acrobot-v1"]
 META = ["--envs", "CartPole-v1", "--timesteps", "256", "--agent.n-envs", "2", "--n-workers", "1"]

@@ -16,8 +16,6 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-pytestmark = pytest.mark.xdist_group("workers")
-
 SCRIPT = Path(__file__).with_name("interrupted.py")
 
 

@@ -209,7 +209,6 @@ def test_the_global_generators_do_not_matter() -> None:
 # -- engines ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.xdist_group("workers")
 def test_engines_agree_to_the_bit() -> None:
     """In this process, on one worker and on two; results come in another order, and are added in the tasks'."""
     results = [
@@ -228,7 +227,6 @@ def test_the_order_of_completion_does_not_matter() -> None:
     assert same_bits(first, trainer(meta_batch_size=4).learn(2).initialization)
 
 
-@pytest.mark.xdist_group("workers")
 @pytest.mark.parametrize("engine", [InProcess(), Workers(2)], ids=["in-process", "workers"])
 def test_engines_report_progress_and_run_on_one_thread(engine: Any) -> None:
     torch.set_num_threads(2)
@@ -244,7 +242,6 @@ def test_engines_report_progress_and_run_on_one_thread(engine: Any) -> None:
         torch.set_num_threads(1)
 
 
-@pytest.mark.xdist_group("workers")
 @pytest.mark.parametrize("engine", [InProcess(), Workers(2)], ids=["in-process", "workers"])
 def test_a_task_that_raises_is_run_once_more_and_then_failed(engine: Any, tmp_path: Path, caplog: Any) -> None:
     @dataclass(frozen=True)

@@ -33,7 +33,6 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
         compare(cartpoles(timesteps=800), {"one": theta}, [0], InProcess(), run_dir=tmp_path)
 
 
-@pytest.mark.xdist_group("workers")
 def test_workers_measure_what_this_process_measures() -> None:
     tasks = cartpoles()
     here, there = (compare(tasks, {"random": None}, [0, 1], engine) for engine in (InProcess(), Workers(2)))

@@ -205,7 +205,6 @@ def test_every_learner_meta_trains_and_resumes_to_the_same_bits(drawn: Path, tmp
     assert json.loads(json.dumps(row)) == row and not math.isnan(row["area"])
 
 
-@pytest.mark.xdist_group("workers")
 def test_tasks_reach_worker_processes(drawn: Path) -> None:
     tasks = Alphabets(str(drawn), ["Alphabet0", "Alphabet1"], 0, updates=3)
     here, there = (
