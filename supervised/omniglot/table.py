@@ -200,10 +200,10 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
             by_update.plot(*_smooth(np.mean(curves, axis=0)), color=color, label=label)
         steps = sorted({step for run in runs for step in run.scores})
         errors = [np.mean([_mean(run.scores[s], 0) for run in runs if s in run.scores]) for s in steps]
-        if len(steps) > 1:
-            by_step.plot(steps, errors, color=color, marker="o", label=label)
-        elif steps:
+        if steps == [0]:
             by_step.axhline(float(errors[0]), color=color, linestyle="--", label=label)
+        elif steps:
+            by_step.plot(steps, errors, color=color, marker="o", label=label)
     leap = next((run for run in found if run.learner == "leap" and run.training_curves), None)
     if leap is not None:
         shown = sorted(leap.training_curves)
