@@ -128,7 +128,7 @@ def model_card(
             f"---\n{data.to_yaml()}\n---\n",
             f"# {name}\n",
             "An initialization for Stable-Baselines3: safetensors and JSON, no pickle.\n",
-            f"```python\nimport zoo\n\nzoo.load(\"{name}\").apply_to(model)\n```\n",
+            f'```python\nimport zoo\n\nzoo.load("{name}").apply_to(model)\n```\n',
             f"If `leap-rl zoo list` does not have it, `leap-rl zoo pull {repo_id or f'OWNER/{name}'}` fetches it.\n",
             "| | |\n|---|---|",
             *rows,
