@@ -65,7 +65,8 @@ def main() -> None:
         progress.outer(f"{len(jobs)} runs", sum(job.task.steps for job in jobs))
         progress.jobs([f"{game}, {way}, seed {seed}" for game, way, seed in keys], [job.task.steps for job in jobs])
         for index, result, _ in run_kept(Workers(), jobs, folders, progress.job_at):
-            result.raise_for_status()
+            if result.status != "ok":  # one that diverged has no score either
+                raise RuntimeError(f"{keys[index]}: {result.status} {result.error or ''}")
             game, way, _ = keys[index]
             curves.setdefault((game, way), []).append(result.curve)
     rows = []

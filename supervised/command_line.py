@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 from cyclopts.validators import Number
+
+if TYPE_CHECKING:
+    from leap_rl.core import Engine
 
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
@@ -18,6 +21,24 @@ Rates = Annotated[
 Seeds = Annotated[
     tuple[Annotated[int, Parameter(validator=Number(gte=0))], ...], Parameter(consume_multiple=True, negative=())
 ]
+
+
+def chosen_engine(name: str, n_workers: int | None) -> Engine:
+    """
+    :param name: ``workers``, ``in-process``, ``together``, or ``auto``: together on a GPU, else workers
+    :param n_workers: worker processes; ``None``: one per core
+    :raises ValueError: for a number of workers with an engine that has none
+    """
+    import torch
+
+    from leap_rl.core import InProcess, Workers
+    from supervised.together import Together
+
+    if n_workers is not None and name not in ("auto", "workers"):
+        raise ValueError(f"--n-workers is of --engine workers, not of {name}")
+    if name == "together" or (name == "auto" and n_workers is None and torch.cuda.is_available()):
+        return Together()
+    return InProcess() if name == "in-process" else Workers(n_workers)
 
 
 def exit_code(app: App, arguments: list[str] | None) -> int:

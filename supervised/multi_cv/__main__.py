@@ -7,14 +7,11 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cyclopts import App
 
-from supervised.command_line import Names, Positive, Seeds, exit_code
-
-if TYPE_CHECKING:
-    from leap_rl.core import Engine
+from supervised.command_line import Names, Positive, Seeds, chosen_engine, exit_code
 
 app = App("supervised.multi_cv", help="Multi-CV with the learners that the paper compares.", version_flags=())
 
@@ -113,7 +110,7 @@ def train(
             print(f"{run.name}: {pretraining:,} images in pretraining, {evaluation:,} on {run.held_out}")
         print(f"{len(runs)} runs, {sum(map(sum, images)):,} images through forward and backward, at most")
         return
-    chosen = _engine(engine, n_workers)
+    chosen = chosen_engine(engine, n_workers)
     failed = []
     for run in runs:
         print(f"{run.name}, in {root / run.name}", flush=True)
@@ -147,7 +144,7 @@ def evaluate(
     from supervised.multi_cv.experiment import evaluate_run
     from supervised.multi_cv.table import training_error
 
-    result = evaluate_run(run, data_dir, _engine(engine, n_workers))
+    result = evaluate_run(run, data_dir, chosen_engine(engine, n_workers))
     print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
     figures = (result.scores["test_error"], training_error(result.curve), result.curve.area())
     print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")
@@ -180,16 +177,6 @@ def table(
         plot(shown, figure)
     if save is not None:
         write(found, save)
-
-
-def _engine(name: EngineName, n_workers: int | None) -> Engine:
-    from leap_rl.core import InProcess, Workers
-
-    if name == "in-process":
-        if n_workers is not None:
-            raise ValueError("--n-workers is of --engine workers, not of in-process")
-        return InProcess()
-    return Workers(n_workers)
 
 
 def main(arguments: list[str] | None = None) -> int:

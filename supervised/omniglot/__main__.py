@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
-from supervised.command_line import Ints, Names, Positive, Rates, Seeds, exit_code
+from supervised.command_line import Ints, Names, Positive, Rates, Seeds, chosen_engine, exit_code
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -100,7 +100,7 @@ def train(
             print(f"{run.name}: {run.images():,} images")
         print(f"{len(runs)} runs, {sum(run.images() for run in runs):,} images through forward and backward")
     else:
-        _train(runs, root, _engine(engine, n_workers))
+        _train(runs, root, chosen_engine(engine, n_workers))
 
 
 @app.command
@@ -160,7 +160,7 @@ def evaluate(
     """
     from supervised.omniglot.experiment import evaluate_run
 
-    results, meta_steps = evaluate_run(run, data_dir, _engine(engine, n_workers))
+    results, meta_steps = evaluate_run(run, data_dir, chosen_engine(engine, n_workers))
     print(f"{run.name} after {meta_steps} meta steps\n\n| alphabet | test error, % | area, % |\n|---|---|---|")
     for name, result in sorted(results.items()):
         print(f"| {name} | {100 * result.scores['test_error']:.1f} | {100 * result.curve.area():.1f} |")
@@ -214,19 +214,6 @@ def _train(runs: Sequence[Run], root: Path, engine: Engine) -> None:
                 f"test error {100 * error:.1f} %, area {100 * area:.1f} %",
                 flush=True,
             )
-
-
-def _engine(name: EngineName, n_workers: int | None) -> Engine:
-    import torch
-
-    from leap_rl.core import InProcess, Workers
-    from supervised.together import Together
-
-    if n_workers is not None and name not in ("auto", "workers"):
-        raise ValueError(f"--n-workers is of --engine workers, not of {name}")
-    if name == "together" or (name == "auto" and n_workers is None and torch.cuda.is_available()):
-        return Together()
-    return InProcess() if name == "in-process" else Workers(n_workers)
 
 
 def main(arguments: list[str] | None = None) -> int:
