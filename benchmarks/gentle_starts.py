@@ -51,7 +51,8 @@ def main() -> None:
     cli.add_argument("--figure", type=Path, help="draw the learning curves")
     args = cli.parse_args()
     if args.quick:
-        args.steps, args.seeds, args.runs = 1_600, 2, args.runs / "quick"
+        # A game whose episodes are short, so that some end.
+        args.game, args.steps, args.seeds, args.runs = "Asterix", 2_400, 2, args.runs / "quick"
     path = Path(args.init)
     start = Initialization.load(path) if path.is_dir() else zoo.load(args.init)
     name = path.parent.name if path.name == "initialization" else path.name
