@@ -31,6 +31,7 @@ app = App(
 RunDir = Annotated[Path | None, Parameter(help="folder of a new run; without it the next number under runs")]
 Resume = Annotated[Path | None, Parameter(help="folder of a run to go on with; nothing else is needed")]
 Preset = Annotated[str | None, Parameter(help="quick, cartpole, atari-100k, paper, or a YAML file")]
+Folders = Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative=())]
 _DEFAULT: Any = None
 
 
@@ -151,13 +152,13 @@ def zoo_verify(*names: str) -> None:
 
 
 @zoo.command(name="import")
-def zoo_import(what: Path, *, name: str, evidence: Path | None = None) -> None:
+def zoo_import(what: Path, *, name: str, evidence: Folders = ()) -> None:
     """
     Give a name to an initialization, or make one of the encoder of an agent that Stable-Baselines3 saved.
 
     :param what: folder of the initialization, or the agent's zip, of which nothing pickled is read
     :param name: of the initialization
-    :param evidence: run folder of a leap-rl compare of the folder, for its model card
+    :param evidence: run folders of leap-rl compare with it, for its model card
     """
     from leap_rl.commands.initializations import import_initialization as run
 
@@ -231,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error), 2)
     except ModuleNotFoundError as error:
-        extras = {"matplotlib": "evaluation", "moviepy": "video", "huggingface_hub": "hub"}
+        extras = {"matplotlib": "evaluation", "rliable": "evaluation", "moviepy": "video", "huggingface_hub": "hub"}
         if error.name not in extras:
             raise
         return _fail(f"{error.name} is not installed: pip install 'leap-rl[{extras[error.name]}]'", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Evidence:
 
 
 def model_card(
-    name: str, initialization: Initialization, evidence: Evidence | None = None, repo_id: str | None = None
+    name: str, initialization: Initialization, evidence: Sequence[Evidence] = (), repo_id: str | None = None
 ) -> str:
     """
     A model card whose metadata the Hub understands.
@@ -98,7 +99,7 @@ def model_card(
     learner = (config.get("learner") or {}).get("name")
     tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization"]
     tags += ["atari"] if "preprocessing" in config else []
-    results = evidence.for_model_index(name) if evidence else None
+    results = [result for e in evidence for result in e.for_model_index(name)]
     data = ModelCardData(
         library_name="stable-baselines3",
         tags=[*tags, *([learner.lower()] if learner else [])],
@@ -118,11 +119,10 @@ def model_card(
     ]
     shown = ["None is recorded: nothing says that it helps.\n"]
     if evidence:
-        shown = [
-            "The area is the mean return over the learning curve; the curves are in `curves.json`.\n",
-            evidence.table,
-            f"    leap-rl compare --preset evidence.yaml\n\nwith `evidence.yaml`:\n\n```yaml\n{evidence.preset()}```\n",
-        ]
+        shown = ["The area is the mean return over the learning curve; the curves are in `curves.json`.\n"]
+        for e in evidence:
+            run = f"    leap-rl compare --preset evidence.yaml\n\nwith `evidence.yaml`:\n\n```yaml\n{e.preset()}```\n"
+            shown += [e.table, run]
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,24 +43,25 @@ def import_agent(agent: Path, name: str) -> Path:
     return folder
 
 
-def import_folder(initialization: Path, name: str, comparison: Path | None = None) -> Path:
+def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] = ()) -> Path:
     """
     Give an initialization a name and, where there is evidence, a model card.
 
     :param initialization: folder that ``Initialization.save`` wrote
     :param name: to give it
-    :param comparison: run folder of a ``leap-rl compare`` of it, as ``name``: the card's evidence
+    :param comparisons: run folders of ``leap-rl compare`` with it, as ``name``: the card's evidence
     :return: its folder
-    :raises ZooError: if it can't be trusted, or the comparison is of another one
+    :raises ZooError: if it can't be trusted, or a comparison is of another one
     """
     folder = new_folder(name)
     found = check(initialization)
     files = {}
-    if comparison is not None:
+    if comparisons:
         from zoo.cards import Evidence, model_card  # needs the extra `hub`
 
-        evidence = Evidence.of(comparison, name, found)
-        files = {"README.md": model_card(name, found, evidence), "curves.json": json.dumps(evidence.results) + "\n"}
+        evidence = [Evidence.of(comparison, name, found) for comparison in comparisons]
+        curves = json.dumps([e.results for e in evidence]) + "\n"
+        files = {"README.md": model_card(name, found, evidence), "curves.json": curves}
     with replacing_folder(folder) as new:
         found.save(new)
         for file, text in files.items():

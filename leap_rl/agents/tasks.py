@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -71,6 +72,16 @@ class _ToJob(BaseCallback):
         self.steps, self.returns = self.steps[:kept], self.returns[:kept]
 
 
+class _RandomPolicy:
+    """For SB3's ``evaluate_policy``: any action, whatever is observed."""
+
+    def __init__(self, env: VecEnv) -> None:
+        self.env = env
+
+    def predict(self, observation: Any, state: Any = None, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        return np.array([self.env.action_space.sample() for _ in range(self.env.num_envs)]), None
+
+
 class _Memory(KVWriter):
     """Keeps what SB3 logs for TensorBoard. The trainer writes it, in one place and in the order of the tasks."""
 
@@ -111,6 +122,24 @@ class EnvTask(Task):
         :param n_envs: ``None``: the task's own number
         """
         return make_vec_env(self.env, n_envs or self.n_envs)
+
+    def random_policy_return(self, scope: str, episodes: int, seed: int) -> float:
+        """
+        What can be had without learning: the mean return of actions drawn at random.
+
+        :param scope: as in ``make_vec_env``
+        :param episodes: to play
+        :param seed: of environments and actions
+        """
+        env = self.make_vec_env(scope)
+        try:
+            env.seed(seed)
+            env.action_space.seed(seed)
+            mean, _ = evaluate_policy(_RandomPolicy(env), env, episodes)
+        finally:
+            env.close()
+        assert isinstance(mean, float | np.floating)
+        return float(mean)
 
     def run(self, job: Job, report: Report) -> TaskResult:
         started = time.perf_counter()
@@ -219,6 +248,9 @@ class EnvTasks(TaskFamily):
 
     def __getitem__(self, index: int) -> EnvTask:  # type: ignore[override]
         return self._tasks[index]
+
+    def __iter__(self) -> Iterator[EnvTask]:
+        return iter(self._tasks)
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         first = self._tasks[0]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from leap_rl.agents import EnvTasks
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
+from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
 from leap_rl.settings import CompareSettings, as_dict, write_settings
 from leap_rl.transfer import Initialization
 
 MAY_CHANGE = {"n-workers", "seeds", "note"}
+
+EPISODES = 50
+"""That a random policy plays of each game."""
 
 
 def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
@@ -36,7 +41,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     n_runs = len(tasks) * len(starts) * len(settings.seeds)
     print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
 
-    check_starts(tasks, starts, settings.scope)
+    scope = check_starts(tasks, starts, settings.scope)
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, "compare", settings)
     try:
@@ -56,6 +61,14 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
     table = f"{comparison.table()}\n\n({note})"
+    random_policy = None
+    if "random" in starts and len(settings.seeds) >= FEWEST_SEEDS:
+        random_policy = _random_policy(folder, tasks, scope or "encoder")
+        table += (
+            "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
+            f"policy ({EPISODES} episodes), by those of random starts, where these learn:\n\n"
+            f"{Statistics(comparison, random_policy).table()}"
+        )
     for (task, start), deviations in comparison.behind().items():
         table += (
             f"\n\nNegative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts."
@@ -64,6 +77,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     results = {
         "settings": as_dict(settings),
         "sha256": {name: start and start.sha256 for name, start in starts.items()},
+        "random_policy": random_policy,
         "results": comparison.as_dict(),
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -72,6 +86,18 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     for file in ("figure.png", "table.md", "results.json"):
         print(f"  {folder / file}")
     print(f"  tensorboard --logdir {folder / 'tensorboard'}")
+
+
+def _random_policy(folder: Path, tasks: EnvTasks, scope: str) -> dict[str, float]:
+    """Its mean return by task, kept as the runs are."""
+    file = folder / "random_policy.json"
+    known: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    for task in tasks:
+        if task.name not in known:
+            print(f"A random policy plays {task.name}: {EPISODES} episodes", flush=True)
+            known[task.name] = task.random_policy_return(scope, EPISODES, seed=0)
+    file.write_text(json.dumps(known, indent=1) + "\n")
+    return known
 
 
 def _start(start: str) -> tuple[str, Initialization | None]:

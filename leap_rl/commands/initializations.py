@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -73,17 +74,17 @@ def verify(names: list[str]) -> None:
         raise ValueError(f"{len(failed)} of {len(names or zoo.list())} can't be trusted: {', '.join(failed)}")
 
 
-def import_initialization(what: Path, name: str, evidence: Path | None) -> None:
+def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> None:
     """
     :param what: zip that SB3 saved, or folder of an initialization
     :param name: to give it
-    :param evidence: run folder of a comparison of it
+    :param evidence: run folders of comparisons with it
     :raises ValueError: for evidence of an agent
     """
     if what.is_dir():
         folder = zoo.import_folder(what, name, evidence)
         print(f"{what} is the initialization {name}, in {folder}. Next:")
-    elif evidence is not None:
+    elif evidence:
         raise ValueError(
             "--evidence is for folders of initializations: import the agent first, compare it, then import its folder"
         )

@@ -14,7 +14,8 @@ from leap_rl.evaluation.comparison import Comparison
 
 def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None:
     """
-    Draw the moving average of the return against steps: the mean over the seeds as a line, each seed as a thin one.
+    Draw the moving average of the return against steps: the mean over the seeds, shaded by their standard deviation
+    (as figure 3 of the paper).
 
     :param comparison: what to draw, one panel per task, four in a row
     :param file: PNG to write
@@ -34,10 +35,10 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
                 continue
             steps = np.linspace(0, known[0].budget, 400)
             values = np.array([_at(curve, steps) for curve in known])
-            for row in values:
-                ax.plot(steps, row, color=f"C{color}", alpha=0.35, linewidth=0.8)
             # Only where every seed has finished an episode is a mean over the seeds one.
-            ax.plot(steps, values.mean(axis=0), color=f"C{color}", linewidth=2, label=f"{start} ({len(known)} seeds)")
+            mean, spread = values.mean(axis=0), values.std(axis=0)
+            ax.plot(steps, mean, color=f"C{color}", linewidth=2, label=f"{start} ({len(known)} seeds)")
+            ax.fill_between(steps, mean - spread, mean + spread, color=f"C{color}", alpha=0.2, linewidth=0)
         ax.set_xlabel("steps")
         ax.set_ylabel(f"mean return of the last {next(iter(comparison.curves.values()))[task][0].window} episodes")
         ax.set_title(task)

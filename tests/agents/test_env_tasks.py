@@ -119,3 +119,10 @@ def test_fomaml_takes_its_look_ahead_back(algorithm: Any) -> None:
     assert ahead.steps == plain.steps + 16
     np.testing.assert_array_equal(plain.curve.values, ahead.curve.values)
     assert all(g.norm() > 0 for g in ahead.meta_gradient.values())
+
+
+def test_what_a_random_policy_has() -> None:
+    task = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 100, n_envs=4)[0]
+    assert 18 < task.random_policy_return("all", 200, seed=0) < 26  # some 22 steps, as is well known
+    assert task.random_policy_return("all", 20, seed=1) == task.random_policy_return("all", 20, seed=1)
+    assert task.random_policy_return("all", 20, seed=1) != task.random_policy_return("all", 20, seed=2)

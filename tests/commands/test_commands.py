@@ -164,6 +164,20 @@ def test_compare_and_go_on_with_more_seeds(meta_run: Path, tmp_path: Path, capsy
     assert "has no random starts on Pong: it compared Qbert" in capsys.readouterr().err
 
 
+def test_from_three_seeds_on_a_comparison_has_intervals(tmp_path: Path, capsys: Any) -> None:
+    assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    arguments = ["--starts", str(tmp_path / "run" / "initialization"), "random", "--seeds", "0", "1", "2", *META]
+    assert main(["compare", *arguments, "--run-dir", str(tmp_path / "compared")]) == 0
+    table = (tmp_path / "compared" / "table.md").read_text()
+    results = json.loads((tmp_path / "compared" / "results.json").read_text())
+    floor = results["random_policy"]["CartPole-v1"]
+    assert 15 < floor < 30 and f"| CartPole-v1 | a random policy | {floor:,.1f} |" in table
+    assert re.search(r"\| CartPole-v1 \| run \| [\d.]+ \([\d.]+ to [\d.]+\)", table)
+    assert table.strip() in capsys.readouterr().out
+    assert main(["compare", "--resume", str(tmp_path / "compared")]) == 0
+    assert "A random policy plays" not in capsys.readouterr().out  # what is known is kept
+
+
 def test_games(capsys: Any) -> None:
     assert main(["games"]) == 0
     out = capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_evidence_becomes_a_card_with_results(
     assert index["name"] == "mine" and metric["value"] == 200.0 and "2 seeds (random 100.0)" in metric["name"]
     assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
     curves = (zoo.folder_of("mine") / "curves.json").read_text()
-    assert json.loads(curves)["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
+    assert json.loads(curves)[0]["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
 
 
 def test_a_card_of_ones_own_is_kept(hub: FakeHub, endpoint: str, mine: Path) -> None:

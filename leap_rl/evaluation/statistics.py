@@ -1,0 +1,161 @@
+"""
+What a comparison shows, and how surely: aggregates of Agarwal et al. (NeurIPS 2021), by the bootstrap of their library.
+
+The aggregates are rliable's, too, but without scipy, whose checks of every call a bootstrap would repeat for minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from rliable import library
+
+from leap_rl.evaluation.comparison import Comparison
+
+RESAMPLES = 2_000
+FEWEST_SEEDS = 3
+"""With fewer a bootstrap over seeds has next to nothing to draw from."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    A figure with its 95 % interval, by a percentile bootstrap over the seeds of each task.
+
+    :param value: of all runs
+    :param low: lower end
+    :param high: upper end
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+def estimate(statistic: Callable[..., float], *runs: np.ndarray) -> Estimate:
+    """
+    :param statistic: of arrays like ``runs``
+    :param runs: measures of one start, or of two, shape (seeds, tasks); seeds are drawn anew for each task and start
+    """
+    scores = runs[0] if len(runs) == 1 else list(runs)
+    state = np.random.get_state()
+    np.random.seed(0)  # rliable draws from numpy's global generator, whatever random_state it is given
+    try:
+        values, intervals = library.get_interval_estimates(
+            {"": scores}, lambda *drawn: np.array([statistic(*drawn)]), reps=RESAMPLES
+        )
+    finally:
+        np.random.set_state(state)
+    return Estimate(float(values[""][0]), *(float(end) for end in intervals[""][:, 0]))
+
+
+def interquartile_mean(runs: np.ndarray) -> float:
+    """The mean without the lowest and the highest quarter of all runs, shape (seeds, tasks)."""
+    ordered = np.sort(runs, axis=None)
+    quarter = ordered.size // 4
+    return float(ordered[quarter : ordered.size - quarter].mean())
+
+
+def ratio(runs: np.ndarray, reference: np.ndarray) -> float:
+    """Interquartile mean by that of the reference, each task in units of the reference's mean, shape (seeds, tasks)."""
+    unit = reference.mean(axis=0)
+    return interquartile_mean(runs / unit) / interquartile_mean(reference / unit)
+
+
+def probability_of_improvement(runs: np.ndarray, reference: np.ndarray) -> float:
+    """That one of ``runs`` is above one of ``reference``, mean over the tasks, shapes (seeds, tasks)."""
+    above, level = runs[:, None] > reference, runs[:, None] == reference
+    return float(above.mean() + level.mean() / 2)
+
+
+class Statistics:
+    """
+    Of a comparison of returns.
+
+    :param comparison: with at least three seeds
+    :param random_policy: by task, the mean return of actions drawn at random: what can be had without learning
+    :param reference: the start that the others are compared with
+    :raises ValueError: for too few seeds, or a task whose random policy is not known
+    """
+
+    def __init__(self, comparison: Comparison, random_policy: Mapping[str, float], reference: str = "random") -> None:
+        self.comparison = comparison
+        self.random_policy = random_policy
+        self.reference = reference
+        self.tasks = list(next(iter(comparison.curves.values())))
+        if len(comparison.seeds) < FEWEST_SEEDS:
+            raise ValueError(f"intervals over {len(comparison.seeds)} seeds say nothing: {FEWEST_SEEDS} are needed")
+        unknown = [task for task in self.tasks if task not in random_policy]
+        if unknown:
+            raise ValueError(f"the random policy's return is not known for {', '.join(unknown)}")
+
+    def _areas(self, start: str, *tasks: str) -> np.ndarray:
+        """Above the random policy's, shape (seeds, tasks)."""
+        return np.stack([self.comparison.areas(start, t) - self.random_policy[t] for t in tasks], axis=-1)
+
+    def learns(self, task: str) -> bool:
+        """
+        Whether the reference's areas lie, on average, more than two of their standard deviations above the random
+        policy. Where they don't, a ratio to them means nothing.
+        """
+        areas = self._areas(self.reference, task)
+        return bool(areas.mean() > 2 * areas.std(ddof=1))
+
+    def ratio_of_areas(self, start: str, *tasks: str) -> Estimate:
+        """Area above the random policy, by the reference's."""
+        return estimate(ratio, self._areas(start, *tasks), self._areas(self.reference, *tasks))
+
+    def lead(self, start: str, task: str) -> Estimate:
+        """Area less the reference's, in standard deviations of the reference's seeds."""
+        reference = self._areas(self.reference, task)
+        unit = max(float(reference.std(ddof=1)), 1e-9)
+        return estimate(
+            lambda a, b: (interquartile_mean(a) - interquartile_mean(b)) / unit, self._areas(start, task), reference
+        )
+
+    def probability_of_improvement(self, start: str, *tasks: str) -> Estimate:
+        """That a run has a larger area than one of the reference, mean over the tasks."""
+        return estimate(probability_of_improvement, self._areas(start, *tasks), self._areas(self.reference, *tasks))
+
+    def table(self) -> str:
+        """
+        Markdown: each task alone, then what they say together. Where the reference does not learn, its ratio is
+        replaced by the difference, and the task is no part of the ratio over all.
+        """
+        rows = [
+            f"| task | start | area | final score | area above a random policy's, × {self.reference} | "
+            f"better than {self.reference} |",
+            "|---|---|---|---|---|---|",
+        ]
+        known = [t for t in self.tasks if all(np.isfinite(self._areas(s, t)).all() for s in self.comparison.curves)]
+        for task in self.tasks:
+            rows.append(f"| {task} | a random policy | {self.random_policy[task]:,.1f} | | | |")
+            for start in self.comparison.curves:
+                cells = [
+                    f"{estimate(interquartile_mean, runs[:, None]):,.1f}" if np.isfinite(runs).all() else "nan"
+                    for runs in (self.comparison.areas(start, task), self.comparison.final_scores(start, task))
+                ]
+                cells += self._against_reference(start, task) if task in known else ["", ""]
+                rows.append(f"| {task} | {start} | {' | '.join(cells)} |")
+        learned = [task for task in known if self.learns(task)]
+        for start in self.comparison.curves:
+            if start != self.reference and len(known) > 1:
+                cells = [f"{self.ratio_of_areas(start, *learned):.2f}" if learned else ""]
+                cells += [f"{self.probability_of_improvement(start, *known):.2f}"]
+                rows.append(f"| {self._name(learned, known)} | {start} | | | {' | '.join(cells)} |")
+        return "\n".join(rows)
+
+    def _against_reference(self, start: str, task: str) -> list[str]:
+        if start == self.reference:
+            return ["1" if self.learns(task) else "learns nothing", ""]
+        gain = f"{self.ratio_of_areas(start, task):.2f}" if self.learns(task) else f"{self.lead(start, task):+.1f} SD"
+        return [gain, f"{self.probability_of_improvement(start, task):.2f}"]
+
+    @staticmethod
+    def _name(learned: list[str], known: list[str]) -> str:
+        return f"all {len(known)}" if learned == known else f"ratio: {len(learned)}, probability: all {len(known)}"

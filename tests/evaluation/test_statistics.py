@@ -1,0 +1,88 @@
+"""What a comparison shows, and how surely, against rliable's own figures and ones that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rliable import metrics
+
+from leap_rl.core import LearningCurve
+from leap_rl.evaluation import Comparison
+from leap_rl.evaluation.statistics import Statistics, estimate, interquartile_mean, probability_of_improvement, ratio
+
+FLOORS = {"easy": 100.0, "hard": 10.0}
+
+
+def comparison(**areas: dict[str, list[float]]) -> Comparison:
+    """Of curves that are flat, so that area and final score are the same."""
+    curves = {
+        start: {
+            task: [LearningCurve(np.array([1, 95]), np.array([a, a]), 100) for a in runs] for task, runs in t.items()
+        }
+        for start, t in areas.items()
+    }
+    return Comparison(curves, range(len(next(iter(next(iter(areas.values())).values())))))
+
+
+def two_games(hard: list[float] | None = None) -> Comparison:
+    """On one game random starts learn, on the other they don't."""
+    return comparison(
+        random={"easy": [110.0, 112.0, 108.0, 110.0], "hard": hard or [10.0, 12.0, 8.0, 11.0]},
+        leap={"easy": [120.0, 122.0, 118.0, 120.0], "hard": [9.0, 12.0, 10.0, 13.0]},
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (4, 2), (5, 3), (10, 8)])
+def test_the_aggregates_are_those_of_rliable(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(shape)
+    runs, reference = rng.integers(0, 9, (2, *shape)).astype(float)  # with ties
+    assert interquartile_mean(runs) == pytest.approx(metrics.aggregate_iqm(runs))
+    assert probability_of_improvement(runs, reference) == pytest.approx(
+        metrics.probability_of_improvement(runs, reference)
+    )
+
+
+def test_a_ratio_gives_every_task_the_same_weight() -> None:
+    reference = np.array([[1.0, 1_000.0], [1.0, 1_000.0]])
+    assert ratio(reference * [2.0, 2.0], reference) == pytest.approx(2)
+    assert ratio(reference * [3.0, 1.0], reference) == pytest.approx(2)
+
+
+def test_an_interval_covers_as_often_as_it_says() -> None:
+    """Of the mean of ten normal draws, 40 times: a percentile bootstrap over so few is somewhat narrow."""
+    rng = np.random.default_rng(0)
+    draws = [rng.normal(5, 1, (10, 1)) for _ in range(40)]
+    state = np.random.get_state()[1].copy()  # type: ignore[union-attr]
+    intervals = [estimate(lambda runs: float(runs.mean()), runs) for runs in draws]
+    assert 0.80 <= np.mean([i.low <= 5 <= i.high for i in intervals]) <= 0.99
+    assert all(i.low < i.value < i.high for i in intervals)
+    assert estimate(lambda runs: float(runs.mean()), draws[0]) == intervals[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # a script's own draws go on as they would
+
+
+def test_a_ratio_only_where_random_starts_learn() -> None:
+    shown = Statistics(two_games(), FLOORS)
+    assert shown.learns("easy") and not shown.learns("hard")
+    gain = shown.ratio_of_areas("leap", "easy")
+    assert gain.value == pytest.approx(2) and 1.5 < gain.low < 2 < gain.high < 2.6
+    deviation = np.std([10, 12, 8, 11], ddof=1)
+    assert shown.lead("leap", "hard").value == pytest.approx((11.0 - 10.5) / deviation)
+    assert shown.probability_of_improvement("leap", "easy").value == 1
+    rows = [row.split(" | ") for row in shown.table().splitlines()]
+    assert "| easy | a random policy | 100.0 | | | |" in shown.table()
+    assert rows[4][:2] == ["| easy", "leap"] and rows[4][4].startswith("2.00 (")
+    assert rows[6][4] == "learns nothing" and rows[7][4].endswith("SD")
+    assert rows[8][0] == "| ratio: 1, probability: all 2" and rows[8][4].startswith("2.00 (")
+
+
+def test_a_task_without_a_whole_episode_is_left_out() -> None:
+    shown = Statistics(two_games(hard=[10.0, float("nan"), 9.0, 10.0]), FLOORS).table()
+    assert "| hard | random | nan" in shown and "all" not in shown
+    assert shown.splitlines()[-1].endswith("|  |  |")
+
+
+def test_too_little_to_say_anything() -> None:
+    with pytest.raises(ValueError, match="intervals over 2 seeds say nothing: 3 are needed"):
+        Statistics(comparison(random={"easy": [1.0, 2.0]}), FLOORS)
+    with pytest.raises(ValueError, match="return is not known for other"):
+        Statistics(comparison(random={"other": [1.0, 2.0, 3.0]}), FLOORS)
