@@ -247,7 +247,8 @@ def _fail(message: str, code: int) -> int:
 
 def _script() -> None:
     logging.basicConfig(format="leap-rl: %(levelname)s: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Not by raising SIGINT, which a shell has its background jobs ignore.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leap_rl import Initialization
-from leap_rl.cli import main
+from leap_rl.cli import _script, main
 
 ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
 CARTPOLES = ["--envs", "CartPole-v1", "Acrobot-v1"]
@@ -176,6 +179,25 @@ def test_from_three_seeds_on_a_comparison_has_intervals(tmp_path: Path, capsys: 
     assert table.strip() in capsys.readouterr().out
     assert main(["compare", "--resume", str(tmp_path / "compared")]) == 0
     assert "A random policy plays" not in capsys.readouterr().out  # what is known is kept
+
+
+def test_a_job_in_the_background_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell has its background jobs ignore Ctrl-C: SIGTERM must end them all the same, as Ctrl-C would."""
+
+    def work() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    monkeypatch.setattr("leap_rl.cli.main", work)
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with pytest.raises(KeyboardInterrupt):
+            _script()
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def test_games(capsys: Any) -> None:
