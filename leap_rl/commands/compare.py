@@ -96,7 +96,7 @@ def _random_policy(folder: Path, tasks: EnvTasks, scope: str) -> dict[str, float
         if task.name not in known:
             print(f"A random policy plays {task.name}: {EPISODES} episodes", flush=True)
             known[task.name] = task.random_policy_return(scope, EPISODES, seed=0)
-    file.write_text(json.dumps(known, indent=1) + "\n")
+            file.write_text(json.dumps(known, indent=1) + "\n")
     return known
 
 
