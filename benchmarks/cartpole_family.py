@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rliable import library as rly
-from rliable import metrics
 
 from leap_rl import EnvTasks, Initialization, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
 from leap_rl.agents.cartpole import Variants, cartpole_family
 from leap_rl.core import Engine, InProcess, Job, JobsProgress, MetaLearner, Workers
+from leap_rl.evaluation.statistics import estimate
 
 META_STEPS, META_BATCH = 25, 6
 META_TIMESTEPS, TIMESTEPS = 6_144, 12_288
@@ -155,21 +154,15 @@ def main() -> None:
         scores[name] = np.concatenate([scored(name, seed) for seed in range(args.seeds)])
     ratios = {name: values / scores["random"].mean(axis=0) for name, values in scores.items()}
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.array([metrics.aggregate_mean(values)])
-
-    returns, intervals = rly.get_interval_estimates(scores, mean, reps=5000)
-    relative, relative_intervals = rly.get_interval_estimates(ratios, mean, reps=5000)
     print(
         f"\nmean return over {TIMESTEPS:,} steps of {len(tasks)} {kind} variants, 95 % stratified bootstrap intervals"
     )
     print(f"{'':34}{'return':>8}{'interval':>18}{'x random':>10}{'interval':>14}")
     for name in scores:
-        low, high = intervals[name][:, 0]
-        r_low, r_high = relative_intervals[name][:, 0]
+        returns, relative = (estimate(lambda runs: float(runs.mean()), of[name]) for of in (scores, ratios))
         print(
-            f"{name:34}{returns[name][0]:8.1f}{f'{low:.1f} to {high:.1f}':>18}"
-            f"{relative[name][0]:10.2f}{f'{r_low:.2f} to {r_high:.2f}':>14}"
+            f"{name:34}{returns.value:8.1f}{f'{returns.low:.1f} to {returns.high:.1f}':>18}"
+            f"{relative.value:10.2f}{f'{relative.low:.2f} to {relative.high:.2f}':>14}"
         )
 
 
