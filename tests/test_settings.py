@@ -90,7 +90,7 @@ def parse(arguments: list[str], preset: str) -> Any:
     return bound.arguments.get("settings", COMMANDS[name]())
 
 
-@hypothesis_settings(deadline=None)
+@hypothesis_settings(deadline=None, max_examples=50)
 @given(settings=settings_of_all_commands)
 def test_what_is_written_is_read_again(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("run")
@@ -100,7 +100,7 @@ def test_what_is_written_is_read_again(settings: Any, tmp_path_factory: pytest.T
     assert parse(arguments, str(folder / "settings.yaml")) == settings
 
 
-@hypothesis_settings(deadline=None)
+@hypothesis_settings(deadline=None, max_examples=50)
 @given(command=st.sampled_from(sorted(COMMANDS)), key=st.text("abcdefghij-", min_size=4, max_size=12))
 def test_unknown_keys_are_refused(command: str, key: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("preset") / "mine.yaml"

@@ -131,7 +131,7 @@ def check_parity(game: str, n_steps: int, n_games: int) -> None:
     assert mean < 0.5 or game == "AirRaid"
 
 
-@pytest.mark.parametrize(("game", "n_games"), [("Assault", 1), ("Breakout", 3), ("MsPacman", 1), ("Qbert", 1)])
+@pytest.mark.parametrize(("game", "n_games"), [("Assault", 1), ("Breakout", 3)])
 def test_steps_equal_those_of_a_single_environment(game: str, n_games: int) -> None:
     check_parity(game, 800, n_games)
 

@@ -198,12 +198,11 @@ def test_the_action_after_a_lost_life_has_no_effect() -> None:
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
-    first = bits(make_atari_env("Breakout", 3, seed=7))
-    assert first == bits(make_atari_env("Breakout", 3, seed=7))
-    assert first == bits(make_atari_env("Breakout", 3, seed=7, n_threads=1))
-    assert first == bits(make_atari_env("BreakoutNoFrameskip-v4", 3, seed=7, n_threads=2))
-    assert first != bits(make_atari_env("Breakout", 3, seed=8))
-    env = make_atari_env("Breakout", 3, seed=None)
+    first = bits(make_atari_env("Breakout", 2, seed=7))
+    assert first == bits(make_atari_env("Breakout", 2, seed=7, n_threads=1))
+    assert first == bits(make_atari_env("BreakoutNoFrameskip-v4", 2, seed=7, n_threads=2))
+    assert first != bits(make_atari_env("Breakout", 2, seed=8))
+    env = make_atari_env("Breakout", 2, seed=None)
     bits(env)
     env.seed(7)
     assert first == bits(env)

@@ -17,9 +17,9 @@ from leap_rl.transfer import FreezeEncoder, SlowEncoder
 
 def made(kind: Any = A2C, **kwargs: Any) -> Any:
     kwargs |= {"n_steps": 5} if kind is A2C else {}
-    kwargs |= {"n_steps": 10, "batch_size": 10} if kind is PPO else {}
+    kwargs |= {"n_steps": 10, "batch_size": 10, "n_epochs": 2} if kind is PPO else {}
     kwargs |= {"buffer_size": 60, "learning_starts": 5, "train_freq": 5} if kind is DQN else {}
-    return kind("CnnPolicy", make_atari_env("Breakout", 2, seed=0), seed=0, device="cpu", **kwargs)
+    return kind("CnnPolicy", make_atari_env("Breakout", 1, seed=0), seed=0, device="cpu", **kwargs)
 
 
 def parts(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -85,8 +85,8 @@ def test_the_encoders_first_step_is_the_factor_of_the_whole_one(tmp_path: Path) 
     """SGD's step is its rate times the gradient, which the first update has in common."""
     sgd = {"policy_kwargs": {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}, "learning_rate": 0.5}
     start, head = parts(made(**sgd))
-    plain = made(**sgd).learn(10)
-    slow = made(**sgd).learn(10, callback=SlowEncoder(0.1))
+    plain = made(**sgd).learn(5)
+    slow = made(**sgd).learn(5, callback=SlowEncoder(0.1))
     for p0, p, q in zip(start, parts(plain)[0], parts(slow)[0], strict=True):
         torch.testing.assert_close(q - p0, 0.1 * (p - p0), rtol=1e-2, atol=1e-7)
     assert equal(parts(plain)[1], parts(slow)[1]) and not equal(head, parts(slow)[1])
@@ -127,10 +127,10 @@ def test_an_interrupted_training_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_algorithms_that_cannot_be_started_gently() -> None:
-    env = make_atari_env("Breakout", 2, seed=0)
+    env = make_atari_env("Breakout", 1, seed=0)
     trpo = TRPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu")
     for callback in (FreezeEncoder(100), SlowEncoder(0.5)):
         with pytest.raises(ValueError, match="TRPO moves its policy by line search"):
             trpo.learn(16, callback=callback)
-    with pytest.raises(ValueError, match="a rollout has 20 steps, so freeze it for at least as many"):
-        made(PPO).learn(20, callback=FreezeEncoder(19))
+    with pytest.raises(ValueError, match="a rollout has 10 steps, so freeze it for at least as many"):
+        made(PPO).learn(10, callback=FreezeEncoder(9))
