@@ -218,8 +218,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError("--resume takes its settings from the run folder: leave --preset out")
         if resume and not (Path(resume) / "settings.yaml").is_file():
             raise ValueError(f"{resume} is no run folder: there is no settings.yaml in it")
+        if resume and _option(arguments, "--run-dir"):
+            raise ValueError("--resume goes on in the run's own folder: leave --run-dir out")
         source = str(Path(resume) / "settings.yaml") if resume else preset
-        app.config = [Dict(data=read_preset(source, COMMANDS), source=source)] if source else []
+        data = read_preset(source, COMMANDS) if source else {}
+        if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
+            raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
+        app.config = [Dict(data=data, source=source)] if source else []
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return 0
     except CycloptsError as error:

@@ -52,7 +52,7 @@ class AgentSettings:
     """gradients are clipped to this norm"""
     rms_prop_eps: Rate | None = None
     """A2C only: RMSprop's ε"""
-    batch_size: Positive | None = None
+    batch_size: Annotated[int, Parameter(validator=Number(gte=2))] | None = None
     """PPO only: minibatch size"""
     n_epochs: Positive | None = None
     """PPO only: passes over a rollout"""
@@ -163,6 +163,8 @@ class TrainSettings:
     """summed over the environments"""
     init: Path | None = None
     """initialization to start from: a folder, or a name of the zoo; without it random"""
+    head: Literal["map", "redraw"] | None = None
+    """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
     freeze_encoder_steps: NotNegative = 0
     """train the head alone for so many steps first"""
     encoder_lr_factor: Fraction = 1.0
@@ -225,6 +227,8 @@ class EvaluateSettings:
     """take the most probable action instead of drawing one"""
     timesteps: Positive = 100_000
     """an initialization learns for so long first"""
+    head: Literal["map", "redraw"] | None = None
+    """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
     agent: AgentSettings = field(default_factory=AgentSettings)
     """the agent; its algorithm must be that of a saved one"""
     atari: AtariSettings = field(default_factory=AtariSettings)
@@ -253,8 +257,10 @@ def as_dict(settings: Any) -> dict[str, Any]:
 
 def write_settings(folder: Path, command: str, settings: Settings) -> None:
     """Into ``folder/settings.yaml``, which ``--preset`` reads again."""
+    from leap_rl.core.files import write_text  # what writes has loaded torch already
+
     text = yaml.safe_dump({command: as_dict(settings)}, sort_keys=False, allow_unicode=True)
-    (folder / "settings.yaml").write_text(text)
+    write_text(folder / "settings.yaml", text)
 
 
 def read_preset(name: str, commands: set[str]) -> dict[str, Any]:

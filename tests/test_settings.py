@@ -52,7 +52,7 @@ agents = st.builds(
     learning_rate=optional(rates),
     gamma=optional(fractions),
     ent_coef=optional(st.floats(0, 10)),
-    batch_size=optional(numbers),
+    batch_size=optional(st.integers(2, 10**9)),
 )
 ataris = st.builds(AtariSettings, grayscale=st.booleans(), frame_stack=numbers, sticky_actions=fractions)
 leaps = st.builds(

@@ -56,6 +56,8 @@ def checked_name(name: str) -> str:
             f"{name!r} is no name of an initialization: letters, digits, '-', '_' and '.', no path. "
             "A folder is loaded by leap_rl.Initialization.load"
         )
+    if name == "random":
+        raise ZooError("'random' is what comparisons call a random start: choose another name")
     return name
 
 
@@ -130,17 +132,25 @@ def check(folder: Path) -> Initialization:
                 f"{folder}/{file.name} has {mode.st_size:,} bytes: more than {LARGEST[file.name]:,} are refused"
             )
     initialization = Initialization.load(folder)
-    config = initialization.config
-    if not isinstance(config.get("network"), str):
+    config = {**initialization.config, "scope": initialization.scope}
+    if "network" not in config:
         raise ZooError(f"{folder}/config.json does not say for which network it is")
-    for key, kinds in (
-        ("learner", (dict, type(None))),
-        ("timesteps", (int, type(None))),
-        ("tasks", (list, type(None))),
+    # What is written to terminals and cards must be text and nothing else.
+    learner, steps, tasks = config.get("learner"), config.get("timesteps"), config.get("tasks")
+    for key, is_good in (
+        ("network", _is_text(config["network"])),
+        ("scope", _is_text(config["scope"])),
+        ("learner", learner is None or (isinstance(learner, dict) and _is_text(learner.get("name", "-")))),
+        ("timesteps", steps is None or (type(steps) is int and 0 <= steps < 10**15)),
+        ("tasks", tasks is None or (isinstance(tasks, list) and all(map(_is_text, tasks)))),
     ):
-        if not isinstance(config.get(key), kinds):
-            raise ZooError(f"{folder}/config.json has {key} {config[key]!r}: not as leap_rl writes it")
+        if not is_good:
+            raise ZooError(f"{folder}/config.json has {key} {str(config[key])[:80]!r}: not as leap_rl writes it")
     return initialization
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= 200
 
 
 def policy_kwargs(name: str) -> dict[str, Any]:

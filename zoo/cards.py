@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
+from leap_rl.core.files import read_json
 from zoo.artifacts import ZooError
 
 
@@ -37,12 +37,11 @@ class Evidence:
         :param initialization: that the start must have been
         :raises ZooError: if it is no finished comparison, or one of something else
         """
-        try:
-            results = json.loads((comparison / "results.json").read_text())
-            table = (comparison / "table.md").read_text()
-        except FileNotFoundError as error:
-            missing = Path(error.filename).name
-            raise ZooError(f"{comparison} is no finished comparison: {missing} is missing") from None
+        for name_of_file in ("results.json", "table.md"):
+            if not (comparison / name_of_file).is_file():
+                raise ZooError(f"{comparison} is no finished comparison: {name_of_file} is missing")
+        results = read_json(comparison / "results.json", "leap-rl compare --resume writes it again")
+        table = (comparison / "table.md").read_text()
         starts = results.get("sha256")
         if not isinstance(starts, dict):
             raise ZooError(f"{comparison} does not say which initializations it compared: run leap-rl compare again")
@@ -108,13 +107,16 @@ def model_card(
     )
     tasks = ", ".join(config.get("tasks", [])) or "not recorded"
     steps = config.get("timesteps")
+    before = config.get("started_from")
+    steps_before = before.get("timesteps") if isinstance(before, dict) else None
+    earlier = f", after {steps_before:,} steps of the one it started from" if isinstance(steps_before, int) else ""
     rows = [
         f"| network | {config['network']} |",
         f"| scope | {initialization.scope} |",
         f"| parameters | {sum(t.numel() for t in initialization.parameters.values()):,} |",
         f"| learned by | {learner or config.get('source', 'not recorded')} |",
         f"| learned from | {tasks} |",
-        f"| steps | {f'{steps:,}{_visits(config)}' if steps else 'not recorded'} |",
+        f"| steps | {f'{steps:,}{_visits(config)}{earlier}' if steps else 'not recorded'} |",
         f"| preprocessing | {config.get('preprocessing', 'not recorded')} |",
     ]
     shown = ["None is recorded: nothing says that it helps.\n"]

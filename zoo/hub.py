@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from leap_rl.core.initialization import replacing_folder
+from leap_rl.core.files import replacing_folder
 from zoo.artifacts import LARGEST, REQUIRED, ZooError, check, first_line, folder_of, new_folder
 from zoo.cards import model_card
 
@@ -93,7 +93,9 @@ def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = 
         for file in folder.iterdir():
             shutil.copyfile(file, Path(scratch) / file.name)
         card = Path(scratch) / "README.md"
-        if not card.is_file():
+        if card.is_file():
+            card.write_text(card.read_text(errors="replace").replace(f"OWNER/{folder.name}", repo_id))
+        else:
             card.write_text(model_card(repo_id.rpartition("/")[2], initialization, repo_id=repo_id))
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leap_rl.core.initialization import replacing_folder
+from leap_rl.core.files import replacing_folder
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
 from zoo.artifacts import LARGEST, ZooError, check, first_line, new_folder

@@ -4,6 +4,15 @@ from leap_rl.agents.a2c import LeapA2C
 from leap_rl.agents.arithmetic import speed_up
 from leap_rl.agents.observed import ObservedTraining
 from leap_rl.agents.ppo import LeapPPO
-from leap_rl.agents.tasks import EnvTask, EnvTasks, observed_algorithm
+from leap_rl.agents.tasks import EnvTask, EnvTasks, RandomPolicies, observed_algorithm
 
-__all__ = ["EnvTask", "EnvTasks", "LeapA2C", "LeapPPO", "ObservedTraining", "observed_algorithm", "speed_up"]
+__all__ = [
+    "EnvTask",
+    "EnvTasks",
+    "LeapA2C",
+    "LeapPPO",
+    "ObservedTraining",
+    "RandomPolicies",
+    "observed_algorithm",
+    "speed_up",
+]

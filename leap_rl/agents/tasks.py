@@ -16,7 +16,6 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -72,16 +71,6 @@ class _ToJob(BaseCallback):
         self.steps, self.returns = self.steps[:kept], self.returns[:kept]
 
 
-class _RandomPolicy:
-    """For SB3's ``evaluate_policy``: any action, whatever is observed."""
-
-    def __init__(self, env: VecEnv) -> None:
-        self.env = env
-
-    def predict(self, observation: Any, state: Any = None, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
-        return np.array([self.env.action_space.sample() for _ in range(self.env.num_envs)]), None
-
-
 class _Memory(KVWriter):
     """Keeps what SB3 logs for TensorBoard. The trainer writes it, in one place and in the order of the tasks."""
 
@@ -122,24 +111,6 @@ class EnvTask(Task):
         :param n_envs: ``None``: the task's own number
         """
         return make_vec_env(self.env, n_envs or self.n_envs)
-
-    def random_policy_return(self, scope: str, episodes: int, seed: int) -> float:
-        """
-        What can be had without learning: the mean return of actions drawn at random.
-
-        :param scope: as in ``make_vec_env``
-        :param episodes: to play
-        :param seed: of environments and actions
-        """
-        env = self.make_vec_env(scope)
-        try:
-            env.seed(seed)
-            env.action_space.seed(seed)
-            mean, _ = evaluate_policy(_RandomPolicy(env), env, episodes)
-        finally:
-            env.close()
-        assert isinstance(mean, float | np.floating)
-        return float(mean)
 
     def run(self, job: Job, report: Report) -> TaskResult:
         started = time.perf_counter()
@@ -294,6 +265,67 @@ class EnvTasks(TaskFamily):
             "algorithm_kwargs": {k: v for k, v in first.algorithm_kwargs.items() if _is_plain(v)},
             "sb3": version("stable-baselines3"),
         }
+
+
+@dataclass(frozen=True)
+class RandomPolicy(Task):
+    """
+    An environment in which actions are drawn at random, for as long as a task learns it: what its learning curve would
+    be without learning.
+
+    :param task: whose environments and budget
+    """
+
+    task: EnvTask
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.task.name
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self.task.steps
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        started = time.perf_counter()
+        env = self.task.make_vec_env(job.initialization.scope)
+        steps, returns, done = [], [], 0
+        try:
+            env.seed(job.seed)
+            env.action_space.seed(job.seed)
+            env.reset()
+            while done < self.steps:
+                _, _, _, infos = env.step(np.array([env.action_space.sample() for _ in range(env.num_envs)]))
+                done += env.num_envs
+                ended = [float(info["episode"]["r"]) for info in infos if "episode" in info]
+                steps += [done] * len(ended)
+                returns += ended
+                if ended:
+                    report(done)
+        finally:
+            env.close()
+        curve = LearningCurve(np.array(steps), np.array(returns), self.steps)
+        return TaskResult(self.name, curve, done, time.perf_counter() - started)
+
+
+class RandomPolicies(TaskFamily):
+    """
+    ``RandomPolicy`` of each task.
+
+    :param tasks: the tasks
+    """
+
+    def __init__(self, tasks: EnvTasks) -> None:
+        self.tasks = tasks
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> RandomPolicy:  # type: ignore[override]
+        return RandomPolicy(self.tasks[index])
+
+    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
+        return self.tasks.draw_initialization(scope, seed)
 
 
 def _is_plain(value: Any) -> bool:

@@ -72,6 +72,7 @@ class AtariTasks(EnvTasks):
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
         config = {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}
+        config["env_kwargs"] = dict(self._tasks[0].env_kwargs)  # type: ignore[attr-defined]
         if model.scope == "all":
             assert model.env is not None
             config["action_meanings"] = model.env.env_method("get_action_meanings", indices=[0])[0]

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
-from leap_rl.agents import EnvTasks
+import numpy as np
+
+from leap_rl.agents import RandomPolicies
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
+from leap_rl.core.files import write_text
+from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
 from leap_rl.settings import CompareSettings, as_dict, write_settings
 from leap_rl.transfer import Initialization
 
+_log = logging.getLogger(__name__)
+
 MAY_CHANGE = {"n-workers", "seeds", "note"}
 
-EPISODES = 50
-"""That a random policy plays of each game."""
+RANDOM_POLICY = "a random policy"
 
 
 def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
@@ -33,6 +39,8 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     """
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
     starts = {name: start for name, start in map(_start, settings.starts)}
+    if not starts:
+        raise ValueError("starts is empty: give folders of initializations, names of the zoo, or random")
     if len(starts) < len(settings.starts):
         raise ValueError(f"starts have the same name: {', '.join(settings.starts)}. Give them as name=folder")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
@@ -44,12 +52,13 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     scope = check_starts(tasks, starts, settings.scope)
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, "compare", settings)
+    engine = Workers(settings.n_workers)
     try:
         comparison = compare_starts(
             tasks,
             starts,
             settings.seeds,
-            Workers(settings.n_workers),
+            engine,
             settings.scope,
             settings.device,
             run_dir=folder,
@@ -61,43 +70,39 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
     table = f"{comparison.table()}\n\n({note})"
-    random_policy = None
+    random_policy: dict[str, np.ndarray] = {}
     if "random" in starts and len(settings.seeds) >= FEWEST_SEEDS:
-        random_policy = _random_policy(folder, tasks, scope or "encoder")
+        floor = compare_starts(
+            RandomPolicies(tasks), {RANDOM_POLICY: None}, settings.seeds, engine, scope, run_dir=folder
+        )
+        random_policy = {task.name: floor.areas(RANDOM_POLICY, task.name) for task in tasks}
         table += (
             "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
-            f"policy ({EPISODES} episodes), by those of random starts, where these learn:\n\n"
+            "policy (as many steps and seeds), by those of random starts, where these learn:\n\n"
             f"{Statistics(comparison, random_policy).table()}"
         )
+    for start, task, seed in sorted(comparison.diverged):
+        table += f"\n\nDiverged: {task} from {start}, seed {seed}; it has no area, and no final score."
     for (task, start), deviations in comparison.behind().items():
-        table += (
-            f"\n\nNegative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts."
-        )
-    (folder / "table.md").write_text(table + "\n")
+        behind = f"Negative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts."
+        table += f"\n\n{behind}"
+        _log.warning(behind)
+        logger = TensorBoardLogger(folder / "tensorboard" / f"{task} from {start}", last_step=-1)
+        logger.write([(settings.timesteps, {"transfer/lead": -deviations})])
+        logger.close()
+    write_text(folder / "table.md", table + "\n")
     results = {
         "settings": as_dict(settings),
         "sha256": {name: start and start.sha256 for name, start in starts.items()},
-        "random_policy": random_policy,
+        "random_policy": {task: areas.tolist() for task, areas in random_policy.items()},
         "results": comparison.as_dict(),
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
     plot_comparison(comparison, folder / "figure.png", note)
     print(f"\n{table}\n")
     for file in ("figure.png", "table.md", "results.json"):
         print(f"  {folder / file}")
     print(f"  tensorboard --logdir {folder / 'tensorboard'}")
-
-
-def _random_policy(folder: Path, tasks: EnvTasks, scope: str) -> dict[str, float]:
-    """Its mean return by task, kept as the runs are."""
-    file = folder / "random_policy.json"
-    known: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
-    for task in tasks:
-        if task.name not in known:
-            print(f"A random policy plays {task.name}: {EPISODES} episodes", flush=True)
-            known[task.name] = task.random_policy_return(scope, EPISODES, seed=0)
-            file.write_text(json.dumps(known, indent=1) + "\n")
-    return known
 
 
 def _start(start: str) -> tuple[str, Initialization | None]:
@@ -110,4 +115,6 @@ def _start(start: str) -> tuple[str, Initialization | None]:
     if not is_named:
         what, path = start, Path(start)  # runs/x/initialization is called x
         name = path.parent.name if path.name == "initialization" and path.parent.name else path.name
+    if name == "random":
+        raise ValueError(f"--starts {start}: random is what random starts are called, choose another name")
     return name, load_initialization(what)

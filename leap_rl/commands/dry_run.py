@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Sequence
 from datetime import timedelta
 
-from leap_rl.commands.meta_train import batch_size, evaluation_tasks, meta_learner
+from leap_rl.commands.meta_train import make_trainer
 from leap_rl.commands.tasks import algorithm, make_tasks
-from leap_rl.core import Job, Task, Workers
+from leap_rl.core import Job, Workers
 from leap_rl.settings import AgentSettings, MetaTrainSettings
 
 MEASURED_STEPS = 1_000
@@ -23,9 +22,8 @@ def dry_run(settings: MetaTrainSettings) -> None:
     :raises ValueError: as meta-training would
     """
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
-    eval_tasks: Sequence[Task] = evaluation_tasks(settings) or []
-    theta = tasks.draw_initialization(settings.scope, settings.seed)
-    size = batch_size(settings, len(tasks))
+    trainer = make_trainer(settings, tasks, None)
+    theta, size, eval_tasks = trainer.initialization, trainer.meta_batch_size, trainer.eval_tasks
     rollout, updates = _updates(settings.agent)
     visits = settings.meta_steps * size
     steps = visits * settings.timesteps
@@ -50,13 +48,15 @@ def dry_run(settings: MetaTrainSettings) -> None:
 
     engine = Workers(settings.n_workers)
     print(f"Measuring on this machine, {engine.n_workers} processes ...", flush=True)
-    learner = meta_learner(settings)
-    measured = [
-        Job(dataclasses.replace(tasks[i % len(tasks)], steps=max(MEASURED_STEPS, 2 * rollout)), theta, learner, i)
-        for i in range(engine.n_workers)
-    ]
-    # SB3's own rate of each process, which leaves out how long it took to start.
-    rate = sum(result.log[-1][1]["time/fps"] for _, result in engine.run(measured, lambda index, steps: None))
+    short = [dataclasses.replace(task, steps=max(MEASURED_STEPS, 2 * rollout)) for task in tasks]
+    measured = [Job(short[i % len(short)], theta, trainer.learner, i) for i in range(engine.n_workers)]
+    rate = 0.0
+    for _, result in engine.run(measured, lambda index, steps: None):
+        result.raise_for_status()
+        if not result.log:
+            raise RuntimeError(f"{result.name} diverges at once: nothing can be measured, try a smaller learning rate")
+        # SB3's own rate, which leaves out how long the process took to start.
+        rate += result.log[-1][1]["time/fps"]
     print(f"  {rate:,.0f} steps/s")
     for machines in (1, 2, 4, 8, 16):
         # A visit runs in one process, so a meta batch is at least as long as a visit.

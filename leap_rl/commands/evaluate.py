@@ -52,7 +52,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
         else:
             try:
                 model = algorithm(settings.agent).load(what, env, device=settings.device)
-            except (ValueError, KeyError, EOFError, OSError) as error:
+            except (ValueError, KeyError, TypeError, AssertionError, EOFError, OSError) as error:
                 raise ValueError(f"{what} can't be loaded as {settings.agent.algorithm}: {error}") from None
         returns, lengths = evaluate_policy(
             model, env, settings.episodes, settings.deterministic, return_episode_rewards=True
@@ -70,7 +70,11 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
 
 
 def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSettings:
-    """The game, agent and preprocessing of a training run, where they are not given."""
+    """
+    The game, where it is not given, the agent and the preprocessing of a training run.
+
+    :raises ValueError: for an agent or a preprocessing that is not the run's
+    """
     stored = stored_settings(folder, "train")
 
     def fields(section: str) -> dict[str, object]:
@@ -78,11 +82,12 @@ def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSetti
 
     if not (settings.game or settings.env):
         settings = dataclasses.replace(settings, game=stored.get("game", ""), env=stored.get("env", ""))
-    return dataclasses.replace(
-        settings,
-        agent=AgentSettings(**fields("agent")),  # type: ignore[arg-type]
-        atari=AtariSettings(**fields("atari")),  # type: ignore[arg-type]
-    )
+    agent = AgentSettings(**fields("agent"))  # type: ignore[arg-type]
+    atari = AtariSettings(**fields("atari"))  # type: ignore[arg-type]
+    for name, given, own in (("agent", settings.agent, agent), ("atari", settings.atari, atari)):
+        if given not in (type(given)(), own):
+            raise ValueError(f"{folder} knows its own {name} settings: leave --{name}.* out, or evaluate its agent.zip")
+    return dataclasses.replace(settings, agent=agent, atari=atari)
 
 
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
@@ -94,7 +99,7 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
         device=settings.device,
         **algorithm_kwargs(settings.agent),
     )
-    initialization.apply_to(model)
+    initialization.apply_to(model, settings.head)
     if settings.agent.arithmetic == "fast":
         print(f"Fast arithmetic: {', '.join(speed_up(model)) or 'nothing that this hardware has'}")
     print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import zoo
@@ -42,7 +43,9 @@ def list_zoo() -> None:
             continue
         learner = (config.get("learner") or {}).get("name", "-")
         steps = config.get("timesteps")
-        table.add_row(name, config.get("network", "-"), config["scope"], learner, f"{steps:,}" if steps else "-")
+        # What reads like markup is a stranger's text, not a colour.
+        cells = (name, config["network"], config["scope"], learner, f"{steps:,}" if steps else "-")
+        table.add_row(*map(escape, cells))
     Console().print(table)
 
 

@@ -29,21 +29,9 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
     :raises ValueError: for what can't be trained
     """
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
-    eval_tasks = evaluation_tasks(settings)
-    optimizer_class, optimizer_kwargs = meta_optimizer(settings)
-    shared: dict[str, Any] = {
-        "learner": meta_learner(settings),
-        "meta_optimizer_class": optimizer_class,
-        "meta_optimizer_kwargs": optimizer_kwargs,
-        "eval_tasks": eval_tasks,
-        "n_workers": settings.n_workers,
-        "keep_checkpoints": settings.keep_checkpoints,
-        "keep_every": settings.keep_every,
-        "verbose": 0 if sys.stderr.isatty() else 1,  # a bar says the same
-    }
     folder = open_run_folder(run_dir, resume, "meta-train", settings, MAY_CHANGE)
     if resume and Checkpoints(folder).steps():
-        trainer = MetaTrainer.load(folder, tasks, **shared)
+        trainer = MetaTrainer.load(folder, tasks, **_always_given(settings))
         # One that was told to end where it stands has its initialization still to write.
         done = folder / "initialization"
         written = Initialization.load(done).config.get("meta_steps") if done.is_dir() else None
@@ -53,19 +41,7 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
             )
         print(f"Going on in {folder} after meta step {trainer.meta_step} of {settings.meta_steps}", flush=True)
     else:
-        trainer = MetaTrainer(
-            tasks,
-            meta_batch_size=batch_size(settings, len(tasks)),
-            scope=settings.scope,
-            initialization=None if settings.init is None else load_initialization(settings.init),
-            sampling=settings.sampling,
-            eval_freq=settings.eval_freq if eval_tasks else 0,
-            run_dir=folder,
-            tensorboard_log=folder / "tensorboard",
-            seed=settings.seed,
-            device=settings.device,
-            **shared,
-        )
+        trainer = make_trainer(settings, tasks, folder)
         print(f"Meta-training on {len(tasks)} tasks, {settings.meta_steps} meta steps, in {folder}", flush=True)
     write_settings(folder, "meta-train", settings)
     try:
@@ -84,6 +60,43 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
     what = "--env ENV" if settings.envs else "GAME"
     print(f"  leap-rl train {what} --init {folder / 'initialization'}")
     print(f"  leap-rl compare --starts {folder / 'initialization'} random --{'envs' if settings.envs else 'games'} ...")
+
+
+def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | None) -> MetaTrainer:
+    """
+    :param tasks: to learn from
+    :param folder: of the run; ``None`` writes nothing
+    :raises ValueError: for what can't be trained
+    """
+    given = _always_given(settings)
+    return MetaTrainer(
+        tasks,
+        meta_batch_size=batch_size(settings, len(tasks)),
+        scope=settings.scope,
+        initialization=None if settings.init is None else load_initialization(settings.init),
+        sampling=settings.sampling,
+        eval_freq=settings.eval_freq if given["eval_tasks"] else 0,
+        run_dir=folder,
+        tensorboard_log=None if folder is None else folder / "tensorboard",
+        seed=settings.seed,
+        device=settings.device,
+        **given,
+    )
+
+
+def _always_given(settings: MetaTrainSettings) -> dict[str, Any]:
+    """What a trainer is given, whether it begins or goes on."""
+    optimizer_class, optimizer_kwargs = meta_optimizer(settings)
+    return {
+        "learner": meta_learner(settings),
+        "meta_optimizer_class": optimizer_class,
+        "meta_optimizer_kwargs": optimizer_kwargs,
+        "eval_tasks": evaluation_tasks(settings),
+        "n_workers": settings.n_workers,
+        "keep_checkpoints": settings.keep_checkpoints,
+        "keep_every": settings.keep_every,
+        "verbose": 0 if sys.stderr.isatty() else 1,  # a bar says the same
+    }
 
 
 def meta_learner(settings: MetaTrainSettings) -> MetaLearner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.train import saved_agents
 from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.core.files import read_json
 from leap_rl.settings import read_preset
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -76,7 +76,7 @@ def _show_train(folder: Path) -> None:
     tags = events.Tags()["scalars"]
     logged = [e.step for tag in tags for e in events.Scalars(tag)]
     done = max([*logged, *(int(agent.stem) for agent in saved_agents(folder / "agents"))], default=0)
-    finished = " (finished)" if (folder / "agent.zip").is_file() else ""
+    finished = " (finished)" if (folder / "agent.zip").is_file() and done >= settings["timesteps"] else ""
     game = settings.get("game") or settings.get("env")
     print(f"{folder}: {game}, {done:,} of {settings['timesteps']:,} steps{finished}")
     if "rollout/ep_rew_mean" in tags:
@@ -91,15 +91,16 @@ def _show_train(folder: Path) -> None:
 
 def _show_compare(folder: Path) -> None:
     settings = stored_settings(folder, "compare")
-    if (folder / "table.md").is_file():
-        print(f"{folder}: finished\n\n{(folder / 'table.md').read_text()}")
-        results = json.loads((folder / "results.json").read_text())["results"]
-        for task, starts in results.items():
-            for start, runs in starts.items():
-                for run in runs:
-                    values = run["curve"]["values"]
-                    print(f"{task} from {start}, seed {run['seed']}: {curve(values[:: max(1, len(values) // 60)])}")
-        return
+    if (folder / "results.json").is_file():
+        results = read_json(folder / "results.json", "leap-rl compare --resume writes it again")
+        if results["settings"]["seeds"] == settings["seeds"]:  # else more are being run
+            print(f"{folder}: finished\n\n{(folder / 'table.md').read_text()}")
+            for task, starts in results["results"].items():
+                for start, runs in starts.items():
+                    for run in runs:
+                        values = run["curve"]["values"]
+                        print(f"{task} from {start}, seed {run['seed']}: {curve(values[:: max(1, len(values) // 60)])}")
+            return
     done = len([p for p in (folder / "results").glob("*") if not p.name.startswith(".")])
     print(f"{folder}: {done} runs are finished; seeds {settings['seeds']}, starts {', '.join(settings['starts'])}")
 

@@ -51,7 +51,8 @@ def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
         if _ONLY.get(name, agent.algorithm) != agent.algorithm:
             raise ValueError(f"agent.{name.replace('_', '-')} is of {_ONLY[name]}: {agent.algorithm} has none")
     if agent.network == "mnih2013":
-        kwargs["policy_kwargs"] = {"features_extractor_class": Mnih2013CNN}
+        # SB3 puts two hidden layers between any extractor but NatureCNN and the heads, unless told not to.
+        kwargs["policy_kwargs"] = {"features_extractor_class": Mnih2013CNN, "net_arch": []}
     return kwargs
 
 
@@ -92,6 +93,9 @@ def make_tasks(
         if len(envs) > 1:
             raise ValueError(f"{envs[0]} is a family of its own: give it alone")
         return cartpole_family(families[envs[0]], timesteps, agent.n_envs, kind, kwargs)
+    twice = sorted({env for env in envs if envs.count(env) > 1})
+    if twice:
+        raise ValueError(f"envs are listed twice: {', '.join(twice)}")
     for env in envs:
         check_env(env, families)
     return EnvTasks(kind, network, list(envs), timesteps, agent.n_envs, kwargs)
@@ -99,10 +103,12 @@ def make_tasks(
 
 def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> None:
     """
-    :raises ValueError: if Gymnasium knows no such id
+    :raises ValueError: if Gymnasium knows no such id, or lacks what the environment needs
     """
     try:
-        gym.spec(env)
+        gym.make(env).close()
+    except gym.error.DependencyNotInstalled as error:
+        raise ValueError(f"{env} can't be made: {' '.join(str(error).split())}") from None
     except gym.error.Error as error:
         also = f"; or one of {', '.join(families)}" if families else ""
         raise ValueError(f"no Gymnasium id {env!r}: {' '.join(str(error).split())}{also}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,10 +17,14 @@ from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
-from leap_rl.settings import TrainSettings, write_settings
+from leap_rl.core.files import read_json, write_text
+from leap_rl.settings import TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
 
 MAY_CHANGE = {"timesteps", "save-freq"}
+
+WATCHED = "watched.json"
+"""The comparison that a run is watched against, as it was when the run began."""
 
 LOGS = 100
 """A run logs at least so often, if it has as many rollouts."""
@@ -46,18 +49,21 @@ class SaveAgent(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps >= self.next:
             self.next += self.every
-            save_agent(self.model, self.folder / f"{self.num_timesteps:012d}.zip")
+            self.save()
         return True
+
+    def save(self) -> None:
+        save_agent(self.model, self.folder / f"{self.model.num_timesteps:012d}.zip")
+        for old in saved_agents(self.folder)[:-2]:
+            old.unlink()
 
 
 def save_agent(model: BaseAlgorithm, file: Path) -> None:
-    """Under another name first; of those in the same folder the last two stay."""
+    """Under another name first."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}-unfinished.zip")
     model.save(temporary)
     os.replace(temporary, file)
-    for old in saved_agents(file.parent)[:-2]:
-        old.unlink()
 
 
 def saved_agents(folder: Path) -> list[Path]:
@@ -74,24 +80,31 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     :param resume: whether it is there already
     :raises ValueError: for what can't be trained
     """
-    initialization = None if settings.init is None else load_initialization(settings.init)
+    # A run that has begun needs neither the initialization nor the comparison any more.
+    saved = saved_agents(run_dir / "agents") if resume and run_dir is not None else []
+    initialization = None if settings.init is None or saved else load_initialization(settings.init)
     gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
     if gently and not settings.game and settings.agent.network in (None, "mlp"):
         raise ValueError(
             "--freeze-encoder-steps and --encoder-lr-factor need an encoder: networks of vectors have none"
         )
-    from_scratch = None
+    watched = from_scratch = None
     if settings.watch is not None:
-        from_scratch = curves_from_scratch(settings.watch, game_name(settings.game) if settings.game else settings.env)
+        kept = None if run_dir is None or not resume else run_dir / WATCHED
+        watched = kept if kept is not None and kept.is_file() else settings.watch / "results.json"
+        from_scratch = random_starts(watched, settings)
     kwargs = algorithm_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))
     folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
     env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
-        saved = saved_agents(folder / "agents")
         if saved:
             model = algorithm(settings.agent).load(saved[-1], env, device=settings.device)
             if model.num_timesteps >= settings.timesteps:
+                if not (folder / "agent.zip").is_file():  # interrupted between the two
+                    save_agent(model, folder / "agent.zip")
+                    _say_what_next(folder)
+                    return
                 raise ValueError(
                     f"{folder} is finished, with {model.num_timesteps:,} steps: --timesteps with more of them goes on"
                 )
@@ -99,18 +112,23 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         else:
             model = algorithm(settings.agent)(policy_name, env, seed=settings.seed, device=settings.device, **kwargs)
             if initialization is not None:
-                initialization.apply_to(model)
+                initialization.apply_to(model, settings.head)
             print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}")
         if settings.agent.arithmetic == "fast":
             print(f"Fast arithmetic: {', '.join(speed_up(model)) or 'nothing that this hardware has'}")
+        saving = SaveAgent(folder / "agents", settings.save_freq)
+        callbacks: list[BaseCallback] = [saving]
+        if settings.freeze_encoder_steps:
+            freezing = FreezeEncoder(settings.freeze_encoder_steps)
+            freezing.check(model)
+            callbacks.append(freezing)
+        if from_scratch is not None:
+            callbacks.append(from_scratch)
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, "train", settings)
+        if watched is not None and watched != folder / WATCHED:
+            write_text(folder / WATCHED, watched.read_text())
         model.set_logger(logger_from(folder / "tensorboard", model.num_timesteps))
-        callbacks: list[BaseCallback] = [SaveAgent(folder / "agents", settings.save_freq)]
-        if settings.freeze_encoder_steps:
-            callbacks.append(FreezeEncoder(settings.freeze_encoder_steps))
-        if from_scratch is not None:
-            callbacks.append(WatchTransfer(from_scratch))
         if settings.encoder_lr_factor != 1:
             callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         # SB3 logs every 100 rollouts by default, which is never in a short run.
@@ -125,36 +143,47 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
                 progress_bar=sys.stderr.isatty(),
             )
         except KeyboardInterrupt:
-            save_agent(model, folder / "agents" / f"{model.num_timesteps:012d}.zip")
+            saving.save()
             print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved. To go on:")
             print(f"  leap-rl train --resume {folder}", flush=True)
             raise
-        save_agent(model, folder / "agents" / f"{model.num_timesteps:012d}.zip")
+        saving.save()
         save_agent(model, folder / "agent.zip")
     finally:
         env.close()
+    _say_what_next(folder)
+
+
+def _say_what_next(folder: Path) -> None:
     print(f"The agent is in {folder / 'agent.zip'}. Next:")
     print(f"  leap-rl evaluate {folder}")
     print(f"  tensorboard --logdir {folder / 'tensorboard'}")
 
 
-def curves_from_scratch(folder: Path, task: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:
     """
-    :param folder: of a ``leap-rl compare``
-    :param task: the game
-    :return: steps and moving averages of the returns, of each seed that started at random
-    :raises ValueError: if it has none of that game, or too few
+    :param file: ``results.json`` of a ``leap-rl compare``
+    :param settings: of the training that is watched
+    :return: that compares the training with the comparison's random starts on the same game
+    :raises ValueError: if there are none of that game and that agent, or too few
     """
-    file = folder / "results.json"
+    task = game_name(settings.game) if settings.game else settings.env
     if not file.is_file():
-        raise ValueError(f"{folder} is no finished comparison: results.json is missing; leap-rl compare makes one")
-    results = json.loads(file.read_text())["results"]
-    if "random" not in results.get(task, {}):
-        raise ValueError(f"{folder} has no random starts on {task}: it compared {', '.join(results)}")
-    curves = [run["curve"] for run in results[task]["random"]]
-    from_scratch = [(np.array(curve["steps"]), np.array(curve["values"])) for curve in curves]
-    WatchTransfer(from_scratch)  # says if they are too few
-    return from_scratch
+        raise ValueError(f"{file.parent} is no finished comparison: {file.name} is missing; leap-rl compare makes one")
+    compared = read_json(file, "leap-rl compare --resume writes it again")
+    try:
+        theirs, results = compared["settings"], compared["results"]
+        if "random" not in results.get(task, {}):
+            raise ValueError(f"{file.parent} has no random starts on {task}: it compared {', '.join(results)}")
+        curves = [run["curve"] for run in results[task]["random"]]
+        from_scratch = [(np.array(curve["steps"]), np.array(curve["values"])) for curve in curves]
+        for section in ("agent", "atari"):
+            own = as_dict(settings)[section]
+            if {**own, **theirs[section]} != own:  # a setting that is younger than the comparison had its default
+                raise ValueError(f"{file.parent} compared other {section} settings: {theirs[section]}, here {own}")
+        return WatchTransfer(from_scratch, theirs["timesteps"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{file} is not what leap-rl compare writes: compare again") from None
 
 
 def logger_from(folder: Path, last_step: int) -> Logger:

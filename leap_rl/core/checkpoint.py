@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from leap_rl.core.curve import LearningCurve
 from leap_rl.core.engines import Engine, OnProgress
-from leap_rl.core.initialization import replacing_folder
+from leap_rl.core.files import replacing_folder
 from leap_rl.core.path import PathStatistics
 from leap_rl.core.task import Job, TaskResult
 

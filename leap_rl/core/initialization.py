@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
@@ -17,6 +15,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from leap_rl.core.files import replacing_folder
 
 FORMAT = "leap-rl initialization"
 FORMAT_VERSION = 1
@@ -168,14 +168,16 @@ class Initialization:
                         differences.append(f"{name} {tuple(tensor.shape)}: the model has {tuple(target.shape)}")
         try:
             unfilled = set(tensors.in_scope(self.scope).parameters) - set(self.parameters)
-        except ValueError:
-            unfilled = set()  # already said tensor by tensor
-        differences += [f"{name}: in the model only" for name in sorted(unfilled)]
+        except ValueError as error:
+            differences.append(str(error))
+        else:
+            differences += [f"{name}: in the model only" for name in sorted(unfilled)]
         if differences:
             network = self.config.get("network")
             which = f", {network}, which leap_rl.transfer.policy_kwargs asks for" if network else ""
             raise InitializationError(
-                f"the initialization is for another network{which}; nothing was changed:\n  " + "\n  ".join(differences)
+                f"the initialization is for another network{which}, or other actions, for which head='map' and "
+                "head='redraw' are; nothing was changed:\n  " + "\n  ".join(differences)
             )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -255,51 +257,10 @@ class Initialization:
         for key in ("format", "format_version", "scope", "sha256", "shapes"):
             del config[key]
         parameters = {n: t for n, t in tensors.items() if not n.startswith("buffer:")}
+        if not parameters:
+            raise InitializationError(f"{path} holds no parameter: nothing was learned; fetch it again")
         buffers = {n.removeprefix("buffer:"): t for n, t in tensors.items() if n.startswith("buffer:")}
         return cls(parameters, scope, buffers, config)
-
-
-class replacing_folder:
-    """
-    A context manager that gives a temporary folder and, when its block ends well, renames it to ``path``.
-
-    :param path: the folder to appear; an older one is removed once the new one is complete
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
-        self.temporary.chmod(0o755)
-        return self.temporary
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            return
-        for file in (*self.temporary.iterdir(), self.temporary):
-            _sync(file)
-        if self.path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-old-", dir=self.path.parent))
-            os.replace(self.path, old / self.path.name)
-            os.replace(self.temporary, self.path)
-            shutil.rmtree(old)
-        else:
-            os.replace(self.temporary, self.path)
-        _sync(self.path.parent)
-
-
-def _sync(path: Path) -> None:
-    """A file or folder, as it is now, outlives a loss of power."""
-    if os.name == "nt":  # which syncs neither folders nor what is open for reading
-        return
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def relative_change(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, float]:

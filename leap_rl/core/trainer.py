@@ -121,7 +121,11 @@ class MetaTrainer:
             initialization.check_fits(drawn.named_tensors())
             # In the model's order: safetensors keeps none, and a meta optimizer counts its parameters.
             parameters = {name: initialization.parameters[name] for name in drawn.parameters}
-            drawn = Initialization(parameters, drawn.scope, initialization.buffers, drawn.config)
+            # What it learned before counts, whoever asks how much learning is in the result.
+            recorded = ("tasks", "learner", "meta_steps", "timesteps", "started_from")
+            history = {key: initialization.config[key] for key in recorded if key in initialization.config}
+            config = {**drawn.config, "started_from": {"sha256": initialization.sha256, **history}}
+            drawn = Initialization(parameters, drawn.scope, initialization.buffers, config)
         self._theta = drawn.clone()
         for tensor in self._theta.parameters.values():
             tensor.requires_grad_(True)

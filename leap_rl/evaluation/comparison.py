@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from leap_rl.core import (
     TaskResult,
 )
 from leap_rl.core.checkpoint import run_kept
+from leap_rl.core.files import read_json, write_text
 from leap_rl.core.logger import TensorBoardLogger
 
 
@@ -34,35 +34,46 @@ class Comparison:
 
     :param curves: ``curves[start][task]`` has one curve per seed
     :param seeds: in the order of the curves
+    :param diverged: start, task and seed of the runs that ended because something was not finite
     """
 
     curves: dict[str, dict[str, list[LearningCurve]]]
     seeds: Sequence[int]
+    diverged: Collection[tuple[str, str, int]] = ()
 
     def areas(self, start: str, task: str) -> np.ndarray:
-        """Area under each curve, shape ``(seeds,)``; NaN where no episode ended."""
-        return np.array([curve.area() for curve in self.curves[start][task]])
+        """Area under each curve, shape ``(seeds,)``; NaN where no episode ended, or the run diverged."""
+        return self._measured(start, task, LearningCurve.area)
 
     def final_scores(self, start: str, task: str) -> np.ndarray:
-        """Final score of each curve, shape ``(seeds,)``; NaN where no episode ended at the end."""
-        return np.array([curve.final_score() for curve in self.curves[start][task]])
+        """Final score of each curve, shape ``(seeds,)``; NaN where no episode ended at the end, or the run diverged."""
+        return self._measured(start, task, LearningCurve.final_score)
+
+    def _measured(self, start: str, task: str, measure: Callable[[LearningCurve], float]) -> np.ndarray:
+        return np.array(
+            [
+                np.nan if (start, task, seed) in self.diverged else measure(curve)
+                for seed, curve in zip(self.seeds, self.curves[start][task], strict=True)
+            ]
+        )
 
     def behind(self, reference: str = "random") -> dict[tuple[str, str], float]:
         """
         Negative transfer: starts whose mean area lies more than two standard deviations of the reference's seeds below
         (for losses: above) the reference's mean.
 
-        :param reference: a start; without it, or with one seed, nothing is known
+        :param reference: a start; without it, or with seeds that don't differ, nothing is known
         :return: by task and start, how many standard deviations
         """
         found: dict[tuple[str, str], float] = {}
         for task, curves in self.curves.get(reference, {}).items():
             areas = self.areas(reference, task)
-            if len(areas) < 2:
+            spread = areas.std(ddof=1) if len(areas) > 1 else 0.0
+            if not spread > 0:
                 continue
             sign = 1 if curves[0].maximize else -1
             for start in self.curves:
-                lead = sign * (self.areas(start, task).mean() - areas.mean()) / max(areas.std(ddof=1), 1e-9)
+                lead = sign * (self.areas(start, task).mean() - areas.mean()) / spread
                 if start != reference and lead < -2:
                     found[task, start] = -lead
         return found
@@ -74,11 +85,18 @@ class Comparison:
                 start: [
                     {
                         "seed": seed,
-                        "area": curve.area(),
-                        "final_score": curve.final_score(),
+                        "area": area,
+                        "final_score": final_score,
+                        "diverged": (start, task, seed) in self.diverged,
                         "curve": {"steps": curve.steps.tolist(), "values": curve.moving_average().tolist()},
                     }
-                    for seed, curve in zip(self.seeds, self.curves[start][task], strict=True)
+                    for seed, area, final_score, curve in zip(
+                        self.seeds,
+                        self.areas(start, task).tolist(),
+                        self.final_scores(start, task).tolist(),
+                        self.curves[start][task],
+                        strict=True,
+                    )
                 ]
                 for start in self.curves
             }
@@ -119,12 +137,21 @@ def check_starts(
     :param starts: initializations by name; ``None`` is a random one
     :param scope: of the random ones; ``None``: that of the others
     :return: scope of the random ones; ``None``: that of the tasks
-    :raises ValueError: if an initialization does not fit the tasks
+    :raises ValueError: if an initialization does not fit the tasks, or has another scope than the others: what a head
+        learns, and the actions of a game, depend on it
     """
+    scopes = {name: start.scope for name, start in starts.items() if start is not None}
+    if scope is not None:
+        scopes["random"] = scope
+    if len(set(scopes.values())) > 1:
+        said = ", ".join(f"{name} has {of!r}" for name, of in scopes.items())
+        raise ValueError(f"starts of different scopes can't be compared: {said}. Compare those of one scope")
+    scope = next(iter(scopes.values()), None)
     given = [start for start in starts.values() if start is not None]
-    scope = scope or next((start.scope for start in given), None)
-    for start in given:
-        start.check_fits(tasks.draw_initialization(start.scope, 0).named_tensors())
+    if given:
+        fitting = tasks.draw_initialization(scope, 0).named_tensors()
+        for start in given:
+            start.check_fits(fitting)
     return scope
 
 
@@ -150,13 +177,16 @@ def compare(
     :param run_dir: every run that ends is kept there, and not run again; so is its TensorBoard run
     :param progress_bar: draw one, if the output is a terminal
     :return: the learning curves
-    :raises ValueError: if an initialization does not fit the tasks, or ``run_dir`` has runs of another one of its name
+    :raises ValueError: if an initialization does not fit the tasks, or ``run_dir`` has runs of another one of its name,
+        or of another agent
     :raises RuntimeError: if a run fails twice
     """
+    if not seeds or not starts:
+        raise ValueError(f"{len(seeds)} seeds and {len(starts)} starts: at least one of each is needed")
     scope = check_starts(tasks, starts, scope)
-    if run_dir is not None:
-        _check_same_runs(run_dir, tasks, starts)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
+    if run_dir is not None:
+        _check_same_runs(run_dir, tasks, starts, random[seeds[0]].config)
     runs = [(start, task, seed) for start in starts for task in tasks for seed in seeds]
     jobs = [Job(task, starts[start] or random[seed], NoPretraining(), seed, device) for start, task, seed in runs]
 
@@ -178,31 +208,38 @@ def compare(
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     for index, (start, task, _) in enumerate(runs):
         curves[start][task.name].append(results[index].curve)
-    return Comparison(curves, seeds)
+    diverged = {
+        (start, task.name, seed) for i, (start, task, seed) in enumerate(runs) if results[i].status == "non_finite"
+    }
+    return Comparison(curves, seeds, diverged)
 
 
-def _check_same_runs(run_dir: Path, tasks: TaskFamily, starts: Mapping[str, Initialization | None]) -> None:
+def _check_same_runs(
+    run_dir: Path, tasks: TaskFamily, starts: Mapping[str, Initialization | None], config: Mapping[str, Any]
+) -> None:
     """
     What is kept is kept by the names of starts and tasks: the names must stand for what they stood for.
 
-    :raises ValueError: if a start is another initialization than before, or a task has another budget
+    :param config: of a random initialization, which says what learns
+    :raises ValueError: if a start is another initialization than before, a task has another budget, or the agent is
+        another
     """
     file = run_dir / "compared.json"
-    known = json.loads(file.read_text()) if file.is_file() else {"starts": {}, "steps": {}}
+    known = read_json(file, "start in another folder") if file.is_file() else {}
     now: dict[str, dict[str, Any]] = {
         "starts": {name: start and start.sha256 for name, start in starts.items()},
         "steps": {task.name: task.steps for task in tasks},
+        "config": json.loads(json.dumps({key: value for key, value in config.items() if key != "sb3"})),
     }
-    for kind, what in (("starts", "another initialization"), ("steps", "another budget")):
+    for kind, what in (("starts", "another initialization"), ("steps", "another budget"), ("config", "another value")):
+        known.setdefault(kind, {})
         for name, value in now[kind].items():
             if known[kind].setdefault(name, value) != value:
                 raise ValueError(
                     f"{run_dir} has runs of {name} with {what} ({known[kind][name]}, now {value}): "
                     "choose another folder, or another name"
                 )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / ".compared.json").write_text(json.dumps(known, indent=1) + "\n")
-    os.replace(run_dir / ".compared.json", file)
+    write_text(file, json.dumps(known, indent=1) + "\n")
 
 
 def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:

@@ -40,7 +40,7 @@ class Estimate:
 def estimate(statistic: Callable[..., float], *runs: np.ndarray) -> Estimate:
     """
     :param statistic: of arrays like ``runs``
-    :param runs: measures of one start, or of two, shape (seeds, tasks); seeds are drawn anew for each task and start
+    :param runs: measures of one start or several, shape (seeds, tasks); seeds are drawn anew for each task and start
     """
     scores = runs[0] if len(runs) == 1 else list(runs)
     state = np.random.get_state()
@@ -78,12 +78,15 @@ class Statistics:
     Of a comparison of returns.
 
     :param comparison: with at least three seeds
-    :param random_policy: by task, the mean return of actions drawn at random: what can be had without learning
+    :param random_policy: by task, the areas of actions drawn at random over the same budget, shape ``(seeds,)``: what
+        can be had without learning
     :param reference: the start that the others are compared with
     :raises ValueError: for too few seeds, or a task whose random policy is not known
     """
 
-    def __init__(self, comparison: Comparison, random_policy: Mapping[str, float], reference: str = "random") -> None:
+    def __init__(
+        self, comparison: Comparison, random_policy: Mapping[str, np.ndarray], reference: str = "random"
+    ) -> None:
         self.comparison = comparison
         self.random_policy = random_policy
         self.reference = reference
@@ -92,28 +95,34 @@ class Statistics:
             raise ValueError(f"intervals over {len(comparison.seeds)} seeds say nothing: {FEWEST_SEEDS} are needed")
         unknown = [task for task in self.tasks if task not in random_policy]
         if unknown:
-            raise ValueError(f"the random policy's return is not known for {', '.join(unknown)}")
+            raise ValueError(f"the random policy's areas are not known for {', '.join(unknown)}")
 
     def _areas(self, start: str, *tasks: str) -> np.ndarray:
-        """Above the random policy's, shape (seeds, tasks)."""
-        return np.stack([self.comparison.areas(start, t) - self.random_policy[t] for t in tasks], axis=-1)
+        """Shape (seeds, tasks)."""
+        return np.stack([self.comparison.areas(start, task) for task in tasks], axis=-1)
 
     def learns(self, task: str) -> bool:
         """
-        Whether the reference's areas lie, on average, more than two of their standard deviations above the random
-        policy. Where they don't, a ratio to them means nothing.
+        Whether the reference's areas lie, on average, more than two standard deviations (of their seeds and of the
+        random policy's together) above the random policy's. Where they don't, a ratio to them means nothing.
         """
-        areas = self._areas(self.reference, task)
-        return bool(areas.mean() > 2 * areas.std(ddof=1))
+        areas, floor = self._areas(self.reference, task), self.random_policy[task]
+        return bool(areas.mean() - floor.mean() > 2 * np.hypot(areas.std(ddof=1), floor.std(ddof=1)))
 
     def ratio_of_areas(self, start: str, *tasks: str) -> Estimate:
-        """Area above the random policy, by the reference's."""
-        return estimate(ratio, self._areas(start, *tasks), self._areas(self.reference, *tasks))
+        """Area above the random policy's, by the reference's; the random policy's seeds are drawn anew, too."""
+        floor = np.stack([self.random_policy[task] for task in tasks], axis=-1)
+        return estimate(
+            lambda runs, reference, floor: ratio(runs - floor.mean(axis=0), reference - floor.mean(axis=0)),
+            self._areas(start, *tasks),
+            self._areas(self.reference, *tasks),
+            floor,
+        )
 
     def lead(self, start: str, task: str) -> Estimate:
-        """Area less the reference's, in standard deviations of the reference's seeds."""
+        """Area less the reference's, in standard deviations of the reference's seeds; NaN where these are all equal."""
         reference = self._areas(self.reference, task)
-        unit = max(float(reference.std(ddof=1)), 1e-9)
+        unit = float(reference.std(ddof=1)) or np.nan
         return estimate(
             lambda a, b: (interquartile_mean(a) - interquartile_mean(b)) / unit, self._areas(start, task), reference
         )
@@ -132,9 +141,18 @@ class Statistics:
             f"better than {self.reference} |",
             "|---|---|---|---|---|---|",
         ]
-        known = [t for t in self.tasks if all(np.isfinite(self._areas(s, t)).all() for s in self.comparison.curves)]
+        known = [
+            task
+            for task in self.tasks
+            if all(
+                np.isfinite(areas).all()
+                for areas in (self.random_policy[task], *(self._areas(s, task) for s in self.comparison.curves))
+            )
+        ]
         for task in self.tasks:
-            rows.append(f"| {task} | a random policy | {self.random_policy[task]:,.1f} | | | |")
+            floor = self.random_policy[task][:, None]
+            shown = f"{estimate(interquartile_mean, floor):,.1f}" if np.isfinite(floor).all() else "nan"
+            rows.append(f"| {task} | a random policy | {shown} | | | |")
             for start in self.comparison.curves:
                 cells = [
                     f"{estimate(interquartile_mean, runs[:, None]):,.1f}" if np.isfinite(runs).all() else "nan"
@@ -147,15 +165,16 @@ class Statistics:
             if start != self.reference and len(known) > 1:
                 cells = [f"{self.ratio_of_areas(start, *learned):.2f}" if learned else ""]
                 cells += [f"{self.probability_of_improvement(start, *known):.2f}"]
-                rows.append(f"| {self._name(learned, known)} | {start} | | | {' | '.join(cells)} |")
+                counts = f"ratio: {len(learned)} of {len(self.tasks)}, probability: {len(known)} of {len(self.tasks)}"
+                rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
         return "\n".join(rows)
 
     def _against_reference(self, start: str, task: str) -> list[str]:
         if start == self.reference:
             return ["1" if self.learns(task) else "learns nothing", ""]
-        gain = f"{self.ratio_of_areas(start, task):.2f}" if self.learns(task) else f"{self.lead(start, task):+.1f} SD"
+        if self.learns(task):
+            gain = f"{self.ratio_of_areas(start, task):.2f}"
+        else:
+            lead = self.lead(start, task)
+            gain = "–" if np.isnan(lead.value) else f"{lead:+.1f} SD"
         return [gain, f"{self.probability_of_improvement(start, task):.2f}"]
-
-    @staticmethod
-    def _name(learned: list[str], known: list[str]) -> str:
-        return f"all {len(known)}" if learned == known else f"ratio: {len(learned)}, probability: all {len(known)}"

@@ -51,13 +51,7 @@ class FreezeEncoder(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._thaw()
-        if isinstance(self.model, OnPolicyAlgorithm):
-            rollout = self.model.n_steps * self.model.n_envs
-            if self.steps < rollout:
-                raise ValueError(
-                    f"freezing the encoder for {self.steps:,} steps would not last until the first update: "
-                    f"a rollout has {rollout:,} steps, so freeze it for at least as many"
-                )
+        self.check(self.model)
         encoder = _encoder(self.model)
         if self.num_timesteps < self.steps:
             # What needs no gradient already, such as a target network, is none of ours.
@@ -66,6 +60,16 @@ class FreezeEncoder(BaseCallback):
                 tensor.requires_grad_(False)
                 tensor.grad = None
             _frozen[self.model.policy] = frozen
+
+    def check(self, model: BaseAlgorithm) -> None:
+        """
+        :raises ValueError: if the encoder of this model would be frozen for less than a rollout
+        """
+        if isinstance(model, OnPolicyAlgorithm) and self.steps < (rollout := model.n_steps * model.n_envs):
+            raise ValueError(
+                f"freezing the encoder for {self.steps:,} steps would not last until the first update: "
+                f"a rollout has {rollout:,} steps, so freeze it for at least as many"
+            )
 
     def _on_step(self) -> bool:
         return True

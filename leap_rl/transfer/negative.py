@@ -18,13 +18,14 @@ class WatchTransfer(BaseCallback):
     """
     Compare a training with others of the same task that started at random, as it goes: ``transfer/lead`` in TensorBoard
     is how far it is ahead, in standard deviations over their seeds. It warns when it falls behind by more than two, and
-    again only after it had caught up.
+    again only after it had caught up. After ``steps`` nothing is known of them, and nothing said.
 
     :param from_scratch: of each seed the steps and the moving averages of the returns, both of shape ``(n,)``
+    :param steps: for so many steps the others learned
     :raises ValueError: with fewer than two seeds, which have no spread
     """
 
-    def __init__(self, from_scratch: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, from_scratch: Sequence[tuple[np.ndarray, np.ndarray]], steps: int) -> None:
         super().__init__()
         curves = [(np.asarray(steps), np.asarray(values)) for steps, values in from_scratch if len(steps)]
         if len(curves) < 2:
@@ -32,6 +33,7 @@ class WatchTransfer(BaseCallback):
                 f"{len(curves)} curves from scratch: at least two seeds are needed to know how much they differ"
             )
         self.from_scratch = curves
+        self.steps = steps
         self.returns: list[float] = []
         self.is_behind = False
 
@@ -40,15 +42,15 @@ class WatchTransfer(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if len(self.returns) < WINDOW:
+        if len(self.returns) < WINDOW or self.num_timesteps > self.steps:
             return
         known = [values[steps <= self.num_timesteps] for steps, values in self.from_scratch]
         now = np.array([values[-1] for values in known if len(values)])
-        if len(now) < 2:
+        if len(now) < 2 or not now.std() > 0:
             return
         own = float(np.mean(self.returns[-WINDOW:]))
         mean, spread = float(now.mean()), float(now.std(ddof=1))
-        lead = (own - mean) / max(spread, 1e-9)
+        lead = (own - mean) / spread
         self.logger.record("transfer/lead", lead)
         if lead < -2 and not self.is_behind:
             _log.warning(

@@ -19,7 +19,9 @@ class Mnih2013CNN(BaseFeaturesExtractor):
     The network of Mnih et al., *Playing Atari with Deep Reinforcement Learning* (2013), without its output layer:
     16 filters 8x8 with stride 4, 32 filters 4x4 with stride 2, and 256 fully connected units, each followed by a ReLU.
 
-    The sub-modules are named as those of SB3's ``NatureCNN``, so that both are found under the same names.
+    The sub-modules are named as those of SB3's ``NatureCNN``, so that both are found under the same names. SB3 adds two
+    hidden layers between any extractor but its own and the heads; with ``net_arch=[]`` beside it in the
+    ``policy_kwargs`` the heads are linear, as the paper's.
 
     :param observation_space: uint8 images, channels first: (channels, height, width)
     :param features_dim: Number of units of the fully connected layer
@@ -88,6 +90,8 @@ def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
     return {
         "features_extractor_class": NETWORKS[network],
         "features_extractor_kwargs": {"features_dim": features.shape[0]},
+        # Heads on the encoder itself, which is SB3's default for NatureCNN alone.
+        "net_arch": [],
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from leap_rl import FOMAML, EnvTasks, Leap, LeapA2C, LeapPPO, MetaTrainer
+from leap_rl.agents import RandomPolicies
 from leap_rl.core import Initialization, InProcess, Job, NoPretraining
 
 PPO_KWARGS = {"n_steps": 32, "batch_size": 32, "n_epochs": 2}
@@ -122,7 +123,10 @@ def test_fomaml_takes_its_look_ahead_back(algorithm: Any) -> None:
 
 
 def test_what_a_random_policy_has() -> None:
-    task = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 100, n_envs=4)[0]
-    assert 18 < task.random_policy_return("all", 200, seed=0) < 26  # some 22 steps, as is well known
-    assert task.random_policy_return("all", 20, seed=1) == task.random_policy_return("all", 20, seed=1)
-    assert task.random_policy_return("all", 20, seed=1) != task.random_policy_return("all", 20, seed=2)
+    policies = RandomPolicies(EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 6_001, n_envs=4))
+    jobs = [Job(policies[0], policies.draw_initialization(None, 0), NoPretraining(), seed) for seed in (0, 0, 1)]
+    first, same, other = (result for _, result in InProcess().run(jobs, lambda index, steps: None))
+    assert (first.name, first.steps, first.curve.budget) == ("CartPole-v1", 6_004, 6_001)
+    assert 18 < first.curve.area() < 26  # some 22 steps an episode, as is well known
+    np.testing.assert_array_equal(first.curve.values, same.curve.values)
+    assert first.curve.area() != other.curve.area()

@@ -17,8 +17,9 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from leap_rl import Initialization
+from leap_rl import Initialization, Mnih2013CNN
 from leap_rl.cli import _script, main
+from leap_rl.transfer import policy_kwargs
 
 ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
 CARTPOLES = ["--envs", "CartPole-v1", "Acrobot-v1"]
@@ -50,7 +51,13 @@ def agent_run(tmp_path_factory: pytest.TempPathFactory, meta_run: Path) -> Path:
 
 
 def test_meta_train_leaves_what_it_promises(meta_run: Path) -> None:
-    assert Initialization.load(meta_run / "initialization").config["tasks"] == ["Pong", "Breakout"]
+    found = Initialization.load(meta_run / "initialization")
+    assert found.config["tasks"] == ["Pong", "Breakout"]
+    assert policy_kwargs(found) == {
+        "features_extractor_class": Mnih2013CNN,
+        "features_extractor_kwargs": {"features_dim": 256},
+        "net_arch": [],
+    }
     settings = yaml.safe_load((meta_run / "settings.yaml").read_text())["meta-train"]
     assert settings["games"] == ["Pong", "breakout"] and settings["agent"]["n-envs"] == 2
     run = meta_run / "tensorboard" / "Leap_1"
@@ -120,6 +127,10 @@ def test_an_interrupted_train_withdraws_what_it_logged_after_its_last_agent(agen
     assert main(["train", "--resume", str(again)]) == 0
     steps = [step for step, _ in scalars(again / "tensorboard")["train/entropy_loss"]]
     assert steps == sorted(set(steps)) and steps[-1] > 200
+    # Interrupted between its last agent and agent.zip, it has nothing left to learn.
+    (again / "agent.zip").unlink()
+    assert main(["train", "--resume", str(again)]) == 0
+    assert (again / "agent.zip").is_file()
 
 
 def test_evaluate_an_agent_with_a_video(agent_run: Path, tmp_path: Path, capsys: Any) -> None:
@@ -154,7 +165,7 @@ def test_compare_and_go_on_with_more_seeds(meta_run: Path, tmp_path: Path, capsy
     assert main(["show", str(run)]) == 0
     assert "finished" in capsys.readouterr().out
     # Such random starts are what a training can be watched against, once they ended an episode.
-    watched = ["train", "Qbert", "--watch", str(run), "--timesteps", "64", "--agent.n-envs", "2"]
+    watched = ["train", "Qbert", "--watch", str(run), "--timesteps", "64", *ATARI[2:]]
     assert main([*watched, "--run-dir", str(tmp_path / "other")]) == 2
     assert "0 curves from scratch: at least two seeds" in capsys.readouterr().err
     file = run / "results.json"
@@ -163,6 +174,12 @@ def test_compare_and_go_on_with_more_seeds(meta_run: Path, tmp_path: Path, capsy
         seed["curve"] = {"steps": [100, 200], "values": [1.0, 2.0]}
     file.write_text(json.dumps(longer))
     assert main([*watched, "--run-dir", str(tmp_path / "watched")]) == 0
+    assert main([*watched[:-1], "nature", "--run-dir", str(tmp_path / "nature")]) == 2
+    assert "compared other agent settings: {'algorithm': 'A2C', 'network': 'mnih2013'" in capsys.readouterr().err
+    # A run that was begun needs neither the comparison nor what it started from.
+    file.rename(run / "elsewhere.json")
+    assert main(["train", "--resume", str(tmp_path / "watched"), "--timesteps", "80"]) == 0
+    (run / "elsewhere.json").rename(file)
     assert main(["train", "Pong", "--watch", str(run)]) == 2
     assert "has no random starts on Pong: it compared Qbert" in capsys.readouterr().err
 
@@ -174,11 +191,13 @@ def test_from_three_seeds_on_a_comparison_has_intervals(tmp_path: Path, capsys: 
     table = (tmp_path / "compared" / "table.md").read_text()
     results = json.loads((tmp_path / "compared" / "results.json").read_text())
     floor = results["random_policy"]["CartPole-v1"]
-    assert 15 < floor < 30 and f"| CartPole-v1 | a random policy | {floor:,.1f} |" in table
+    assert len(floor) == 3 and 5 < min(floor) and max(floor) < 40 and "| CartPole-v1 | a random policy | " in table
     assert re.search(r"\| CartPole-v1 \| run \| [\d.]+ \([\d.]+ to [\d.]+\)", table)
     assert table.strip() in capsys.readouterr().out
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "compared" / "results").glob("* a random policy *")}
+    assert len(kept) == 3
     assert main(["compare", "--resume", str(tmp_path / "compared")]) == 0
-    assert "A random policy plays" not in capsys.readouterr().out  # what is known is kept
+    assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not played again
 
 
 def test_a_job_in_the_background_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +267,11 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("meta-train --preset quik", "did you mean quick?"),
         ("meta-train --resume nowhere", "nowhere is no run folder"),
         ("meta-train --resume nowhere --preset quick", "leave --preset out"),
+        ("meta-train --envs CartPole-v1 CartPole-v1", "envs are listed twice: CartPole-v1"),
+        ("meta-train --envs CartPole-v1 --dry-run --meta-batch-size 100", "there are 1 tasks"),
+        ("train --preset cartpole --env CartPole-v1", "cartpole has settings for meta-train"),
+        ("train --env CartPole-v1 --agent.algorithm PPO --agent.batch-size 1", "Must be >= 2"),
+        ("train Pong --agent.n-envs 1 --freeze-encoder-steps 3", "a rollout has 5 steps"),
         ("train", "give either a game or an env"),
         ("train Pongg", "Did you mean Pong"),
         ("train Pong --init nowhere", "nowhere is no initialization"),
@@ -261,6 +285,8 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("compare --games Pong --starts nowhere", "nowhere is no initialization"),
         ("compare --games Pong --seeds 1 1", "none twice"),
         ("compare --games Pong --starts random random", "same name"),
+        ("compare --games Pong --starts random=nowhere", "random is what random starts are called"),
+        ("compare --games Pong --starts", "starts is empty"),
         ("evaluate nowhere --game Pong", "neither a run folder"),
         ("show nowhere", "nowhere is no run folder"),
         ("play", "Unknown command"),

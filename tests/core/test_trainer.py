@@ -597,3 +597,8 @@ def test_an_initialization_for_another_network_is_refused() -> None:
 def test_a_given_initialization_is_where_training_starts() -> None:
     start = Initialization.of(point(9))
     assert same_bits(trainer(initialization=start).initialization, start)
+    first = trainer().learn(1).initialization
+    second = trainer(initialization=first).learn(2).initialization
+    before = second.config["started_from"]
+    assert before["sha256"] == first.sha256 and second.config["timesteps"] == 2 * before["timesteps"]
+    assert "started_from" not in before and before["meta_steps"] == 1

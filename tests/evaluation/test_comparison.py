@@ -31,6 +31,12 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
         compare(tasks, {"one": tasks.draw_initialization(None, 6)}, [0, 1, 2], InProcess(), run_dir=tmp_path)
     with pytest.raises(ValueError, match=r"has runs of CartPole-v1 with another budget \(400, now 800\)"):
         compare(cartpoles(timesteps=800), {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+    faster = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 400, n_envs=2, algorithm_kwargs={"learning_rate": 0.1})
+    with pytest.raises(ValueError, match=r"has runs of algorithm_kwargs with another value"):
+        compare(faster, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+    (tmp_path / "compared.json").write_text("")
+    with pytest.raises(ValueError, match=r"compared\.json can't be read .*: start in another folder"):
+        compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
 
 
 def test_workers_measure_what_this_process_measures() -> None:
@@ -51,6 +57,27 @@ def test_an_initialization_of_another_network_is_refused_before_any_run() -> Non
     with pytest.raises(InitializationError, match=r"mlp_extractor\.policy_net\.0\.weight \(8, 4\)"):
         compare(cartpoles(), {"other": other}, [0], Watched())
     assert not ran
+
+
+def test_starts_of_different_scopes_play_different_games() -> None:
+    tasks = cartpoles()
+    whole = tasks.draw_initialization("all", 0)
+    part = tasks.draw_initialization("mlp_extractor", 0)
+    with pytest.raises(ValueError, match="different scopes can't be compared: a has 'all', b has 'mlp_extractor'"):
+        compare(tasks, {"a": whole, "b": part}, [0], InProcess())
+    with pytest.raises(ValueError, match="a has 'all', random has 'mlp_extractor'"):
+        compare(tasks, {"a": whole, "random": None}, [0], InProcess(), scope="mlp_extractor")
+    with pytest.raises(ValueError, match="0 seeds and 1 starts"):
+        compare(tasks, {"a": whole}, [], InProcess())
+
+
+def test_a_run_that_diverges_has_no_area() -> None:
+    kwargs = {"learning_rate": 1e30, "n_steps": 64}
+    tasks = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 2_000, n_envs=2, algorithm_kwargs=kwargs)
+    found = compare(tasks, {"random": None}, [3], InProcess())
+    assert found.diverged == {("random", "CartPole-v1", 3)} and len(found.curves["random"]["CartPole-v1"][0].values)
+    assert np.isnan(found.areas("random", "CartPole-v1")) and np.isnan(found.final_scores("random", "CartPole-v1"))
+    assert found.as_dict()["CartPole-v1"]["random"][0]["diverged"] is True
 
 
 def curve(values: list[float]) -> LearningCurve:

@@ -10,7 +10,7 @@ from leap_rl.core import LearningCurve
 from leap_rl.evaluation import Comparison
 from leap_rl.evaluation.statistics import Statistics, estimate, interquartile_mean, probability_of_improvement, ratio
 
-FLOORS = {"easy": 100.0, "hard": 10.0}
+FLOORS = {"easy": np.full(4, 100.0), "hard": np.full(4, 10.0)}
 
 
 def comparison(**areas: dict[str, list[float]]) -> Comparison:
@@ -69,20 +69,35 @@ def test_a_ratio_only_where_random_starts_learn() -> None:
     assert shown.lead("leap", "hard").value == pytest.approx((11.0 - 10.5) / deviation)
     assert shown.probability_of_improvement("leap", "easy").value == 1
     rows = [row.split(" | ") for row in shown.table().splitlines()]
-    assert "| easy | a random policy | 100.0 | | | |" in shown.table()
+    assert "| easy | a random policy | 100.0 (100.0 to 100.0) | | | |" in shown.table()
     assert rows[4][:2] == ["| easy", "leap"] and rows[4][4].startswith("2.00 (")
     assert rows[6][4] == "learns nothing" and rows[7][4].endswith("SD")
-    assert rows[8][0] == "| ratio: 1, probability: all 2" and "2.00 (" in shown.table().splitlines()[8]
+    assert rows[8][0] == "| ratio: 1 of 2, probability: 2 of 2" and "2.00 (" in shown.table().splitlines()[8]
+
+
+def test_what_is_not_known_of_the_random_policy_is_in_the_interval() -> None:
+    known = Statistics(two_games(), FLOORS).ratio_of_areas("leap", "easy")
+    noisy = {**FLOORS, "easy": np.array([97.0, 103.0, 98.0, 102.0])}
+    estimated = Statistics(two_games(), noisy).ratio_of_areas("leap", "easy")
+    assert estimated.value == pytest.approx(known.value)
+    assert estimated.low < known.low and known.high < estimated.high
+    far = {**FLOORS, "easy": np.array([80.0, 130.0, 70.0, 120.0])}
+    assert not Statistics(two_games(), far).learns("easy")
+
+
+def test_where_random_starts_are_all_equal_nothing_is_a_lead() -> None:
+    equal = Statistics(two_games(hard=[10.0] * 4), FLOORS)
+    assert np.isnan(equal.lead("leap", "hard").value) and " | – | " in equal.table() and "SD" not in equal.table()
 
 
 def test_a_task_without_a_whole_episode_is_left_out() -> None:
     shown = Statistics(two_games(hard=[10.0, float("nan"), 9.0, 10.0]), FLOORS).table()
-    assert "| hard | random | nan" in shown and "all" not in shown
+    assert "| hard | random | nan" in shown and "ratio:" not in shown
     assert shown.splitlines()[-1].endswith("|  |  |")
 
 
 def test_too_little_to_say_anything() -> None:
     with pytest.raises(ValueError, match="intervals over 2 seeds say nothing: 3 are needed"):
         Statistics(comparison(random={"easy": [1.0, 2.0]}), FLOORS)
-    with pytest.raises(ValueError, match="return is not known for other"):
+    with pytest.raises(ValueError, match="areas are not known for other"):
         Statistics(comparison(random={"other": [1.0, 2.0, 3.0]}), FLOORS)

@@ -37,7 +37,7 @@ def watched(returns: list[float], scratch: list[tuple[np.ndarray, np.ndarray]]) 
     """One episode of 100 steps for each return."""
     memory = Memory()
     model = Model(memory)
-    watch = WatchTransfer(scratch)
+    watch = WatchTransfer(scratch, 15_000)
     watch.init_callback(model)  # type: ignore[arg-type]
     for value in returns:
         model.num_timesteps += 100
@@ -78,7 +78,12 @@ def test_it_compares_at_the_same_step() -> None:
     assert len(leads) == 100 - 54 and leads[0] == 0.0 and leads[-1] < -50
 
 
+def test_after_the_end_of_the_others_nothing_is_said() -> None:
+    _, leads = watched([1.0] * 200, scratch(9.0, 11.0))
+    assert len(leads) == 150 - 49
+
+
 def test_a_spread_needs_two_seeds() -> None:
     for curves in ([], scratch(1.0), [*scratch(1.0), (np.array([]), np.array([]))]):
         with pytest.raises(ValueError, match="at least two seeds are needed"):
-            WatchTransfer(curves)
+            WatchTransfer(curves, 10_000)

@@ -104,6 +104,13 @@ def test_evidence_becomes_a_card_with_results(
     assert json.loads(curves)[0]["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
 
 
+def test_a_card_made_before_says_where_it_went(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    (mine / "README.md").write_text(zoo.cards.model_card("mine", zoo.check(mine)))
+    zoo.hub.push(str(mine), "me/theirs", endpoint=endpoint, token=TOKEN)
+    card = hub.repositories["me/theirs"]["README.md"].decode()
+    assert "leap-rl zoo pull me/theirs" in card and "OWNER" not in card
+
+
 def test_a_card_of_ones_own_is_kept(hub: FakeHub, endpoint: str, mine: Path) -> None:
     (mine / "README.md").write_text("---\ntags: [x]\n---\n\n# Mine\n")
     zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)

@@ -65,6 +65,8 @@ def test_the_small_network(root: Path) -> None:
     assert (root / "some-mnih2013" / "model.safetensors").stat().st_size < 3_000_000
     with pytest.raises(InitializationError, match="another network, Mnih2013CNN, which leap_rl"):
         zoo.load("some-mnih2013").apply_to(agent())
+    paper = agent(policy_kwargs=zoo.policy_kwargs("some-mnih2013"))
+    assert not list(paper.policy.mlp_extractor.parameters()) and paper.policy.action_net.in_features == 256
     model = agent(DQN, policy_kwargs=zoo.policy_kwargs("some-mnih2013"))
     zoo.load("some-mnih2013").apply_to(model)
     weight = source.policy.features_extractor.cnn[0].weight
@@ -158,6 +160,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other shapes": (lambda e: _config(e, lambda c: c.update(shapes={})), "does not describe its tensors"),
     "no scope": (lambda e: _config(e, lambda c: c.update(scope=1)), "does not describe its tensors"),
     "no network": (lambda e: _config(e, lambda c: c.pop("network")), "does not say for which network"),
+    "terminal codes": (
+        lambda e: _config(e, lambda c: c.update(network="\x1b]0;x\x07")),
+        "has network .* not as leap_rl",
+    ),
+    "a learner of lists": (lambda e: _config(e, lambda c: c.update(learner={"name": [1]})), "has learner .* not as"),
+    "tasks of numbers": (lambda e: _config(e, lambda c: c.update(tasks=[1, 2])), "has tasks .* not as leap_rl"),
+    "steps without end": (lambda e: _config(e, lambda c: c.update(timesteps=10**99)), "has timesteps .* not as"),
+    "nothing learned": (lambda e: Initialization({}, "encoder").save(e), "holds no parameter"),
     "a pickle": (lambda e: (e / "agent.pkl").write_bytes(pickle.dumps(1)), "agent.pkl, which belongs to no"),
     "a hidden file": (lambda e: (e / ".x").write_text(""), "holds .x, which belongs to no"),
     "a folder": (lambda e: (e / "inner").mkdir(), "inner, which is no plain file"),
@@ -308,13 +318,25 @@ def test_a_small_file_that_would_fill_the_memory(root: Path, tmp_path: Path) -> 
             zoo.import_agent(tmp_path / f"{name}.zip", "x")
 
 
+def test_a_scope_that_the_model_has_not_changes_nothing(nature: Initialization) -> None:
+    model = agent(seed=1)
+    before = Initialization.of(model, "all")
+    one = next(iter(nature.parameters))
+    with pytest.raises(InitializationError, match="scope='bogus' matches no parameter"):
+        Initialization({one: nature.parameters[one]}, "bogus").apply_to(model)
+    for name, tensor in Initialization.of(model, "all").parameters.items():
+        assert torch.equal(tensor, before.parameters[name])
+
+
 def test_one_bad_entry_does_not_hide_the_others(entry: Path, nature: Initialization, capsys: Any) -> None:
     nature.save(entry.parent / "bad")
     _config(entry.parent / "bad", lambda c: c.update(learner="Leap", timesteps="1M"))
+    nature.save(entry.parent / "like-markup")
+    _config(entry.parent / "like-markup", lambda c: c.update(network="[/foo]"))
     (entry / "README.md").write_text("# Card\n\x1b[2J\n")
     assert main(["zoo", "list"]) == 0
     shown = capsys.readouterr().out
-    assert "some-nature" in shown and "can't be trusted" in shown
+    assert "some-nature" in shown and "can't be trusted" in shown and "[/foo]" in shown
     assert main(["zoo", "show", "bad"]) == 2
     assert "has learner 'Leap': not as leap_rl writes it" in capsys.readouterr().err
     assert main(["zoo", "show", "some-nature"]) == 0
