@@ -39,12 +39,18 @@ def speed_up(model: BaseAlgorithm) -> list[str]:
             for extractor in extractors:
                 _autocast(extractor, model.device.type)
             done.append("bfloat16 feature extractor")
-    optimizer = getattr(policy, "optimizer", None)
-    if isinstance(optimizer, torch.optim.Adam):  # RMSprop has no fused kernel
-        for group in optimizer.param_groups:
-            group.update(fused=True, foreach=False)
+    if fuse(getattr(policy, "optimizer", None)):
         done.append("fused Adam")
     return done
+
+
+def fuse(optimizer: torch.optim.Optimizer | None) -> bool:
+    """Whether it has a fused kernel, which it then uses; RMSprop has none."""
+    if not isinstance(optimizer, torch.optim.Adam):
+        return False
+    for group in optimizer.param_groups:
+        group.update(fused=True, foreach=False)
+    return True
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -8,10 +8,26 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from leap_rl.agents.arithmetic import Arithmetic, speed_up
+from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up
 from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.transfer.names import default_scope, observed_parameters
+
+
+def check_learner(learner: MetaLearner) -> None:
+    """
+    :raises ValueError: for a meta-learner that needs what SB3 does not expose
+    """
+    if learner.inner != "observed":
+        raise ValueError(
+            f"{type(learner).__name__} differentiates through the learning process, but SB3 exposes no "
+            "loss as a function of the parameters: use Leap, Reptile, FOMAML or SequentialFinetuning"
+        )
+    if getattr(learner, "loss_delta", None) == "same_batch":
+        raise ValueError(
+            'loss_delta="same_batch" needs a minibatch\'s loss twice, but SB3 computes it inside train(): '
+            'use "consecutive", "within_rollout" or "none"'
+        )
 
 
 class ObservedTraining(OnPolicyAlgorithm):
@@ -46,21 +62,16 @@ class ObservedTraining(OnPolicyAlgorithm):
             raise ValueError(f"arithmetic={arithmetic!r} is unknown, choose one of {', '.join(get_args(Arithmetic))}")
         self.arithmetic: Arithmetic = arithmetic
         self.gradient_path = None
-        if self.learner.inner != "observed":
-            raise ValueError(
-                f"{type(self.learner).__name__} differentiates through the learning process, but SB3 exposes no "
-                "loss as a function of the parameters: use Leap, Reptile, FOMAML or SequentialFinetuning"
-            )
-        if getattr(self.learner, "loss_delta", None) == "same_batch":
-            raise ValueError(
-                'loss_delta="same_batch" needs a minibatch\'s loss twice, but SB3 computes it inside train(): '
-                'use "consecutive", "within_rollout" or "none"'
-            )
+        check_learner(self.learner)
+        self._constructed_with = self.learner
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        if self.learner_settings != self.learner.settings():  # this is load()
+        if self.learner is not self._constructed_with:  # load() was given one
+            check_learner(self.learner)
+            self.learner_settings = self.learner.settings()
+        elif self.learner_settings != self.learner.settings():  # load() found one in the zip
             self.learner = learner_from_settings(self.learner_settings)
         self.scope = self.scope or default_scope(self.policy)
         observed_parameters(self.policy, self.scope)
@@ -92,4 +103,9 @@ class ObservedTraining(OnPolicyAlgorithm):
             super().train()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "gradient_path", "learner"]
+        return [*super()._excluded_save_params(), "gradient_path", "learner", "_constructed_with"]
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        super().set_parameters(*args, **kwargs)
+        if self.arithmetic == "fast":  # the optimizer's state that was loaded says otherwise
+            fuse(self.policy.optimizer)

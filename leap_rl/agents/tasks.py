@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,9 +21,19 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents.a2c import LeapA2C
-from leap_rl.agents.observed import ObservedTraining
+from leap_rl.agents.observed import ObservedTraining, check_learner
 from leap_rl.agents.ppo import LeapPPO
-from leap_rl.core import Initialization, Job, LearningCurve, LookAhead, Report, Task, TaskFamily, TaskResult
+from leap_rl.core import (
+    Initialization,
+    Job,
+    LearningCurve,
+    LookAhead,
+    MetaLearner,
+    Report,
+    Task,
+    TaskFamily,
+    TaskResult,
+)
 
 LOGS_PER_VISIT = 10
 """How often SB3 logs in one visit: its own default for A2C, every 100 rollouts, is never in a short one."""
@@ -148,7 +159,7 @@ class EnvTask(Task):
             env.close()
         path = model.gradient_path
         meta_gradient = statistics = None
-        if path is not None:
+        if path is not None and (path.n_updates or not diverged):
             meta_gradient, statistics = path.meta_gradient(), path.statistics()
             meta_gradient = {name: g.cpu() for name, g in meta_gradient.items()}
             diverged = diverged or not all(g.isfinite().all() for g in meta_gradient.values())
@@ -188,6 +199,8 @@ class EnvTasks(TaskFamily):
         n_envs: int = 8,
         algorithm_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(envs, Mapping):
+            check_names("envs", envs)
         named = dict(envs) if isinstance(envs, Mapping) else {name: name for name in envs}
         observed = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
@@ -214,6 +227,9 @@ class EnvTasks(TaskFamily):
                 raise ValueError(f"algorithm_kwargs has {name!r}, which {plain.__name__} does not take here{hint}")
         return observed
 
+    def check_learner(self, learner: MetaLearner) -> None:
+        check_learner(learner)
+
     def __len__(self) -> int:
         return len(self._tasks)
 
@@ -225,9 +241,15 @@ class EnvTasks(TaskFamily):
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         first = self._tasks[0]
-        env = first.make_vec_env(scope or "encoder")
+        # A network is the same for any number of environments, and sixteen games take seconds to make. PPO needs two
+        # steps at least, and warns of so small a rollout, which is none that is learned from.
+        env = first.make_vec_env(scope or "encoder", n_envs=min(2, first.n_envs))
         try:
-            model = first.algorithm(first.policy, env, scope=scope, seed=seed, device="cpu", **first.algorithm_kwargs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                model = first.algorithm(
+                    first.policy, env, scope=scope, seed=seed, device="cpu", **first.algorithm_kwargs
+                )
         finally:
             env.close()
         assert model.scope is not None
@@ -246,7 +268,7 @@ class EnvTasks(TaskFamily):
             if scope == "all":
                 spaces.append(("actions", env.action_space, model.action_space))
             for what, theirs, ours in spaces:
-                if theirs != ours and not (what == "observations" and theirs.shape == ours.shape):
+                if theirs != ours and not (what == "observations" and _shapes(theirs) == _shapes(ours)):
                     raise ValueError(
                         f"scope={scope!r} needs the same {what} in every task, "
                         f"but {self._tasks[0].name} has {ours} and {task.name} {theirs}"
@@ -326,6 +348,24 @@ class RandomPolicies(TaskFamily):
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         return self.tasks.draw_initialization(scope, seed)
+
+
+def check_names(what: str, names: Sequence[str]) -> None:
+    """
+    :param what: they are called
+    :raises ValueError: for a string alone, whose letters are no names, and for a name that comes twice
+    """
+    if isinstance(names, str):
+        raise ValueError(f"{what}={names!r} must be a list: [{names!r}]")
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"{what} are listed twice: {', '.join(twice)}")
+
+
+def _shapes(space: gym.Space[Any]) -> Any:
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _shapes(part) for key, part in space.spaces.items()}
+    return space.shape
 
 
 def _is_plain(value: Any) -> bool:

@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
+from leap_rl.agents.tasks import check_names
 from leap_rl.atari.games import game_name
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
 
@@ -55,10 +56,9 @@ class AtariTasks(EnvTasks):
         algorithm_kwargs: Mapping[str, Any] | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        check_names("games", games)
         names = [game_name(game) for game in games]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"games are listed twice: {', '.join(twice)}")
+        check_names("games", names)
         observed = self._check(algorithm, len(names), timesteps, n_envs, algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
             AtariTask(

@@ -207,8 +207,8 @@ class AtariVecEnv(VecEnv):
         """
         native = self._open_native()
         if self._is_stepping:  # the native code would mix the results of the step into those of the reset
-            native.recv()
             self._is_stepping = False
+            native.recv()
         seeds = None if None in self._seeds else np.array(self._seeds)
         observations, info = native.reset(seed=seeds)
         self._reset_seeds()
@@ -249,8 +249,9 @@ class AtariVecEnv(VecEnv):
         # no effect, so the expectation of that step's policy gradient, given the rest, is zero: noise, not bias.
         if self._fire is not None and self._must_fire.any():
             actions[self._must_fire] = self._fire
-        native.send(actions)
+        # Before the call: Ctrl-C is raised when it returns, and what is on its way must not be forgotten then.
         self._is_stepping = True
+        native.send(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """
@@ -263,8 +264,8 @@ class AtariVecEnv(VecEnv):
         native = self._open_native()
         if not self._is_stepping:
             raise RuntimeError("Call step_async() before step_wait().")
-        observations, rewards, terminated, truncated, info = native.recv()
         self._is_stepping = False
+        observations, rewards, terminated, truncated, info = native.recv()
         observations = self._channels_first(observations)
         self._observations = observations
         lives = info["lives"]

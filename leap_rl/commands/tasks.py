@@ -93,9 +93,6 @@ def make_tasks(
         if len(envs) > 1:
             raise ValueError(f"{envs[0]} is a family of its own: give it alone")
         return cartpole_family(families[envs[0]], timesteps, agent.n_envs, kind, kwargs)
-    twice = sorted({env for env in envs if envs.count(env) > 1})
-    if twice:
-        raise ValueError(f"envs are listed twice: {', '.join(twice)}")
     for env in envs:
         check_env(env, families)
     return EnvTasks(kind, network, list(envs), timesteps, agent.n_envs, kwargs)

@@ -165,7 +165,12 @@ def _pool(worker: int) -> loky.ProcessPoolExecutor:
         _pools[worker] = loky.ProcessPoolExecutor(
             max_workers=1,
             timeout=600,
-            env={"OMP_NUM_THREADS": "1"},
+            # glibc else gives the memory of an update's activations back, and faults it in again at the next.
+            env={
+                "OMP_NUM_THREADS": "1",
+                "MALLOC_MMAP_THRESHOLD_": str(2**25),
+                "MALLOC_TRIM_THRESHOLD_": str(2**30),
+            },
             initializer=_start_worker,
             initargs=(os.getpid(),),
         )

@@ -229,6 +229,12 @@ class GradientPath:
         try:
             with observe_backward(self):
                 yield self
+        except BaseException:
+            # Such as Ctrl-C between the two halves of an update: how far it went is not known, so it is left out.
+            self._in_update, self._pending_loss, self._open = False, None, False
+            if self.metric == "length":
+                self._position = None
+            raise
         finally:
             detach()
 
@@ -451,12 +457,14 @@ def cold_updates(optimizer: Optimizer) -> int:
     How many updates an optimizer is cold for. RMSprop's average of squared gradients starts at zero and, unlike
     Adam's, is not corrected for it, so that update n is 1/√(1 - αⁿ) too long: tenfold at first for α = 0.99. In A2C
     the value loss was then seen to jump by a factor of 10³ to 10⁵, and that one Δf to be the whole meta gradient.
-    Cold is what is more than three times too long: 12 updates for α = 0.99.
+    Cold is what is more than three times too long: 12 updates for α = 0.99, less those that it has made already.
     """
     if not isinstance(optimizer, torch.optim.RMSprop):
         return 0
     alpha = max(group["alpha"] for group in optimizer.param_groups)
-    return math.ceil(math.log(1 - 1 / 9) / math.log(alpha)) if 0 < alpha < 1 else 0
+    cold = math.ceil(math.log(1 - 1 / 9) / math.log(alpha)) if 0 < alpha < 1 else 0
+    done = max((int(state.get("step", 0)) for state in optimizer.state.values()), default=0)
+    return max(cold - done, 0)
 
 
 class _Flat:

@@ -102,6 +102,11 @@ class Task(ABC):
 class TaskFamily(Sequence[Task], ABC):
     """Tasks that share what is meta-learned."""
 
+    def check_learner(self, learner: MetaLearner) -> None:
+        """
+        :raises ValueError: if these tasks can't be observed as a meta-learner needs it
+        """
+
     @abstractmethod
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         """

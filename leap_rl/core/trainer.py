@@ -172,6 +172,7 @@ class MetaTrainer:
                 f"meta_batch_size={meta_batch_size}, but there are {len(tasks)} tasks: "
                 'take fewer, or sampling="with_replacement"'
             )
+        tasks.check_learner(learner)
         if isinstance(learner, NoPretraining):
             raise ValueError("NoPretraining learns nothing: use tasks.draw_initialization(scope, seed)")
         if learner.order == "chain":
@@ -259,10 +260,12 @@ class MetaTrainer:
         if 2 * len(gradients) < len(results):
             lost = ", ".join(sorted(f"{r.name}: {r.status}" for r in results if r.status != "ok"))
             errors = "".join(f"; {r.name}: {r.error.splitlines()[-1]}" for r in results if r.error is not None)
+            if self.checkpoints is not None:  # those of other settings must not be taken for lost, too
+                shutil.rmtree(self.checkpoints.running, ignore_errors=True)
             raise RuntimeError(
                 f"meta step {self.meta_step}: {len(results) - len(gradients)} of {len(results)} learning processes "
-                f"were lost ({lost}); θ⁰ is as it was. Where they are not finite a smaller meta rate or learning rate "
-                f"may help{errors}"
+                f"were lost ({lost}); θ⁰ is as it was. Where they are not finite a smaller learning rate of the tasks, "
+                f"or a new run with a smaller meta rate, may help{errors}"
             )
         return {
             name: torch.stack([gradient[name].cpu() for gradient in gradients]).mean(dim=0)
@@ -387,8 +390,9 @@ class MetaTrainer:
         """
         Learn the evaluation tasks from θ⁰ with the same seeds each time, and keep the best θ⁰. Its score is the
         mean over these tasks of the area under the learning curve relative to that of the first evaluation, since
-        games have scales of their own.
+        games have scales of their own. A task that had no area then decides nothing.
         """
+        is_first = not self._eval_reference
         theta = self._current()
         jobs = [
             Job(task, theta, NoPretraining(), self._job_seed(_EVALUATION, index), self.device)
@@ -398,10 +402,18 @@ class MetaTrainer:
         for result in self._run_jobs(jobs, "evaluation", counted=False):
             area = result.curve.area() if result.status == "ok" else float("nan")
             reference = self._eval_reference.setdefault(result.name, area)
-            gain = (area - reference) / max(abs(reference), 1e-9)
-            scores.append(gain if result.curve.maximize else -gain)
             self.logger.record(f"eval/area/{result.name}", area)
-        score = float(np.mean(scores))
+            if math.isfinite(reference):
+                gain = (area - reference) / max(abs(reference), 1e-9)
+                scores.append(gain if result.curve.maximize else -gain)
+        unknown = [name for name, reference in self._eval_reference.items() if not math.isfinite(reference)]
+        if is_first and unknown:
+            _log.warning(
+                "%s had no learning curve in the first evaluation, so it won't decide which initialization is best: "
+                "give evaluation tasks more timesteps, in which an episode ends",
+                ", ".join(unknown),
+            )
+        score = float(np.mean(scores)) if scores else math.nan
         self.logger.record("eval/gain", score)
         if score > self.best_score:
             self.best_score, self.best_initialization = score, self.initialization
@@ -487,7 +499,9 @@ class MetaTrainer:
         state = {
             "settings": self._settings(),
             "tasks": self._task_names,
+            "tasks_steps": [task.steps for task in self.tasks],
             "eval_tasks": [task.name for task in self.eval_tasks],
+            "eval_tasks_steps": [task.steps for task in self.eval_tasks],
             "config": self._theta.config,
             "optimizer": optimizer_rest,
             "meta_step": self.meta_step,
@@ -541,6 +555,9 @@ class MetaTrainer:
             given = [task.name for task in names]
             if given != state[what]:
                 raise CheckpointError(f"{run_dir} was trained with {what} {state[what]}, not {given}")
+            budgets = [task.steps for task in names]
+            if budgets != state.get(f"{what}_steps", budgets):
+                raise CheckpointError(f"{run_dir} was trained with {what} of other budgets than {budgets} steps")
         if settings.pop("schedule") and not callable((meta_optimizer_kwargs or {}).get("lr")):
             raise CheckpointError(f"{run_dir} was trained with a schedule: give it as meta_optimizer_kwargs['lr']")
         began_with = settings.pop("arithmetic", Engine.arithmetic)
@@ -551,7 +568,14 @@ class MetaTrainer:
             )
         learner_settings = settings.pop("learner")
         learner = learner or learner_from_settings(learner_settings)
+        if learner.settings() != learner_settings:
+            raise CheckpointError(f"{run_dir} was trained by {learner_settings}, not {learner.settings()}")
         optimizer_name = settings.pop("meta_optimizer")
+        if meta_optimizer_class is not None and meta_optimizer_class.__name__ != optimizer_name:
+            raise CheckpointError(
+                f"{run_dir} was trained with {optimizer_name}, not {meta_optimizer_class.__name__}: a new run takes "
+                "another meta optimizer, with initialization=..."
+            )
         if learner.order != "chain" and meta_optimizer_class is None:
             meta_optimizer_class = getattr(torch.optim, optimizer_name, None)
             if meta_optimizer_class is None:
@@ -561,7 +585,14 @@ class MetaTrainer:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         # Constructing needs some lr (the real one comes with the optimizer's state).
-        kwargs = {"lr": state["optimizer"]["param_groups"][0].get("lr", 0.0), **(meta_optimizer_kwargs or {})}
+        began_with = state["optimizer"]["param_groups"][0] if state["optimizer"]["param_groups"] else {}
+        for key, value in (meta_optimizer_kwargs or {}).items():
+            if not callable(value) and began_with.get(key, value) != value:
+                raise CheckpointError(
+                    f"{run_dir} was trained with {key}={began_with[key]} of the meta optimizer, not {value}: a new run "
+                    "takes another, with initialization=..."
+                )
+        kwargs = {"lr": began_with.get("lr", 0.0), **(meta_optimizer_kwargs or {})}
         trainer = cls(
             tasks,
             learner,

@@ -75,6 +75,12 @@ def test_what_it_says_it_does(bfloat16: bool, capsys: pytest.CaptureFixture[str]
     assert any(not torch.equal(p, q) for p, q in zip(ppo.policy.parameters(), before, strict=True))
 
 
+def test_an_exact_agent_that_is_loaded_to_be_fast_is_fused(tmp_path: Path) -> None:
+    made(LeapPPO).save(tmp_path / "agent")
+    loaded = LeapPPO.load(tmp_path / "agent", arithmetic="fast", device="cpu")
+    assert all(group["fused"] for group in loaded.policy.optimizer.param_groups)
+
+
 def test_a_network_of_vectors_has_nothing_to_speed_up() -> None:
     assert speed_up(A2C("MlpPolicy", "CartPole-v1", device="cpu")) == []
 

@@ -11,7 +11,7 @@ import torch
 
 from leap_rl import FOMAML, EnvTasks, Leap, LeapA2C, LeapPPO, MetaTrainer
 from leap_rl.agents import RandomPolicies
-from leap_rl.core import Initialization, InProcess, Job, NoPretraining
+from leap_rl.core import MAML, Initialization, InProcess, Job, NoPretraining
 
 PPO_KWARGS = {"n_steps": 32, "batch_size": 32, "n_epochs": 2}
 
@@ -120,6 +120,41 @@ def test_fomaml_takes_its_look_ahead_back(algorithm: Any) -> None:
     assert ahead.steps == plain.steps + 16
     np.testing.assert_array_equal(plain.curve.values, ahead.curve.values)
     assert all(g.norm() > 0 for g in ahead.meta_gradient.values())
+
+
+@pytest.mark.parametrize("learner", [Leap(), FOMAML()])
+def test_a_process_that_diverges_before_its_first_update(learner: Any) -> None:
+    tasks = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 64, n_envs=2)
+    theta = tasks.draw_initialization(None, 0)
+    for tensor in theta.parameters.values():
+        tensor.fill_(float("nan"))
+    result = tasks[0].run(Job(tasks[0], theta, learner, 0, "cpu"), lambda steps: None)
+    assert result.status == "non_finite" and result.meta_gradient is None
+
+
+@pytest.mark.parametrize("learner", [MAML(), Leap(loss_delta="same_batch")])
+def test_a_learner_that_needs_more_than_sb3_shows_is_refused_before_any_run(learner: Any) -> None:
+    with pytest.raises(ValueError, match="SB3"):
+        MetaTrainer(EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 64), learner, 1)
+
+
+def test_names_that_are_none() -> None:
+    with pytest.raises(ValueError, match=r"envs='CartPole-v1' must be a list: \['CartPole-v1'\]"):
+        EnvTasks(LeapA2C, "MlpPolicy", "CartPole-v1", 64)
+    with pytest.raises(ValueError, match="envs are listed twice: CartPole-v1"):
+        EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1", "CartPole-v1"], 64)
+
+
+def test_observations_in_parts_must_have_the_same_shapes() -> None:
+    class Parts(gym.Env[Any, Any]):
+        action_space = gym.spaces.Discrete(2)
+
+        def __init__(self, size: int) -> None:
+            self.observation_space = gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (size,))})
+
+    tasks = EnvTasks(LeapA2C, "MultiInputPolicy", {"two": lambda: Parts(2), "three": lambda: Parts(3)}, 64)
+    with pytest.raises(ValueError, match="needs the same observations in every task"):
+        tasks.draw_initialization(None, 0)
 
 
 def test_what_a_random_policy_has() -> None:

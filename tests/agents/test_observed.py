@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import LeapA2C, LeapPPO, observed_algorithm
-from leap_rl.core import GradientPath, Leap, NoPretraining, Reptile
+from leap_rl.core import MAML, GradientPath, Leap, NoPretraining, Reptile
 
 
 class RandomImages(gym.Env[np.ndarray, int]):
@@ -140,6 +140,17 @@ def test_zips_open_both_ways_and_training_goes_on_alike(
         assert_same_bits(model, models[plain, "plain"])
     assert models[leap, "leap"].gradient_path.n_updates == models[leap, "plain"].gradient_path.n_updates > 0
     assert models[leap, "leap"].gradient_path.metric == "length"
+
+
+@pytest.mark.parametrize("kind", [LeapA2C, A2C])
+def test_a_learner_given_to_load_is_the_learner(kind: Any, tmp_path: Path) -> None:
+    kind("MlpPolicy", vectors(), device="cpu").save(tmp_path / "agent")
+    loaded = LeapA2C.load(tmp_path / "agent", env=vectors(), learner=Reptile(), device="cpu")
+    assert loaded.learner == Reptile()
+    loaded.save(tmp_path / "again")
+    assert LeapA2C.load(tmp_path / "again", device="cpu").learner == Reptile()
+    with pytest.raises(ValueError, match="MAML differentiates through the learning process"):
+        LeapA2C.load(tmp_path / "agent", learner=MAML(), device="cpu")
 
 
 def test_a_leap_zip_opens_where_leap_rl_is_not_installed(tmp_path: Path) -> None:

@@ -208,6 +208,28 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert first == bits(env)
 
 
+@pytest.mark.parametrize("call", ["send", "recv"])
+def test_an_interrupted_step_is_forgotten_by_the_next_reset(call: str) -> None:
+    """Ctrl-C is raised when the native call returns: what it has done is done."""
+    clean, env = make_atari_env("Pong", 1, seed=3), make_atari_env("Pong", 1, seed=3)
+    env.reset()
+    native = env._native
+    assert native is not None
+    done = getattr(native, call)
+
+    def interrupted(*args: Any) -> None:
+        done(*args)
+        raise KeyboardInterrupt
+
+    setattr(native, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        env.step(np.array([0]))
+    setattr(native, call, done)
+    assert env._is_stepping == (call == "send")  # else the reset would wait for ever
+    env.seed(3)
+    assert bits(env) == bits(clean)
+
+
 def test_sticky_actions_are_reproducible() -> None:
     kwargs = {"action_repeat_probability": 0.25, "noop_max": 0}
     sticky = bits(make_atari_env("Pong", 2, seed=0, n_threads=1, **kwargs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from typing import Any
@@ -201,6 +202,50 @@ def test_by_default_the_updates_of_a_cold_rmsprop_are_skipped(name: str, cold: i
         train(path, model, inner, 10)
         detach()
     assert path.statistics().segments == 20 - cold
+
+
+def test_an_optimizer_that_is_warm_by_now_is_followed_from_the_first_update() -> None:
+    model = network()
+    inner = OPTIMIZERS["rmsprop"](model.parameters())
+    for made, segments in ((5, 10 - 7), (30, 10)):
+        while max((int(s["step"]) for s in inner.state.values()), default=0) < made:
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            inner.step()
+        path = GradientPath(dict(model.named_parameters()), "length")
+        detach = path.attach(inner)
+        train(path, model, inner, 10)
+        detach()
+        assert path.statistics().segments == segments
+
+
+@pytest.mark.parametrize("metric", ["length", "energy"])
+def test_an_update_that_is_interrupted_is_left_out(metric: str) -> None:
+    model = network()
+    inner = OPTIMIZERS["sgd"](model.parameters())
+    path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
+    (x, y), *_ = batches(1)
+
+    def update() -> None:
+        inner.zero_grad()
+        (model(x) - y).square().mean().backward()
+        inner.step()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for interrupted in (False, True, False):
+        handle = inner.register_step_pre_hook(interrupt) if interrupted else None
+        with contextlib.suppress(KeyboardInterrupt), path.observe(inner):
+            if handle is not None:  # after the path's own hook: between its two halves
+                handle.remove()
+                handle = inner.register_step_pre_hook(interrupt)
+            update()
+            update()
+        if handle is not None:
+            handle.remove()
+    assert path.n_updates == 4 and path.statistics().segments == 4
+    assert all(g.isfinite().all() for g in path.meta_gradient().values())
 
 
 @pytest.mark.parametrize("metric", ["length", "energy"])

@@ -332,7 +332,31 @@ def test_training_stops_when_most_processes_are_not_finite() -> None:
     assert same_bits(before, meta.initialization)
 
 
+def test_after_a_lost_meta_step_other_settings_start_it_anew(tmp_path: Path) -> None:
+    meta = trainer(tasks=Quadratics(4, diverging=(0, 1, 2)), meta_batch_size=4, run_dir=tmp_path)
+    with pytest.raises(RuntimeError, match="a smaller learning rate of the tasks"):
+        meta.learn(1)
+    resumed = MetaTrainer.load(tmp_path, Quadratics(4), engine=InProcess()).learn(1)
+    assert [row["status"] for row in resumed.history[0]["tasks"]] == ["ok"] * 4
+
+
 # -- evaluation, callbacks, logs -------------------------------------------------------------------
+
+
+def test_an_evaluation_task_without_a_curve_decides_nothing(caplog: Any) -> None:
+    @dataclass(frozen=True)
+    class Endless(Quadratic):
+        def run(self, job: Job, report: Report) -> TaskResult:
+            result = super().run(job, report)
+            result.curve = LearningCurve(np.array([]), np.array([]), self.steps)
+            return result
+
+    meta = trainer(eval_tasks=[Endless(1), Quadratic(3)], eval_freq=1).learn(2)
+    alone = trainer(eval_tasks=[Quadratic(1), Quadratic(3)], eval_freq=1).learn(2)
+    assert meta.best_initialization is not None and math.isfinite(meta.best_score)
+    assert alone.best_initialization is not None
+    said = [r.getMessage() for r in caplog.records if "had no learning curve" in r.getMessage()]
+    assert len(said) == 1 and said[0].startswith("quadratic-1 had")
 
 
 def test_the_best_initialization_is_the_one_that_evaluation_liked_best(tmp_path: Path) -> None:
@@ -484,6 +508,26 @@ def test_loading_goes_on_to_the_same_bits(tmp_path: Path, optimizer: Any) -> Non
         [r["area"] for r in h["tasks"]] for h in resumed.history
     ]
     assert whole.initialization.config == resumed.initialization.config
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learner": Reptile()}, "was trained by .*Leap.*, not .*Reptile"),
+        ({"meta_optimizer_class": torch.optim.Adam}, "was trained with SGD, not Adam"),
+        ({"meta_optimizer_kwargs": {"lr": 0.01}}, "was trained with lr=0.5 of the meta optimizer, not 0.01"),
+    ],
+)
+def test_a_run_goes_on_as_it_began(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    sgd = {"meta_optimizer_class": torch.optim.SGD, "meta_optimizer_kwargs": {"lr": 0.5}}
+    trainer(run_dir=tmp_path, **sgd).learn(1)
+    with pytest.raises(CheckpointError, match=message):
+        MetaTrainer.load(tmp_path, Quadratics(), **given)
+    MetaTrainer.load(tmp_path, Quadratics(), learner=Leap(metric="length"), **sgd)
+    longer = Quadratics()
+    longer.tasks = [Quadratic(i, steps=13) for i in range(5)]
+    with pytest.raises(CheckpointError, match="of other budgets than"):
+        MetaTrainer.load(tmp_path, longer)
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
