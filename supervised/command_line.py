@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -41,6 +44,24 @@ def chosen_engine(name: str, n_workers: int | None) -> Engine:
     return InProcess() if name == "in-process" else Workers(n_workers)
 
 
+def run_all(runs: Mapping[str, Callable[[], None]]) -> None:
+    """
+    Make runs, one after the other; one that fails does not keep the others from it.
+
+    :param runs: by name
+    :raises RuntimeError: when all are over, if any failed
+    """
+    failed = []
+    for name, run in runs.items():
+        try:
+            run()
+        except RuntimeError as error:
+            failed.append(f"{name}: {error}")
+            print(f"  failed: {error}", flush=True)
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed. {'; '.join(failed)}")
+
+
 def exit_code(app: App, arguments: list[str] | None) -> int:
     """
     Run a command. Exit codes are those of ``leap-rl``: 2 for bad input, 1 for a failure, 130 after Ctrl-C.
@@ -57,6 +78,27 @@ def exit_code(app: App, arguments: list[str] | None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; the same command goes on.", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        extras = {"scipy": "supervised", "torchvision": "supervised", "matplotlib": "evaluation"}
+        if error.name not in extras:
+            raise
+        print(
+            f"{app.name[0]}: {error.name} is not installed: pip install 'leap-rl[{extras[error.name]}]'",
+            file=sys.stderr,
+        )
+        return 2
     except (OSError, RuntimeError) as error:
         print(f"{app.name[0]}: {error}", file=sys.stderr)
         return 1
+
+
+def script(main: Callable[[], int]) -> None:
+    """
+    End this process as a command does.
+
+    :param main: gives its exit code
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    # Not by raising SIGINT, which a shell has its background jobs ignore.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,8 @@ def decoded_once(
     key = hashlib.sha256(repr([_state(source) for source in sources]).encode()).hexdigest()
     cached = user_cache_path("leap_rl") / f"{name}-{key[:16]}.npz"
     if cached.is_file():
-        with np.load(cached) as data:
+        # One that was cut short or damaged is decoded again.
+        with suppress(OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error), np.load(cached) as data:
             return {array: data[array] for array in data.files}
     arrays = decode()
     cached.parent.mkdir(parents=True, exist_ok=True)

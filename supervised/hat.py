@@ -13,7 +13,7 @@ from supervised.visits import TaskNetwork
 # Serrà et al., section 2 and appendix.
 S_MAX = 400.0
 CAPACITY = 0.75
-"""c, the weight of the regularizer."""
+"""c, the weight of the regularizer: what it costs to open a gate that no other task has open."""
 LARGEST_EMBEDDING = 6.0
 LARGEST_EXPONENT = 50.0
 LARGEST_GRADIENT = 10_000.0
@@ -36,7 +36,6 @@ class HAT(TaskNetwork):
     :param image_size: height and width of the images
     :param n_blocks: as of ``ConvNet``
     :param n_filters: as of ``ConvNet``
-    :param capacity: c, what it costs to open a gate that no other task has open
     """
 
     gates: Tensor
@@ -49,12 +48,10 @@ class HAT(TaskNetwork):
         image_size: int = 32,
         n_blocks: int = 4,
         n_filters: int = 64,
-        capacity: float = CAPACITY,
     ) -> None:
         super().__init__()
         self.n_filters = n_filters
         self.n_features = n_filters * (image_size // 2**n_blocks) ** 2
-        self.capacity = capacity
         self.convolutions = nn.ModuleList(
             nn.Conv2d(n_filters if i else channels, n_filters, kernel_size=3, padding=1) for i in range(n_blocks)
         )
@@ -133,7 +130,6 @@ class GatedClassifier(Classifier):
 
     def __init__(self, network: HAT, task: int) -> None:
         super().__init__(GatedEncoder(network, task), network.heads[task])
-        self.capacity = network.capacity
         self.free = 1 - network.claimed_by_others(task)
         # Shared parameters, and what their gradients are multiplied with.
         self._shares: list[tuple[Tensor, Tensor]] = []
@@ -150,7 +146,7 @@ class GatedClassifier(Classifier):
         self.encoder.s = 1 / S_MAX + (S_MAX - 1 / S_MAX) * progress
 
     def penalty(self) -> Tensor:
-        penalty: Tensor = self.capacity * (self.encoder.gates() * self.free).sum() / self.free.sum().clamp_min(1e-9)
+        penalty: Tensor = CAPACITY * (self.encoder.gates() * self.free).sum() / self.free.sum().clamp_min(1e-9)
         return penalty
 
     @torch.no_grad()
@@ -158,7 +154,7 @@ class GatedClassifier(Classifier):
         for parameter, share in self._shares:
             assert parameter.grad is not None
             parameter.grad *= share
-        # The derivative of a gate is that of σ(s·e), most often 0: it is made as large as if s were 1.
+        # The derivative of a gate, s·σ'(s·e), is most often 0: it is made s_max·σ'(e) = s_max / (2·(cosh e + 1)).
         s, e = self.encoder.s, self.encoder.embedding
         assert e.grad is not None
         steep = torch.cosh((s * e).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)) + 1

@@ -71,7 +71,6 @@ class MultiHeadTrainer:
         self.model = nn.ModuleDict({"encoder": self.encoder, "heads": self.heads})
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=learning_rate)
         self.n_updates = 0
-        self.history: list[dict[str, float]] = []
 
     def learn(self, updates: int, progress_bar: bool = False) -> MultiHeadTrainer:
         """
@@ -144,7 +143,6 @@ class MultiHeadTrainer:
         for name, of_task in errors.items():
             logger.record(f"train/error/{name}", torch.stack(of_task).mean().item())
         logger.dump(self.n_updates)
-        self.history.append({"updates": self.n_updates, "loss": loss, "error": error})
 
     @property
     def initialization(self) -> Initialization:
@@ -168,7 +166,6 @@ class MultiHeadTrainer:
             "settings": {"learning_rate": self.learning_rate, "save_freq": self.save_freq, "seed": self.seed},
             "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
             "n_updates": self.n_updates,
-            "history": self.history,
         }
         self.checkpoints.save(self.n_updates, self.model.state_dict(), state)
 
@@ -193,5 +190,5 @@ class MultiHeadTrainer:
         trainer = cls(tasks, **state["settings"], tensorboard_log=state["tensorboard_log"], device=device)
         trainer.checkpoints = checkpoints
         trainer.model.load_state_dict(tensors)
-        trainer.n_updates, trainer.history = state["n_updates"], state["history"]
+        trainer.n_updates = state["n_updates"]
         return trainer

@@ -109,7 +109,6 @@ class ProgressiveNet(TaskNetwork):
     ) -> None:
         super().__init__()
         self.shape = (channels, image_size, n_blocks, n_filters)
-        self.n_blocks = n_blocks
         everyone = range(len(n_classes))
         self.columns = nn.ModuleList(
             Column(n, [j for j in everyone if (j != i if lateral == "all" else j < i)], *self.shape)
@@ -137,7 +136,6 @@ class ColumnClassifier(Classifier):
     def __init__(self, network: ProgressiveNet, task: int) -> None:
         column: Column = network.columns[task]  # type: ignore[assignment]
         super().__init__(column, column.head)
-        self.n_blocks = network.n_blocks
         # Out of sight of `parameters` and `train`: the other columns are only looked at.
         self._others: dict[int, Column] = {}
         wanted = list(column.sources)
@@ -151,7 +149,7 @@ class ColumnClassifier(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         own, others = images, dict.fromkeys(self._others, images)
-        for i in range(self.n_blocks):
+        for i in range(len(self.encoder.convolutions)):
             with torch.no_grad():
                 below = {**others, self._task: own.detach()}
                 above = {

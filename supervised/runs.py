@@ -1,38 +1,75 @@
-"""What the experiments share: the folder of a run, the evaluation on what was held out, and intervals."""
+"""What the experiments share: the folder of a run, the evaluation on what was held out, and what is missing."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from leap_rl.core import Engine, Job, JobsProgress, TaskResult
-from leap_rl.core.checkpoint import run_kept
+from leap_rl.core.checkpoint import Checkpoints, run_kept
 from leap_rl.core.logger import TensorBoardLogger
 
 
-def check_folder(folder: Path, settings: dict[str, Any]) -> None:
+def read_runs(file: Path, keys: Collection[str]) -> list[dict[str, Any]]:
+    """
+    :param file: ``run.json`` of a run, or what ``table --save`` wrote of many
+    :param keys: that each run of this experiment has
+    :raises ValueError: if it can't be read, or is of something else
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{file} is missing: {file.parent} is no run of this experiment") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is no run.json, nor what table --save wrote: {error}") from None
+    rows = content if isinstance(content, list) else [content]
+    if not all(isinstance(row, dict) and row.keys() >= set(keys) for row in rows):
+        raise ValueError(f"{file} is of no run of this experiment, which has {', '.join(keys)}")
+    return rows
+
+
+def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
     """
     :param folder: where a run is to be, or is already
-    :param settings: of the run, those that must not change when it goes on
-    :raises ValueError: if it is of another run
+    :param settings: of the run, those that must not change when it goes on; older runs have kept fewer
+    :param budget: what its last checkpoint is to count; ``None``: as it is
+    :raises ValueError: if it is of another run, or of this one with a larger budget
     """
-    there = folder / "run.json"
-    if there.is_file() and json.loads(there.read_text()) != json.loads(json.dumps(settings)):
-        raise ValueError(f"{folder} is of another run: {there.read_text().strip()}; choose another --root")
+    if (folder / "run.json").is_file():
+        given = json.loads(json.dumps(settings))
+        for kept in read_runs(folder / "run.json", ("learner", "seed")):
+            for name, value in kept.items():
+                if name not in given or given[name] != value:
+                    raise ValueError(
+                        f"{folder} is of another run: its {name} is {value}, not {given.get(name)}; go on with the "
+                        "settings and the data that it began with, or choose another --root"
+                    )
+    if budget is not None and (Checkpoints(folder).steps() or [0])[-1] > budget:
+        raise ValueError(f"{folder} has made more meta steps than it is asked for: ask for as many as it has made")
 
 
-def open_folder(folder: Path, settings: dict[str, Any]) -> None:
+def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
     """As ``check_folder``; a new one gets its ``run.json``."""
-    check_folder(folder, settings)
+    check_folder(folder, settings, budget)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "run.json").is_file():
         (folder / ".run.json").write_text(json.dumps(settings) + "\n")
         os.replace(folder / ".run.json", folder / "run.json")
+
+
+def missing_runs(seeds_of: Mapping[str, Collection[int]], seeds: Sequence[int]) -> str:
+    """
+    A line for below a table; nothing if nothing is missing.
+
+    :param seeds_of: what should have been run, and the seeds that were
+    :param seeds: that any was run with
+    """
+    lacking = {what: [str(seed) for seed in seeds if seed not in there] for what, there in seeds_of.items()}
+    listed = "; ".join(f"{what}, seed{'s' * (len(s) > 1)} {' '.join(s)}" for what, s in lacking.items() if s)
+    return f"\n\nMissing: {listed}" * bool(listed)
 
 
 def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> dict[str, TaskResult]:
@@ -60,17 +97,3 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
             logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
             logger.close()
     return results
-
-
-def interval(values: Sequence[np.ndarray], reps: int = 2000) -> tuple[float, float]:
-    """
-    95 % bootstrap interval of the mean: seeds are drawn first, then tasks within them.
-
-    :param values: of the tasks, by seed, as many of each
-    """
-    rng, stacked = np.random.default_rng(0), np.stack(values)
-    n_seeds, n_tasks = stacked.shape
-    seeds = rng.integers(n_seeds, size=(reps, n_seeds, 1))
-    tasks = rng.integers(n_tasks, size=(reps, n_seeds, n_tasks))
-    low, high = np.percentile(stacked[seeds, tasks].mean(axis=(1, 2)), [2.5, 97.5])
-    return float(low), float(high)

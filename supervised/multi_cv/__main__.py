@@ -4,16 +4,24 @@
 
 from __future__ import annotations
 
-import logging
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
-from supervised.command_line import Names, Positive, Seeds, chosen_engine, exit_code
+from supervised.command_line import Names, Positive, Seeds, chosen_engine, exit_code, run_all, script
 
-app = App("supervised.multi_cv", help="Multi-CV with the learners that the paper compares.", version_flags=())
+if TYPE_CHECKING:
+    from leap_rl.core import Engine
+    from supervised.multi_cv.experiment import Run
+
+app = App(
+    "supervised.multi_cv",
+    help="Multi-CV with the learners that the paper compares.",
+    version_flags=(),
+    suppress_keyboard_interrupt=False,  # exit_code says what to do
+)
 
 Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, passes over the held-out data set, batch, images at most. Paper: appendix E has meta batches
@@ -31,6 +39,7 @@ EngineName = Literal["workers", "in-process"]
 def train(
     *,
     data_dir: Path | None = None,
+    download: bool = False,
     preset: Preset = "quick",
     learners: Names = LEARNERS,
     held_out: Names = (),
@@ -49,6 +58,7 @@ def train(
     Learn from all data sets that are there but one, and then the one that is held out. Runs that are there go on.
 
     :param data_dir: of the data sets; without it $LEAP_RL_DATA, or leap_rl's folder in the user's cache
+    :param download: those data sets that are not there, with torchvision; it has neither notmnist nor facescrub
     :param preset: quick, cpu or paper: meta steps, meta batch, passes, batch, limit
     :param learners: none, leap, reptile, multihead, hat, progressive, hat-sequential, progressive-sequential
     :param held_out: data sets, each held out in turn; without it all that are there, of the preset quick the first
@@ -63,15 +73,20 @@ def train(
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
-    from supervised.multi_cv.data import DATA_SETS, available, default_data_dir, load
+    from supervised.multi_cv.data import DATA_SETS, available, check_name, default_data_dir, load
+    from supervised.multi_cv.data import download as fetch
     from supervised.multi_cv.experiment import LEARNERS as KNOWN
-    from supervised.multi_cv.experiment import Run, check
-    from supervised.multi_cv.experiment import train as learn
+    from supervised.multi_cv.experiment import Run
+    from supervised.runs import check_folder
 
     for learner in learners:
         if learner not in KNOWN:
             raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
+    for name in held_out:
+        check_name(name)
     data = (data_dir or default_data_dir()).absolute()
+    if download:
+        fetch(str(data), [*held_out, *(name for name, d in DATA_SETS.items() if d.torchvision is not None)])
     there = available(str(data))
     for name in held_out:
         load(str(data), name)  # says what is wrong with it
@@ -98,8 +113,12 @@ def train(
         for name in held_out or (there[:1] if preset == "quick" else there)
         for learner in learners
     ]
+    if not runs:
+        raise ValueError("nothing to run: give at least one of --learners and --seeds, or leave them out")
     for run in runs:
-        check(run, root / run.name, run.data_sets()[0])  # reads the data, and says what is wrong with it
+        run.data_sets()  # says what is wrong with the data
+        check_folder(root / run.name, run.settings(), run.budget())
+    chosen = chosen_engine(engine, n_workers)
     print(f"Data sets: {', '.join(there)}")
     for name in DATA_SETS:
         if name not in there:
@@ -109,42 +128,38 @@ def train(
         for run, (pretraining, evaluation) in zip(runs, images, strict=True):
             print(f"{run.name}: {pretraining:,} images in pretraining, {evaluation:,} on {run.held_out}")
         print(f"{len(runs)} runs, {sum(map(sum, images)):,} images through forward and backward, at most")
-        return
-    chosen = chosen_engine(engine, n_workers)
-    failed = []
-    for run in runs:
-        print(f"{run.name}, in {root / run.name}", flush=True)
-        try:
-            result = learn(run, root / run.name, chosen, progress_bar=True)
-        except RuntimeError as error:  # the others need not wait for it
-            failed.append(f"{run.name}: {error}")
-            print(f"  failed: {error}", flush=True)
-            continue
-        print(
-            f"  {run.held_out}: test error {100 * result.scores['test_error']:.1f} %, "
-            f"area {100 * result.curve.area():.1f} %",
-            flush=True,
-        )
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed. {'; '.join(failed)}")
+    else:
+        run_all({run.name: partial(_train, run, root / run.name, chosen) for run in runs})
 
 
 @app.command
 def evaluate(
-    run: Path, *, data_dir: Path | None = None, engine: EngineName = "workers", n_workers: Positive | None = None
+    run: Path,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    engine: EngineName = "workers",
+    n_workers: Positive | None = None,
 ) -> None:
     """
     Print how the held-out data set was learned from what a run found.
 
     :param run: folder of a run; an evaluation that is missing is made up
     :param data_dir: as of train
+    :param download: those of its data sets that are not there, as of train
     :param engine: as of train
     :param n_workers: as of train
     """
-    from supervised.multi_cv.experiment import evaluate_run
+    from supervised.multi_cv.data import default_data_dir
+    from supervised.multi_cv.data import download as fetch
+    from supervised.multi_cv.experiment import Run, evaluate_run
     from supervised.multi_cv.table import training_error
 
-    result = evaluate_run(run, data_dir, chosen_engine(engine, n_workers))
+    chosen = chosen_engine(engine, n_workers)
+    settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
+    if download:
+        fetch(settings.data_dir, [settings.held_out, *settings.pretraining])
+    result = evaluate_run(settings, run, chosen)
     print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
     figures = (result.scores["test_error"], training_error(result.curve), result.curve.area())
     print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")
@@ -179,11 +194,19 @@ def table(
         write(found, save)
 
 
+def _train(run: Run, folder: Path, engine: Engine) -> None:
+    from supervised.multi_cv.experiment import train as learn
+
+    print(f"{run.name}, in {folder}", flush=True)
+    result = learn(run, folder, engine, progress_bar=True)
+    error, area = result.scores["test_error"], result.curve.area()
+    print(f"  {run.held_out}: test error {100 * error:.1f} %, area {100 * area:.1f} %", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """:return: exit code"""
     return exit_code(app, arguments)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    sys.exit(main())
+    script(main)

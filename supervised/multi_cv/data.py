@@ -44,78 +44,40 @@ class Description:
     """
     :param title: name of the data set in full
     :param n_classes: of it
-    :param how: to get it; ``{data_dir}`` stands for the folder of all data
     :param torchvision: its class that reads it
     :param download: what torchvision's download leaves in the folder of all data
     :param size: height and width of the original images, which are grey if they are 28×28
+    :param how: to get it; ``{data_dir}`` stands for the folder of all data
     """
 
     title: str
     n_classes: int
-    how: str
     torchvision: str | None = None
     download: tuple[str, ...] = ()
     size: int = SIZE
+    how: str = "python -m supervised.multi_cv train --download --data-dir {data_dir}"
 
 
 DATA_SETS = {
-    "cifar10": Description(
-        "CIFAR-10",
-        10,
-        "python -c \"from torchvision.datasets import CIFAR10; CIFAR10('{data_dir}', download=True)\"",
-        "CIFAR10",
-        ("cifar-10-batches-py",),
-    ),
-    "cifar100": Description(
-        "CIFAR-100",
-        100,
-        "python -c \"from torchvision.datasets import CIFAR100; CIFAR100('{data_dir}', download=True)\"",
-        "CIFAR100",
-        ("cifar-100-python",),
-    ),
-    "mnist": Description(
-        "MNIST",
-        10,
-        "python -c \"from torchvision.datasets import MNIST; MNIST('{data_dir}', download=True)\"",
-        "MNIST",
-        ("MNIST/raw",),
-        size=28,
-    ),
-    "fashion-mnist": Description(
-        "Fashion-MNIST",
-        10,
-        "python -c \"from torchvision.datasets import FashionMNIST; FashionMNIST('{data_dir}', download=True)\"",
-        "FashionMNIST",
-        ("FashionMNIST/raw",),
-        size=28,
-    ),
-    "svhn": Description(
-        "SVHN",
-        10,
-        'python -c "from torchvision.datasets import SVHN; '
-        "[SVHN('{data_dir}', half, download=True) for half in ('train', 'test')]\"",
-        "SVHN",
-        ("train_32x32.mat", "test_32x32.mat"),
-    ),
+    "cifar10": Description("CIFAR-10", 10, "CIFAR10", ("cifar-10-batches-py",)),
+    "cifar100": Description("CIFAR-100", 100, "CIFAR100", ("cifar-100-python",)),
+    "mnist": Description("MNIST", 10, "MNIST", ("MNIST/raw",), size=28),
+    "fashion-mnist": Description("Fashion-MNIST", 10, "FashionMNIST", ("FashionMNIST/raw",), size=28),
+    "svhn": Description("SVHN", 10, "SVHN", ("train_32x32.mat", "test_32x32.mat")),
     "gtsrb": Description(
-        "GTSRB",
-        43,
-        'python -c "from torchvision.datasets import GTSRB; '
-        "[GTSRB('{data_dir}', half, download=True) for half in ('train', 'test')]\"",
-        "GTSRB",
-        ("gtsrb/GTSRB/Training", "gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv"),
+        "GTSRB", 43, "GTSRB", ("gtsrb/GTSRB/Training", "gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv")
     ),
     "notmnist": Description(
         "notMNIST",
         10,
-        "put its images, 28×28 and grey, into {data_dir}/notmnist/train/LETTER and "
-        "{data_dir}/notmnist/test/LETTER, with a folder for each letter from A to J",
         size=28,
+        how="put its images, 28×28 and grey, into {data_dir}/notmnist/train/LETTER and "
+        "{data_dir}/notmnist/test/LETTER, with a folder for each letter from A to J",
     ),
     "facescrub": Description(
         "FaceScrub",
         100,
-        "scale the faces of its 100 persons to 32×32, and put them into "
+        how="scale the faces of its 100 persons to 32×32, and put them into "
         "{data_dir}/facescrub/train/PERSON and {data_dir}/facescrub/test/PERSON",
     ),
 }
@@ -148,8 +110,42 @@ def default_data_dir() -> Path:
 
 
 def available(data_dir: str) -> list[str]:
-    """Names of the data sets that are there, none of which is read for it."""
-    return [name for name in DATA_SETS if _found(Path(data_dir), name) is not None]
+    """
+    Names of the data sets that are there, none of which is read for it.
+
+    :raises MultiCVError: if a folder of a data set's name holds something else
+    """
+    names = [name for name in DATA_SETS if _found(Path(data_dir), name) is not None]
+    for name in DATA_SETS:
+        if name not in names and _inside(Path(data_dir) / name):
+            raise MultiCVError(_missing(Path(data_dir), name))
+    return names
+
+
+def download(data_dir: str, names: Iterable[str]) -> None:
+    """
+    Have torchvision download data sets, those that are not there.
+
+    :param data_dir: the folder of all data
+    :param names: in ``DATA_SETS``
+    :raises MultiCVError: before anything is downloaded, if torchvision has no download of one
+    """
+    absent = [name for name in names if _found(Path(data_dir), name) is None]
+    for name in absent:
+        description = DATA_SETS[name]
+        if description.torchvision is None:
+            how = description.how.format(data_dir=data_dir)
+            raise MultiCVError(f"torchvision has no download of {description.title}: {how}")
+    for name in absent:
+        _by_torchvision(name, Path(data_dir), download=True)
+
+
+def check_name(name: str) -> None:
+    """:raises MultiCVError: if there is no such data set"""
+    if name not in DATA_SETS:
+        near = difflib.get_close_matches(name.lower(), DATA_SETS, cutoff=0.5)
+        did_you_mean = f", did you mean {' or '.join(near)}?" if near else ""
+        raise MultiCVError(f"no data set {name!r}{did_you_mean} (there are {', '.join(DATA_SETS)})")
 
 
 @lru_cache(maxsize=len(DATA_SETS))
@@ -167,10 +163,7 @@ def load(data_dir: str, name: str) -> DataSet:
     :param name: in ``DATA_SETS``
     :raises MultiCVError: if it is unknown, missing, partial or damaged
     """
-    if name not in DATA_SETS:
-        near = difflib.get_close_matches(name.lower(), DATA_SETS, cutoff=0.5)
-        did_you_mean = f", did you mean {' or '.join(near)}?" if near else ""
-        raise MultiCVError(f"no data set {name!r}{did_you_mean} (there are {', '.join(DATA_SETS)})")
+    check_name(name)
     found = _found(Path(data_dir), name)
     if found is None:
         raise MultiCVError(_missing(Path(data_dir), name))
@@ -212,12 +205,15 @@ def _missing(data_dir: Path, name: str) -> str:
         f"a zip of these ({name}.zip, {name}/{name}.zip or cifar/{name}.zip)",
         *([f"torchvision's download ({', '.join(description.download)})"] if description.download else []),
     ]
-    folder = data_dir / name
-    inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    instead = f" ({folder} has only {', '.join(inside[:3])}{' …' * (len(inside) > 3)})" if inside else ""
+    inside = _inside(data_dir / name)
+    instead = f" ({data_dir / name} has only {', '.join(inside[:3])}{' …' * (len(inside) > 3)})" if inside else ""
     how = description.how.format(data_dir=data_dir)
     looked_for = f"{', '.join(places[:-1])} or {places[-1]}"
     return f"no {description.title} in {data_dir}: looked for {looked_for}{instead}. To have it there: {how}"
+
+
+def _inside(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def _idx_files(folder: Path) -> dict[str, Path]:
@@ -409,15 +405,11 @@ def _halves_by_torchvision(name: str, data_dir: Path) -> dict[str, Any]:
     """Data sets of its class."""
     description = DATA_SETS[name]
     try:
-        import torchvision.datasets  # type: ignore[import-untyped]
-
-        reader = getattr(torchvision.datasets, str(description.torchvision))
-        by_name = name in ("svhn", "gtsrb")
-        return {half: reader(str(data_dir), half if by_name else half == "train", download=False) for half in HALVES}
+        return _by_torchvision(name, data_dir, download=False)
     except ImportError as error:
         raise MultiCVError(
             f"{description.title} can't be read by torchvision's {description.torchvision}: {error}; "
-            "pip install torchvision scipy"
+            "pip install 'leap-rl[supervised]'"
         ) from None
     except Exception as error:  # each of its classes fails in its own way
         parts = ", ".join(description.download)
@@ -425,6 +417,14 @@ def _halves_by_torchvision(name: str, data_dir: Path) -> dict[str, Any]:
             f"{parts} in {data_dir} is damaged: {error or repr(error)}; remove it and fetch it again: "
             f"{description.how.format(data_dir=data_dir)}"
         ) from None
+
+
+def _by_torchvision(name: str, data_dir: Path, download: bool) -> dict[str, Any]:
+    import torchvision.datasets  # type: ignore[import-untyped]
+
+    reader = getattr(torchvision.datasets, str(DATA_SETS[name].torchvision))
+    by_name = name in ("svhn", "gtsrb")
+    return {half: reader(str(data_dir), half if by_name else half == "train", download=download) for half in HALVES}
 
 
 def _scaled(file: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,11 +24,11 @@ from leap_rl.core import (
 )
 from leap_rl.core.checkpoint import Checkpoints
 from supervised.hat import HAT
-from supervised.multi_cv.data import DATA_SETS, default_data_dir
+from supervised.multi_cv.data import DATA_SETS, load
 from supervised.multi_cv.tasks import LEARNING_RATE, DataSets
 from supervised.multihead import MultiHeadTrainer
 from supervised.progressive import ProgressiveNet
-from supervised.runs import check_folder, evaluate, open_folder
+from supervised.runs import check_folder, evaluate, open_folder, read_runs
 from supervised.visits import NextTask, TaskNetwork, VisitsTrainer
 
 # Appendix E, and section 4.2 for the metric. λ, and Reptile's meta optimizer, are ours. SGD needs no update skipped.
@@ -82,13 +81,29 @@ class Run:
     batch_size: int
     limit: int | None
 
+    @classmethod
+    def read(cls, folder: Path, data_dir: str) -> Run:
+        """
+        That of a folder; without a budget, unless it is one visit.
+
+        :raises ValueError: if it has none of this experiment
+        """
+        names = [name for name in cls.__dataclass_fields__ if name not in ("data_dir", "meta_steps")]
+        (settings,) = read_runs(folder / "run.json", names)
+        given = {name: settings[name] for name in names} | {"pretraining": tuple(settings["pretraining"])}
+        return cls(data_dir, meta_steps=settings.get("meta_steps", 0), **given)
+
     @property
     def name(self) -> str:
         return f"{self.learner}-{self.held_out}-seed{self.seed}"
 
     def settings(self) -> dict[str, object]:
-        """What must not change when a run goes on; more meta steps are more of the same run, unless it is one visit."""
-        settings = asdict(self)
+        """
+        What must not change when a run goes on, the sizes of its data sets included; more meta steps are more of the
+        same run, unless it is one visit.
+        """
+        data = {name: load(self.data_dir, name) for name in (self.held_out, *self.pretraining)}
+        settings = asdict(self) | {"images": {name: [len(d.train), len(d.test)] for name, d in data.items()}}
         del settings["data_dir"]
         if self.learner not in SEQUENTIAL:
             del settings["meta_steps"]
@@ -107,6 +122,14 @@ class Run:
             DataSets(self.data_dir, self.pretraining, **shared, passes=passes),  # type: ignore[arg-type]
             DataSets(self.data_dir, [self.held_out], **shared, passes=self.passes),  # type: ignore[arg-type]
         )
+
+    def budget(self) -> int:
+        """In what the learner's checkpoints count: meta steps, updates or visits."""
+        if self.learner == "multihead":
+            return round(self.visits * np.mean([task.updates for task in self.data_sets()[0].tasks]))
+        if self.learner in SEQUENTIAL:
+            return len(self.pretraining)
+        return self.visits if self.learner in TASK_NETWORKS else self.meta_steps
 
     def images(self) -> tuple[int, int]:
         """Through forward and backward, at most: in pretraining (on average over draws), and in the evaluation."""
@@ -151,8 +174,7 @@ def train(run: Run, folder: Path, engine: Engine, progress_bar: bool = False) ->
     :raises RuntimeError: if it diverged
     """
     pretraining, held_out = run.data_sets()
-    check(run, folder, pretraining)
-    open_folder(folder, run.settings())
+    open_folder(folder, run.settings(), run.budget())
     start = _pretrain(run, pretraining, folder, engine, progress_bar)
     evaluated = folder / f"{run.meta_steps if run.visits else 0:04d}"
     if not (evaluated / "initialization" / "config.json").is_file():
@@ -160,35 +182,11 @@ def train(run: Run, folder: Path, engine: Engine, progress_bar: bool = False) ->
     return _evaluate(run, held_out, evaluated, engine)
 
 
-def check(run: Run, folder: Path, pretraining: DataSets) -> None:
-    """
-    :param run: what is to be run
-    :param folder: of it
-    :param pretraining: its data sets
-    :raises ValueError: if the folder is of another run, or of this one with more meta steps
-    """
-    check_folder(folder, run.settings())
-    made = (Checkpoints(folder).steps() or [0])[-1]
-    if made > _budget(run, pretraining):
-        raise ValueError(
-            f"{folder} has learned for longer than {run.meta_steps} meta steps already: ask for as many as it has"
-        )
-
-
-def _budget(run: Run, tasks: DataSets) -> int:
-    """In what the learner's checkpoints count: meta steps, updates or visits."""
-    if run.learner == "multihead":
-        return round(run.visits * np.mean([task.updates for task in tasks.tasks]))
-    if run.learner in SEQUENTIAL:
-        return len(tasks)
-    return run.visits if run.learner in TASK_NETWORKS else run.meta_steps
-
-
 def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_bar: bool) -> Initialization:
     """
     What a new task starts from. Its config says how many images were learned from, forward and backward.
     """
-    tensorboard, budget = folder / "tensorboard", _budget(run, tasks)
+    tensorboard, budget = folder / "tensorboard", run.budget()
     if run.learner == "none":
         start, images = tasks.draw_initialization(None, run.seed), 0
     elif run.learner == "multihead":
@@ -249,22 +247,17 @@ def _evaluate(run: Run, held_out: DataSets, folder: Path, engine: Engine) -> Tas
     return evaluate([job], f"held-out {run.held_out}", folder, engine)[run.held_out]
 
 
-def evaluate_run(folder: Path, data_dir: Path | None, engine: Engine) -> TaskResult:
+def evaluate_run(run: Run, folder: Path, engine: Engine) -> TaskResult:
     """
     The held-out data set, learned from what a run found last; learned now if it was not yet.
 
-    :param folder: of a run
-    :param data_dir: of the data sets; ``None``: the default
+    :param run: as it was read from the folder
+    :param folder: of it
     :param engine: where the task runs
-    :raises ValueError: if it is no folder of a run, or nothing was found yet
+    :raises ValueError: if nothing was found yet, or the data is not that of the run
     """
-    settings = folder / "run.json"
-    if not settings.is_file():
-        raise ValueError(f"{folder} is no run of this experiment: run.json is missing")
+    check_folder(folder, run.settings())
     found = sorted(path.parents[1] for path in folder.glob("[0-9]*/initialization/config.json"))
     if not found:
         raise ValueError(f"{folder} is not finished: python -m supervised.multi_cv train goes on with it")
-    given = json.loads(settings.read_text())
-    given["pretraining"] = tuple(given["pretraining"])
-    run = Run(str((data_dir or default_data_dir()).absolute()), **{"meta_steps": 0, **given})
     return _evaluate(run, run.data_sets()[1], found[-1], engine)

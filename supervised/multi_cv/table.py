@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
+from supervised.intervals import difference_cell, mean_cell
 from supervised.multi_cv.data import DATA_SETS
-from supervised.multi_cv.experiment import LEARNERS
+from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL, Run
+from supervised.runs import missing_runs, read_runs
 
 SMOOTHED_OVER = 20
 """Updates, in the figure: a minibatch alone is mostly noise."""
@@ -35,7 +35,6 @@ class Findings:
     :param test_error: in per cent, as all that follow
     :param training_error: see ``training_error``
     :param area: under the training error curve
-    :param images: seen of the held-out data set, forward and backward
     :param steps: images seen at each point of the curve
     :param curve: training error there
     """
@@ -49,7 +48,6 @@ class Findings:
     test_error: float
     training_error: float
     area: float
-    images: int
     steps: list[int]
     curve: list[float]
 
@@ -70,13 +68,13 @@ def collect(root: Path) -> list[Findings]:
     """
     :param root: folder of the runs, or a file that ``save`` wrote
     :return: of each run what it found at each budget
-    :raises ValueError: if there is no finished run, or they are of several protocols
+    :raises ValueError: if there is no finished run, one of something else, or they are of several protocols
     """
     if root.is_file():
-        return [Findings(**row) for row in json.loads(root.read_text())]
+        return [Findings(**row) for row in read_runs(root, list(Findings.__dataclass_fields__))]
     found = []
     for file in sorted(root.glob("*/run.json")):
-        settings = json.loads(file.read_text())
+        settings = asdict(Run.read(file.parent, ""))
         for folder in sorted(file.parent.glob("[0-9]*")):
             result = load_result(folder / "held-out" / settings["held_out"])
             if result is None:
@@ -98,7 +96,6 @@ def collect(root: Path) -> list[Findings]:
                     test_error=round(100 * result.scores["test_error"], 2),
                     training_error=round(100 * training_error(result.curve), 2),
                     area=round(100 * result.curve.area(), 2),
-                    images=result.steps,
                     steps=result.curve.steps[shown].tolist(),
                     curve=(100 * curve[shown]).round(2).tolist(),
                 )
@@ -137,15 +134,13 @@ def _of(found: Sequence[Findings], held_out: str, learner: str) -> dict[int, Fin
 
 def table(found: Sequence[Findings]) -> str:
     """
-    Markdown: for each measure held-out data sets by learners, mean and 95 % interval over the seeds (Student's t: a
-    bootstrap of three seeds is far too narrow); then the difference to no pretraining on the same seeds, and what is
-    missing.
+    Markdown: for each measure held-out data sets by learners, mean and 95 % interval over the seeds (Student's); then
+    the difference to no pretraining on the same seeds, and what is missing.
 
     :param found: runs of one budget
     """
     learners = [name for name in LEARNERS if any(run.learner == name for run in found)]
     held_out = [name for name in DATA_SETS if any(run.held_out == name for run in found)]
-    seeds = sorted({run.seed for run in found})
     there = sorted(found[0].protocol["data_sets"], key=list(DATA_SETS).index)
     absent = [name for name in DATA_SETS if name not in there]
     parts = [f"Data sets: {', '.join(there)}; not there: {', '.join(absent) or 'none'}."]
@@ -158,48 +153,22 @@ def table(found: Sequence[Findings]) -> str:
     for title, measure in MEASURES.items():
 
         def mean(name: str, learner: str, measure: Callable[[Findings], float] = measure) -> str:
-            values = [measure(run) for run in _of(found, name, learner).values()]
-            return f"{np.mean(values):.1f}{_interval(values)}" if values else ""
+            return mean_cell([measure(run) for run in _of(found, name, learner).values()])
 
         rows(title, learners, mean)
 
     def difference(name: str, learner: str) -> str:
         ours, none = _of(found, name, learner), _of(found, name, "none")
-        values = [ours[seed].test_error - none[seed].test_error for seed in ours if seed in none]
-        if not values:
-            return ""
-        low, high = _t_interval(values)
-        word = " worse" if low > 0 else " better" if high < 0 else ""
-        return f"{np.mean(values):+.1f}{_interval(values)}{word}"
+        return difference_cell([ours[seed].test_error - none[seed].test_error for seed in ours if seed in none])
 
     if "none" in learners and len(learners) > 1:
         rows("Test error less that without pretraining, points", [n for n in learners if n != "none"], difference)
     spent = {name: [run.pretraining_images for run in found if run.learner == name] for name in learners}
     parts.append("Images in pretraining, mean: " + ", ".join(f"{n} {np.mean(i):,.0f}" for n, i in spent.items()))
-    missing = [
-        f"{learner} on {name}, seed {seed}"
-        for name in held_out
-        for learner in learners
-        for seed in seeds
-        if seed not in _of(found, name, learner)
-    ]
-    if missing:
-        parts.append(f"Missing: {'; '.join(missing)}")
-    return "\n\n".join(parts)
-
-
-def _t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 %, of the mean; of one value all there is."""
-    if len(values) < 2:
-        return -math.inf, math.inf
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = float(student_t.ppf(0.975, len(values) - 1)) * error
-    return float(np.mean(values)) - reach, float(np.mean(values)) + reach
-
-
-def _interval(values: Sequence[float]) -> str:
-    low, high = _t_interval(values)
-    return f" ({low:.1f} to {high:.1f})" if len(values) > 1 else ""
+    # Whatever is there can be held out, by the experiment's own learners; those of one visit are extras.
+    own = [learner for learner in LEARNERS if learner not in SEQUENTIAL or learner in learners]
+    seeds_of = {f"{learner} on {name}": _of(found, name, learner) for name in there for learner in own}
+    return "\n\n".join(parts) + missing_runs(seeds_of, sorted({run.seed for run in found}))
 
 
 def plot(found: Sequence[Findings], file: Path) -> None:

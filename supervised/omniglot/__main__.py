@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
-from supervised.command_line import Ints, Names, Positive, Rates, Seeds, chosen_engine, exit_code
+from supervised.command_line import Ints, Names, Positive, Rates, Seeds, chosen_engine, exit_code, run_all, script
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
     from supervised.omniglot.experiment import Run
 
-app = App("supervised.omniglot", help="Omniglot with the learners that the paper compares.", version_flags=())
+app = App(
+    "supervised.omniglot",
+    help="Omniglot with the learners that the paper compares.",
+    version_flags=(),
+    suppress_keyboard_interrupt=False,  # exit_code says what to do
+)
 
 Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, updates. Paper: appendix D. cpu: what 2 cores do in some hours. quick: some minutes.
@@ -32,6 +35,7 @@ EngineName = Literal["auto", "workers", "in-process", "together"]
 def train(
     *,
     data_dir: Path | None = None,
+    download: bool = False,
     preset: Preset = "quick",
     learners: Names = LEARNERS,
     pretraining: Ints = (20,),
@@ -49,7 +53,8 @@ def train(
     """
     Meta-train learners, and learn the held-out alphabets from what they found. Runs that are there go on.
 
-    :param data_dir: of Omniglot; without it $LEAP_RL_DATA/omniglot, or torchvision's download in the user's cache
+    :param data_dir: of Omniglot; without it $LEAP_RL_DATA/omniglot, or leap_rl's folder in the user's cache
+    :param download: what is not in the folder of Omniglot, with torchvision
     :param preset: quick, cpu or paper: meta steps, meta batch and updates
     :param learners: none, leap, reptile, fomaml, maml, multihead
     :param pretraining: numbers of pretraining alphabets
@@ -65,15 +70,14 @@ def train(
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
-    from supervised.omniglot.alphabets import split
-    from supervised.omniglot.data import default_data_dir
+    from supervised.omniglot.data import absent_sets
     from supervised.omniglot.experiment import KNOWN, Run
     from supervised.runs import check_folder
 
     for learner in learners:
         if learner not in KNOWN:
             raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
-    data = str((data_dir or default_data_dir()).absolute())
+    data = _data(data_dir, download)
     steps, batch, n_updates = PRESETS[preset]
     runs = [
         Run(
@@ -92,21 +96,29 @@ def train(
         for learner in learners
         for rate in (meta_learning_rates if meta_learning_rates and learner != "none" else (None,))
     ]
+    if not runs:
+        raise ValueError(
+            "nothing to run: give at least one of --learners, --pretraining and --seeds, or leave them out"
+        )
     for run in runs:
-        split(data, run.n_pretraining, run.seed, validation)
-        check_folder(root / run.name, run.settings())
+        check_folder(root / run.name, run.settings(), run.budget(run.meta_steps))
+    chosen = chosen_engine(engine, n_workers)
+    for name in absent_sets(data):
+        print(f"{data} has no {name}: the split is not that of all of Omniglot")
     if dry_run:
-        for run in runs:
-            print(f"{run.name}: {run.images():,} images")
-        print(f"{len(runs)} runs, {sum(run.images() for run in runs):,} images through forward and backward")
+        images = [run.images() for run in runs]
+        for run, (pretraining_images, evaluation) in zip(runs, images, strict=True):
+            print(f"{run.name}: {pretraining_images:,} images in pretraining, {evaluation:,} on held-out alphabets")
+        print(f"{len(runs)} runs, {sum(map(sum, images)):,} images through forward and backward")
     else:
-        _train(runs, root, chosen_engine(engine, n_workers))
+        run_all({run.name: partial(_train, run, root / run.name, chosen) for run in runs})
 
 
 @app.command
 def ablation(
     *,
     data_dir: Path | None = None,
+    download: bool = False,
     preset: Preset = "quick",
     pretraining: Positive = 20,
     seeds: Seeds = (0,),
@@ -121,6 +133,7 @@ def ablation(
     it, and with it but without the stabilizer.
 
     :param data_dir: as of train
+    :param download: as of train
     :param preset: as of train
     :param pretraining: number of pretraining alphabets
     :param seeds: of the runs
@@ -134,6 +147,7 @@ def ablation(
 
     train(
         data_dir=data_dir,
+        download=download,
         preset=preset,
         learners=tuple(ABLATION),
         pretraining=(pretraining,),
@@ -148,19 +162,26 @@ def ablation(
 
 @app.command
 def evaluate(
-    run: Path, *, data_dir: Path | None = None, engine: EngineName = "auto", n_workers: Positive | None = None
+    run: Path,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    engine: EngineName = "auto",
+    n_workers: Positive | None = None,
 ) -> None:
     """
     Print how each held-out alphabet was learned from what a run found, at the last meta step that was evaluated.
 
     :param run: folder of a run; what its evaluation lacks is made up
     :param data_dir: as of train
+    :param download: as of train
     :param engine: as of train
     :param n_workers: as of train
     """
-    from supervised.omniglot.experiment import evaluate_run
+    from supervised.omniglot.experiment import Run, evaluate_run
 
-    results, meta_steps = evaluate_run(run, data_dir, chosen_engine(engine, n_workers))
+    chosen = chosen_engine(engine, n_workers)
+    results, meta_steps = evaluate_run(Run.read(run, _data(data_dir, download)), run, chosen)
     print(f"{run.name} after {meta_steps} meta steps\n\n| alphabet | test error, % | area, % |\n|---|---|---|")
     for name, result in sorted(results.items()):
         print(f"| {name} | {100 * result.scores['test_error']:.1f} | {100 * result.curve.area():.1f} |")
@@ -200,20 +221,28 @@ def table(
         write(found, save)
 
 
-def _train(runs: Sequence[Run], root: Path, engine: Engine) -> None:
+def _data(data_dir: Path | None, download: bool) -> str:
+    from supervised.omniglot.data import default_data_dir
+    from supervised.omniglot.data import download as fetch
+
+    data = str((data_dir or default_data_dir()).absolute())
+    if download:
+        fetch(data)
+    return data
+
+
+def _train(run: Run, folder: Path, engine: Engine) -> None:
     from supervised.omniglot.experiment import train as learn
 
-    for run in runs:
-        folder = root / run.name
-        print(f"{run.name}: {run.images():,} images, in {folder}", flush=True)
-        for meta_steps, results in learn(run, folder, engine, progress_bar=True):
-            error = sum(r.scores["test_error"] for r in results.values()) / len(results)
-            area = sum(r.curve.area() for r in results.values()) / len(results)
-            print(
-                f"  after {meta_steps} meta steps, {len(results)} held-out alphabets: "
-                f"test error {100 * error:.1f} %, area {100 * area:.1f} %",
-                flush=True,
-            )
+    print(f"{run.name}: {run.images()[0]:,} images, in {folder}", flush=True)
+    for meta_steps, results in learn(run, folder, engine, progress_bar=True):
+        error = sum(r.scores["test_error"] for r in results.values()) / len(results)
+        area = sum(r.curve.area() for r in results.values()) / len(results)
+        print(
+            f"  after {meta_steps} meta steps, {len(results)} held-out alphabets: "
+            f"test error {100 * error:.1f} %, area {100 * area:.1f} %",
+            flush=True,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -222,5 +251,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    sys.exit(main())
+    script(main)

@@ -12,7 +12,7 @@ import torch
 from leap_rl.core import Initialization, TaskFamily
 from supervised.augmentation import RandomAffine
 from supervised.networks import ConvNet
-from supervised.omniglot.data import DRAWINGS, load_omniglot
+from supervised.omniglot.data import DRAWINGS, absent_sets, load_omniglot
 from supervised.tasks import ClassificationTask, Images
 
 # Appendix D of the paper, unless said otherwise.
@@ -73,7 +73,7 @@ class Alphabets(TaskFamily):
     :param alphabets: by name
     :param run_seed: of the characters and the held-out drawings
     :param updates: of a learning process
-    :raises ValueError: for an alphabet that is unknown, or has fewer than 20 characters
+    :raises ValueError: for an alphabet that is unknown, is named twice, or has fewer than 20 characters
     """
 
     def __init__(self, data_dir: str, alphabets: Sequence[str], run_seed: int, updates: int = UPDATES) -> None:
@@ -84,6 +84,8 @@ class Alphabets(TaskFamily):
                     f"{alphabet} is no alphabet with at least {CLASSES} characters in {data_dir}: "
                     f"there are {', '.join(large)}"
                 )
+            if alphabets.count(alphabet) > 1:
+                raise ValueError(f"{alphabet} is named {alphabets.count(alphabet)} times: once is enough")
         self.tasks = [
             AlphabetTask(alphabet, updates, BATCH_SIZE, LEARNING_RATE, AUGMENTATION, data_dir, run_seed)
             for alphabet in alphabets
@@ -127,6 +129,7 @@ def split(data_dir: str, n_pretraining: int, seed: int, validation: bool = False
         raise ValueError(
             f"{n_pretraining} pretraining alphabets: there are 1 to {most}, "
             f"since {HELD_OUT_ALPHABETS} of the {len(names)} with {CLASSES} characters are held out"
+            + "".join(f"; {name} is not in {data_dir}, --download fetches it" for name in absent_sets(data_dir))
         )
     shuffled = np.random.default_rng(seed).permutation(names).tolist()
     pretraining = shuffled[HELD_OUT_ALPHABETS : HELD_OUT_ALPHABETS + n_pretraining]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +60,12 @@ def load_omniglot(data_dir: str) -> Omniglot:
         zips; or torchvision's download (``omniglot-py`` in it)
     :raises OmniglotError: if it is missing, partial or damaged
     """
-    sources = _sources(Path(data_dir))
+    sources = list(_sources(Path(data_dir)).values())
+    if not sources:
+        raise OmniglotError(
+            f"no Omniglot in {data_dir}: looked for {' or '.join(SETS)}, as a folder of alphabets or a zip. Give its "
+            "folder as --data-dir, or add --download, for torchvision to fetch it"
+        )
     data = decoded_once(f"omniglot-{SIZE}", sources, lambda: _decode(sources))
     images, names, counts = data["images"], data["names"].tolist(), data["counts"].tolist()
     ends = np.cumsum(counts).tolist()
@@ -67,20 +73,32 @@ def load_omniglot(data_dir: str) -> Omniglot:
     return Omniglot(torch.from_numpy(images), rows)
 
 
-def _sources(data_dir: Path) -> list[Path]:
+def absent_sets(data_dir: str) -> list[str]:
+    """Of ``images_background`` and ``images_evaluation``. With one of them alone other alphabets are held out."""
+    return [name for name in SETS if name not in _sources(Path(data_dir))]
+
+
+def download(data_dir: str) -> None:
+    """
+    Have torchvision download what is not there.
+
+    :param data_dir: as of ``load_omniglot``
+    """
+    import torchvision.datasets  # type: ignore[import-untyped]
+
+    for name in absent_sets(data_dir):
+        torchvision.datasets.Omniglot(data_dir, background=name == "images_background", download=True)
+
+
+def _sources(data_dir: Path) -> dict[str, Path]:
     """The zip or folder of each set that is there."""
-    found = []
+    found = {}
     for name in SETS:
         places = [data_dir / name, data_dir / "omniglot-py" / name, data_dir / f"{name}.zip"]
         places.append(data_dir / "omniglot-py" / f"{name}.zip")
-        found += [place for place in places if place.exists()][:1]
-    if not found:
-        raise OmniglotError(
-            f"no Omniglot in {data_dir}: looked for {' or '.join(SETS)}, as a folder of alphabets or a zip. Give its "
-            "folder as --data-dir, or let torchvision download it: "
-            'python -c "from torchvision.datasets import Omniglot; '
-            f"[Omniglot('{data_dir}', background=b, download=True) for b in (True, False)]\""
-        )
+        there = [place for place in places if place.exists()]
+        if there:
+            found[name] = there[0]
     return found
 
 
@@ -96,7 +114,7 @@ def _files(source: Path) -> Iterator[tuple[str, str, bytes]]:
                 parts = name.split("/")
                 if name.endswith(".png") and len(parts) >= 3:
                     yield parts[-3], parts[-2], archive.read(name)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
         raise OmniglotError(f"{source} is damaged: {error}; fetch it again") from None
 
 
@@ -105,17 +123,17 @@ def _decode(sources: list[Path]) -> dict[str, np.ndarray]:
     for source in sources:
         for alphabet, character, data in _files(source):
             try:
-                with Image.open(io.BytesIO(data)) as image:
-                    if image.size != (105, 105):
-                        raise OmniglotError(
-                            f"{source}: {alphabet}/{character} has a drawing of {image.size[0]}×{image.size[1]}, "
-                            "Omniglot's are 105×105"
-                        )
-                    # Ink is black in the files.
-                    small = image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-                    drawings.setdefault((alphabet, character), []).append(255 - np.asarray(small))
-            except (OSError, SyntaxError) as error:
+                image = Image.open(io.BytesIO(data)).convert("L")
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise OmniglotError(f"{source}: {alphabet}/{character} has a damaged drawing: {error}") from None
+            if image.size != (105, 105):
+                raise OmniglotError(
+                    f"{source}: {alphabet}/{character} has a drawing of {image.width}×{image.height}, "
+                    "Omniglot's are 105×105"
+                )
+            # Ink is black in the files.
+            small = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            drawings.setdefault((alphabet, character), []).append(255 - np.asarray(small))
     if not drawings:
         raise OmniglotError(f"{', '.join(map(str, sources))}: no drawings as ALPHABET/CHARACTER/*.png in it")
     for (alphabet, character), images in drawings.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +24,9 @@ from leap_rl.core import (
 )
 from leap_rl.core.checkpoint import Checkpoints
 from supervised.multihead import MultiHeadTrainer
-from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, split
+from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, held_out_alphabets, split
 from supervised.omniglot.curves import TrainingCurves, show_examples
-from supervised.omniglot.data import default_data_dir
-from supervised.runs import evaluate, open_folder
+from supervised.runs import check_folder, evaluate, open_folder, read_runs
 
 EVALUATE_EVERY = 15
 """Meta steps (ours)."""
@@ -72,7 +70,7 @@ class Run:
     :param seed: of everything: split, characters, held-out drawings, initialization, batches
     :param meta_steps: the budget: so many visits of all updates to a meta batch. MAML makes fewer updates in a visit,
         so it has more meta steps; multi-head fine-tuning makes as many updates in all. So all see the same number of
-        images
+        images, but for FOMAML's look ahead: one minibatch more in a visit
     :param meta_batch_size: alphabets per meta step
     :param updates: of a learning process
     :param meta_learning_rate: β; ``None``: the paper's
@@ -89,6 +87,17 @@ class Run:
     meta_learning_rate: float | None = None
     validation: bool = False
 
+    @classmethod
+    def read(cls, folder: Path, data_dir: str) -> Run:
+        """
+        That of a folder, without a budget.
+
+        :raises ValueError: if it has none of this experiment
+        """
+        names = [name for name in cls.__dataclass_fields__ if name not in ("data_dir", "meta_steps")]
+        (settings,) = read_runs(folder / "run.json", names)
+        return cls(data_dir, meta_steps=0, **{name: settings[name] for name in names})
+
     @property
     def name(self) -> str:
         rate = "" if self.meta_learning_rate is None else f"-{self.meta_learning_rate:g}"
@@ -101,9 +110,19 @@ class Run:
             return round(meta_steps * self.updates / (learner.inner_steps + 1))
         return meta_steps if learner is not None else meta_steps * self.meta_batch_size * self.updates
 
-    def images(self) -> int:
-        """Through forward and backward, in pretraining."""
-        return 0 if self.learner == "none" else self.meta_steps * self.meta_batch_size * self.updates * BATCH_SIZE
+    def evaluations(self) -> list[int]:
+        """Meta steps after which the held-out alphabets are learned."""
+        if self.learner == "none":
+            return [0]
+        return [*range(EVALUATE_EVERY, self.meta_steps, EVALUATE_EVERY), self.meta_steps]
+
+    def images(self) -> tuple[int, int]:
+        """Through forward and backward: in pretraining, and in all evaluations."""
+        learner = KNOWN[self.learner]
+        visits = 0 if self.learner == "none" else self.meta_steps * self.meta_batch_size
+        updates = self.updates + (learner is not None and learner.looks_ahead)
+        learned = len(self.evaluations()) * held_out_alphabets(self.n_pretraining, self.validation)
+        return visits * updates * BATCH_SIZE, learned * self.updates * BATCH_SIZE
 
     def alphabets(self) -> tuple[Alphabets, Alphabets]:
         """
@@ -118,10 +137,14 @@ class Run:
         )
 
     def settings(self) -> dict[str, Any]:
-        """What must not change when a run goes on: more meta steps are more of the same run."""
+        """
+        What must not change when a run goes on, the alphabets of its data included: more meta steps are more of the
+        same run.
+        """
         settings = asdict(self)
         del settings["meta_steps"], settings["data_dir"]
-        return settings
+        pretraining, held_out = split(self.data_dir, self.n_pretraining, self.seed, self.validation)
+        return settings | {"pretraining": pretraining, "held_out": held_out}
 
 
 def train(
@@ -139,13 +162,13 @@ def train(
     :raises ValueError: for a run that can't be, or a folder of another one
     """
     pretraining, held_out = run.alphabets()
-    open_folder(folder, run.settings())
+    open_folder(folder, run.settings(), run.budget(run.meta_steps))
     if run.learner == "none":
         yield 0, _evaluate(pretraining.draw_initialization(None, run.seed), held_out, run.seed, folder / "0000", engine)
         return
     trainer = _trainer(run, pretraining, folder, engine)
     curves = TrainingCurves(folder, EVALUATE_EVERY)
-    for meta_steps in [*range(EVALUATE_EVERY, run.meta_steps, EVALUATE_EVERY), run.meta_steps]:
+    for meta_steps in run.evaluations():
         evaluated = folder / f"{meta_steps:04d}"
         done = trainer.meta_step if isinstance(trainer, MetaTrainer) else trainer.n_updates
         left = run.budget(meta_steps) - done
@@ -198,23 +221,20 @@ def _evaluate(
     return evaluate(jobs, f"{len(jobs)} held-out alphabets", folder, engine)
 
 
-def evaluate_run(folder: Path, data_dir: Path | None, engine: Engine) -> tuple[dict[str, TaskResult], int]:
+def evaluate_run(run: Run, folder: Path, engine: Engine) -> tuple[dict[str, TaskResult], int]:
     """
     The held-out alphabets at the last meta step that was evaluated; what is missing of it is learned now.
 
-    :param folder: of a run
-    :param data_dir: of Omniglot; ``None``: the default
+    :param run: as it was read from the folder
+    :param folder: of it
     :param engine: where the tasks run
     :return: results by alphabet, and the meta step
-    :raises ValueError: if it is no folder of a run, or nothing was evaluated yet
+    :raises ValueError: if nothing was evaluated yet, or the data is not that of the run
     """
-    settings = folder / "run.json"
-    if not settings.is_file():
-        raise ValueError(f"{folder} is no run of this experiment: run.json is missing")
+    check_folder(folder, run.settings())
     evaluated = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
     if not evaluated:
         raise ValueError(f"{folder} was not evaluated yet: python -m supervised.omniglot train goes on with it")
-    run = Run(str((data_dir or default_data_dir()).absolute()), meta_steps=0, **json.loads(settings.read_text()))
     pretraining, held_out = run.alphabets()
     last = evaluated[-1]
     if run.learner == "none":

@@ -11,8 +11,10 @@ import numpy as np
 
 from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
+from supervised.intervals import bootstrap_interval, difference_cell
 from supervised.omniglot.alphabets import held_out_alphabets
-from supervised.runs import interval
+from supervised.omniglot.experiment import LEARNERS
+from supervised.runs import missing_runs, read_runs
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -66,10 +68,11 @@ class Findings:
 def collect(root: Path) -> list[Findings]:
     """
     :param root: folder of the runs, or a file that ``save`` wrote
-    :raises ValueError: if there is no run
+    :raises ValueError: if there is no run, or one of something else
     """
+    given = [name for name, f in Findings.__dataclass_fields__.items() if f.default_factory is MISSING]
     if root.is_file():
-        found = [Findings(**row) for row in json.loads(root.read_text())]
+        found = [Findings(**row) for row in read_runs(root, [*given, "scores"])]
         for run in found:
             run.scores = {int(step): {n: (e, a) for n, (e, a) in s.items()} for step, s in run.scores.items()}
             run.curves = {int(step): curve for step, curve in run.curves.items()}
@@ -77,8 +80,7 @@ def collect(root: Path) -> list[Findings]:
         return found
     found = []
     for file in sorted(root.glob("*/run.json")):
-        settings = json.loads(file.read_text())
-        given = {name for name, f in Findings.__dataclass_fields__.items() if f.default_factory is MISSING}
+        (settings,) = read_runs(file, given)
         run = Findings(**{name: settings[name] for name in given})
         for folder in sorted(file.parent.glob("[0-9]*")):
             results = [load_result(path) for path in sorted((folder / "held-out").glob("[!.]*"))]
@@ -105,11 +107,13 @@ def save(found: Sequence[Findings], file: Path) -> None:
 
 def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
     """
-    Markdown: means over seeds and held-out alphabets with 95 % bootstrap intervals over both; the same by meta step;
+    Markdown: means over seeds and held-out alphabets with 95 % bootstrap intervals over both, and the difference to no
+    pretraining on the same seeds and alphabets, with Student's interval over the seeds; the test error by meta step;
     and what is missing.
 
     :param found: runs
     :param meta_step: after which they are compared; ``None``: the last that any was evaluated after
+    :raises ValueError: if they are of several kinds, or none was evaluated after that meta step
     """
     kinds = sorted({(run.updates, run.meta_batch_size) for run in found})
     if len(kinds) > 1:
@@ -119,35 +123,32 @@ def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
             + "; give each preset a --root of its own"
         )
     steps = sorted({step for run in found for step in run.scores})
-    meta_step = steps[-1] if meta_step is None else meta_step
+    if meta_step is None:
+        meta_step = steps[-1]
+    if meta_step not in steps:
+        raise ValueError(f"no run was evaluated after {meta_step} meta steps: there are {', '.join(map(str, steps))}")
     rows = [
         f"After {meta_step} meta steps:\n",
-        "| learner | pretraining alphabets | seeds | test error, % | area, % |",
-        "|---|---|---|---|---|",
+        "| learner | pretraining alphabets | seeds | test error, % | difference to none, points | area, % |",
+        "|---|---|---|---|---|---|",
     ]
-    missing = []
-    seeds = sorted({run.seed for run in found})
     for (n, label), runs in _grouped(found):
         scored = [run for run in runs if run.at(meta_step)]
-        missing += [f"{label}, {n} alphabets, seed {s}" for s in seeds if s not in {run.seed for run in scored}]
         if scored:
-            rows.append(
-                f"| {label} | {n} | {len(scored)} | {_cell(scored, meta_step, 0)} | {_cell(scored, meta_step, 1)} |"
-            )
+            error, area = (_cell(scored, meta_step, which) for which in (0, 1))
+            difference = _difference(scored, found, meta_step)
+            rows.append(f"| {label} | {n} | {len(scored)} | {error} | {difference} | {area} |")
     if len(steps) > 2:
         rows += [
-            "\nTest error, %, by meta steps:\n",
-            "| learner | pretraining alphabets |" + "".join(f" {s} |" for s in steps),
+            "\nTest error, %, by meta steps, of the seeds that got furthest:\n",
+            "| learner | pretraining alphabets | seeds |" + "".join(f" {s} |" for s in steps),
+            "|---|---|---|" + "---|" * len(steps),
         ]
-        rows.append("|---|---|" + "---|" * len(steps))
         for (n, label), runs in _grouped(found):
-            cells = []
-            for step in steps:
-                values = [_mean(run.scores[step], 0) for run in runs if step in run.scores]
-                cells.append(f" {np.mean(values):.1f} |" if values else " |")
-            rows.append(f"| {label} | {n} |{''.join(cells)}")
-    text = "\n".join(rows)
-    return f"{text}\n\nMissing: {'; '.join(missing)}" if missing else text
+            n_seeds, errors = _trend(runs)
+            cells = [f" {errors[step]:.1f} |" if step in errors else " |" for step in steps]
+            rows.append(f"| {label} | {n} | {n_seeds} |{''.join(cells)}")
+    return "\n".join(rows) + _missing(found, meta_step)
 
 
 def _grouped(found: Sequence[Findings]) -> list[tuple[tuple[int, str], list[Findings]]]:
@@ -163,9 +164,40 @@ def _mean(scores: dict[str, Score], which: int) -> float:
 
 
 def _cell(runs: Sequence[Findings], meta_step: int, which: int) -> str:
-    low, high = interval([np.array([s[which] for s in run.at(meta_step).values()]) for run in runs])
+    low, high = bootstrap_interval([np.array([s[which] for s in run.at(meta_step).values()]) for run in runs])
     mean = np.mean([_mean(run.at(meta_step), which) for run in runs])
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _difference(runs: Sequence[Findings], found: Sequence[Findings], meta_step: int) -> str:
+    """In test error, to the runs without pretraining on the same seeds and held-out alphabets."""
+    if runs[0].learner == "none":
+        return ""
+    none = {(run.seed, frozenset(run.at(0))): _mean(run.at(0), 0) for run in found if run.learner == "none"}
+    ours = {(run.seed, frozenset(run.at(meta_step))): _mean(run.at(meta_step), 0) for run in runs}
+    return difference_cell([error - none[key] for key, error in ours.items() if key in none])
+
+
+def _trend(runs: Sequence[Findings]) -> tuple[int, dict[int, float]]:
+    """How many seeds got furthest, and their test error at each meta step that all of them were evaluated after."""
+    last = max(step for run in runs for step in run.scores)
+    same = [run for run in runs if last in run.scores]
+    steps = sorted(set.intersection(*(set(run.scores) for run in same)))
+    return len(same), {step: float(np.mean([_mean(run.scores[step], 0) for run in same])) for step in steps}
+
+
+def _missing(found: Sequence[Findings], meta_step: int) -> str:
+    """Of the experiment's own learners for each number of alphabets, of others where they were run."""
+    labels = {run.label: run.learner for run in found}
+    labels |= {learner: learner for learner in LEARNERS if learner not in labels.values()}
+    groups = dict(_grouped(found))
+    there = {
+        f"{label}, {n} alphabets": {run.seed for run in groups.get((n, label), []) if run.at(meta_step)}
+        for n in sorted({n for n, _ in groups})
+        for label, learner in sorted(labels.items())
+        if learner in LEARNERS or (n, label) in groups
+    }
+    return missing_runs(there, sorted({run.seed for run in found}))
 
 
 def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) -> None:
@@ -190,7 +222,7 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         for (n, other), runs in _grouped(found):
             values = [np.array([s[1] for s in run.at(meta_step).values()]) for run in runs if run.at(meta_step)]
             if other == label and values:
-                counts.append((n, float(np.mean([v.mean() for v in values])), *interval(values)))
+                counts.append((n, float(np.mean([v.mean() for v in values])), *bootstrap_interval(values)))
         if counts:
             n, mean, low, high = np.array(counts).T
             by_count.errorbar(n, mean, [mean - low, high - mean], color=color, marker="o", capsize=3, label=label)
@@ -198,12 +230,12 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         curves = [run.curve_at(meta_step) for run in runs if run.curve_at(meta_step)]
         if curves:
             by_update.plot(*_smooth(np.mean(curves, axis=0)), color=color, label=label)
-        steps = sorted({step for run in runs for step in run.scores})
-        errors = [np.mean([_mean(run.scores[s], 0) for run in runs if s in run.scores]) for s in steps]
-        if steps == [0]:
-            by_step.axhline(float(errors[0]), color=color, linestyle="--", label=label)
-        elif steps:
-            by_step.plot(steps, errors, color=color, marker="o", label=label)
+        if runs:
+            n_seeds, errors = _trend(runs)
+            if list(errors) == [0]:
+                by_step.axhline(errors[0], color=color, linestyle="--", label=f"{label} ({n_seeds})")
+            else:
+                by_step.plot(*zip(*errors.items(), strict=True), color=color, marker="o", label=f"{label} ({n_seeds})")
     leap = next((run for run in found if run.learner == "leap" and run.training_curves), None)
     if leap is not None:
         shown = sorted(leap.training_curves)
@@ -221,6 +253,8 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         ax.grid(alpha=0.25)
     by_count.set_xticks(sorted({run.n_pretraining for run in found}))
     by_count.legend(frameon=False)
+    lines, names = by_step.get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower left", ncols=4, title="test error by meta step: learner (seeds)")
     figure.savefig(file, dpi=130)
 
 

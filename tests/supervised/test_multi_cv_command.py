@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,11 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     assert "no run has a budget of 3 meta steps: there are 0, 1, 2" in capsys.readouterr().err
     assert main(["table", str(runs), "--meta-steps", "1"]) == 0 and capsys.readouterr().out == shown
     assert main(["table", str(runs)]) == 0
-    assert "reptile on mnist" not in capsys.readouterr().out  # it has no such budget
+    shown = capsys.readouterr().out
+    assert "reptile on mnist, seeds 0 1" in shown and "none on notmnist, seeds 0 1" in shown  # at this budget
     shorter = [*command, "--held-out", "mnist", "--learners", "leap"]
     assert main(shorter) == 2
-    assert "has learned for longer than 1 meta steps already" in capsys.readouterr().err
+    assert "has made more meta steps than it is asked for" in capsys.readouterr().err
     capsys.readouterr()
     run = str(runs / "progressive-mnist-seed0")
     assert main(["evaluate", run, "--data-dir", str(drawn), "--engine", "in-process"]) == 0
@@ -92,7 +94,10 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
         ("--held-out svhn", "SVHN"),
         ("--held-out mnist --batch-size 1000", "too few for batches of 1000"),
         ("--held-out mnist --limit 12", "have no image to"),
-        ("--engine in-process --n-workers 2", "--n-workers is of --engine workers"),
+        ("--engine in-process --n-workers 2 --dry-run", "--n-workers is of --engine workers"),
+        ("--learners", "nothing to run: give at least one of --learners"),
+        ("--download --held-out notmnits", "did you mean notmnist"),
+        ("--download --held-out facescrub", "torchvision has no download of FaceScrub: scale the faces"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_runs(
@@ -114,7 +119,27 @@ def test_folders_that_do_not_fit(drawn: Path, tmp_path: Path, capsys: Any) -> No
     capsys.readouterr()
     command[command.index("--passes") + 1] = "3"
     assert main([*command, "--learners", "none"]) == 2
-    assert "is of another run" in capsys.readouterr().err
+    assert "is of another run: its passes is 2, not 3" in capsys.readouterr().err
+    # Other data; what older runs kept did not say how much there was.
+    command[command.index("--passes") + 1] = "2"
+    folder = tmp_path / "none-mnist-seed0"
+    evaluated = ["evaluate", str(folder), "--data-dir", str(drawn), "--engine", "in-process"]
+    kept = json.loads((folder / "run.json").read_text())
+    assert kept["images"] == {"mnist": [80, 20], "fashion-mnist": [80, 20], "notmnist": [80, 20]}
+    (folder / "run.json").write_text(json.dumps(kept | {"images": {"mnist": [60, 20]}}))
+    assert main([*command, "--learners", "none"]) == 2 == main(evaluated)
+    assert capsys.readouterr().err.count("is of another run: its images is {'mnist': [60, 20]}, not {'mnist'") == 2
+    (folder / "run.json").write_text(json.dumps({k: v for k, v in kept.items() if k != "images"}))
+    assert main(evaluated) == 0
+    (folder / "run.json").write_text('{"learner": "leap", "n_pretraining": 20, "seed": 0}')
+    for wrong in (evaluated, ["table", str(tmp_path)], ["table", str(folder / "run.json")]):
+        capsys.readouterr()
+        assert main(wrong) == 2
+        error = capsys.readouterr().err
+        assert f"{folder / 'run.json'} is of no run of this experiment, which has learner, held_out" in error
+    (folder / "some.png").write_bytes(b"\x89PNG")
+    assert main(["table", str(folder / "some.png")]) == 2
+    assert "some.png is no run.json, nor what table --save wrote" in capsys.readouterr().err
     assert main(["evaluate", str(drawn)]) == 2
     assert "run.json is missing" in capsys.readouterr().err
     assert main(["table", str(drawn)]) == 2
@@ -195,7 +220,7 @@ def test_meta_training_ends_when_validation_no_longer_improves(
 def test_negative_transfer_is_called_worse() -> None:
     def run(learner: str, seed: int, error: float) -> Findings:
         protocol = {"data_sets": ["mnist", "svhn"]}
-        return Findings(learner, "mnist", seed, 20, 100, protocol, error, error, error, 10, [1], [error])
+        return Findings(learner, "mnist", seed, 20, 100, protocol, error, error, error, [1], [error])
 
     found = [run("none", seed, 10 + seed) for seed in range(3)]
     found += [run("leap", seed, 15 + seed) for seed in range(3)] + [run("reptile", seed, 8 + seed) for seed in range(3)]

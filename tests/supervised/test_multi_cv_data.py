@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
-import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from supervised.multi_cv import data as multi_cv
-from supervised.multi_cv.data import DATA_SETS, MultiCVError, available, default_data_dir, load
+from supervised.multi_cv.data import DATA_SETS, MultiCVError, available, default_data_dir, download, load
 
 RNG = np.random.default_rng(0)
 TEN = np.arange(10, dtype=np.uint8)
@@ -161,8 +160,12 @@ def test_what_is_there_is_known_without_reading_it(tmp_path: Path, monkeypatch: 
         (tmp_path / file).touch()
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     (tmp_path / "train_32x32.mat").touch()
-    (tmp_path / "gtsrb" / "GTSRB").mkdir(parents=True)
+    (tmp_path / "facescrub").mkdir()
     assert available(str(tmp_path)) == ["cifar100", "mnist", "svhn", "notmnist"]
+    # What is there in another layout is not passed over.
+    (tmp_path / "gtsrb" / "GTSRB").mkdir(parents=True)
+    with pytest.raises(MultiCVError, match=r"no GTSRB in .*gtsrb has only GTSRB\)\. To have it there: python -m"):
+        available(str(tmp_path))
     monkeypatch.setenv("LEAP_RL_DATA", "/some/where")
     assert default_data_dir() == Path("/some/where")
     monkeypatch.delenv("LEAP_RL_DATA")
@@ -357,6 +360,13 @@ def test_a_data_set_is_decoded_once_until_it_changes(
     assert len(opened) == 30 and again is not first
     for part in ("train", "train_labels", "groups", "test", "test_labels"):
         assert torch.equal(getattr(again, part), getattr(first, part))
+    (cached,) = tmp_path.glob("cache/leap_rl/*")
+    whole = cached.read_bytes()
+    for damage in (whole[:-500], b"", b"no zip"):  # which costs decoding, but no more
+        cached.write_bytes(damage)
+        load.cache_clear()
+        assert torch.equal(load(str(tmp_path), "cifar10").train, first.train) and cached.read_bytes() == whole
+    del opened[30:]
     write_image(folder / "train" / "class003" / "one_more.png", noise(32, 32, 3))
     if zipped:
         write_zip(tmp_path / "cifar10.zip", folder)
@@ -420,13 +430,24 @@ def test_a_data_set_that_is_not_there(tmp_path: Path, name: str) -> None:
     ):
         assert place in message
     assert message.startswith(f"no {description.title} in {tmp_path}: looked for IDX files")
-    command = re.search(r'python -c "(.*)"$', message)
     if description.torchvision is None:
-        assert command is None and f"into {tmp_path}/{name}/train" in message
+        assert f"into {tmp_path}/{name}/train" in message
     else:
-        assert command is not None
-        compile(command[1], "the command", "exec")
-        assert f"{description.torchvision}('{tmp_path}'" in command[1]
+        assert message.endswith(f"python -m supervised.multi_cv train --download --data-dir {tmp_path}")
+
+
+def test_a_download_is_of_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+    for name in ("MNIST", "SVHN"):
+        fetch = lambda *args, name=name, **kwargs: fetched.append((name, *args, kwargs))  # noqa: E731
+        monkeypatch.setattr(f"torchvision.datasets.{name}", fetch)
+    (tmp_path / "cifar10.zip").touch()
+    with pytest.raises(MultiCVError, match="torchvision has no download of notMNIST: put its images"):
+        download(str(tmp_path), ["svhn", "notmnist"])
+    assert not fetched
+    download(str(tmp_path), ["svhn", "cifar10", "mnist"])
+    halves = {"SVHN": ("train", "test"), "MNIST": (True, False)}
+    assert fetched == [(n, str(tmp_path), half, {"download": True}) for n in halves for half in halves[n]]
 
 
 def damaged_idx(folder: Path, damage: str) -> None:

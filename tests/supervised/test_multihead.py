@@ -48,9 +48,6 @@ def test_an_update_is_plain_sgd_on_the_encoder_and_one_head() -> None:
         for p in reference.parameters():
             p -= 0.1 * p.grad  # type: ignore[operator]
     joint.learn(1)
-    assert joint.history == [
-        {"updates": 1, "loss": pytest.approx(loss.item(), rel=1e-5), "error": joint.history[0]["error"]}
-    ]
     for p, q in zip(reference[0].parameters(), joint.encoder.parameters(), strict=True):
         torch.testing.assert_close(q, p, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(joint.heads[task].weight, reference[1].weight, rtol=1e-5, atol=1e-6)
@@ -60,7 +57,10 @@ def test_an_update_is_plain_sgd_on_the_encoder_and_one_head() -> None:
 
 def test_it_learns_all_tasks_and_a_new_one_starts_from_the_encoder() -> None:
     joint = trainer().learn(90)
-    assert joint.history[-1]["error"] < 0.5 < 0.75  # of four classes
+    for task, head in zip(joint.tasks, joint.heads, strict=True):
+        images = task.images()
+        wrong = head(joint.encoder(images.train)).argmax(dim=1) != images.train_labels
+        assert wrong.float().mean() < 0.5 < 0.75  # of four classes
     start = joint.initialization
     assert start.scope == "encoder" and all(name.startswith("encoder.") for name in start.parameters)
     new = noise(4, updates=10)[3]

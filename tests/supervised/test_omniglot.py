@@ -50,6 +50,7 @@ def test_a_zip_is_the_same_as_a_folder(drawn: Path, tmp_path: Path) -> None:
         ("other size", "28×28, Omniglot's are 105×105"),
         ("no image", "has a damaged drawing"),
         ("no zip", "is damaged"),
+        ("damaged zip", r"images_background\.zip is damaged"),
     ],
 )
 def test_data_that_cannot_be_used(drawn: Path, tmp_path: Path, damage: str, message: str) -> None:
@@ -68,6 +69,12 @@ def test_data_that_cannot_be_used(drawn: Path, tmp_path: Path, damage: str, mess
         (tmp_path / "images_background").mkdir()
     elif damage == "no zip":
         (tmp_path / "images_background.zip").write_bytes(b"no zip")
+    elif damage == "damaged zip":
+        with zipfile.ZipFile(tmp_path / "images_background.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("images_background/Alphabet0/character01/0.png", bytes(range(256)) * 9)
+        content = bytearray((tmp_path / "images_background.zip").read_bytes())
+        content[80:90] = b"\xff" * 10
+        (tmp_path / "images_background.zip").write_bytes(content)
     with pytest.raises(OmniglotError, match=message):
         load_omniglot(str(tmp_path))
 
@@ -82,6 +89,8 @@ def test_splits_are_disjoint_and_grow(drawn: Path, alphabets: dict[str, int]) ->
         split(str(drawn), 4, seed=0)
     with pytest.raises(ValueError, match="Small is no alphabet with at least 20"):
         Alphabets(str(drawn), ["Small"], 0)
+    with pytest.raises(ValueError, match="Alphabet1 is named 2 times"):
+        Alphabets(str(drawn), ["Alphabet1", "Alphabet0", "Alphabet1"], 0)
 
 
 def test_a_task_has_20_classes_and_holds_5_drawings_of_each_out(drawn: Path) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from supervised.intervals import bootstrap_interval
 from supervised.omniglot.__main__ import LEARNERS, main
 from supervised.omniglot.alphabets import split
 from supervised.omniglot.experiment import ABLATION, KNOWN, Run
 from supervised.omniglot.experiment import LEARNERS as COMPARED
 from supervised.omniglot.table import Findings, collect, table
-from supervised.runs import interval
 
 TINY = ["--pretraining", "2", "--meta-steps", "1", "--meta-batch-size", "2", "--updates", "3", "--engine", "in-process"]
 
@@ -35,7 +36,7 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     assert main(["table", str(runs), "--figure", str(figure), "--save", str(saved)]) == 0
     shown = capsys.readouterr().out
     assert "| none | 2 | 2 |" in shown and "| leap | 2 | 1 |" in shown and "| multihead | 2 | 1 |" in shown
-    assert "Missing: " in shown and "leap, 2 alphabets, seed 1" in shown
+    assert "Missing: " in shown and "leap, 2 alphabets, seed 1" in shown and "maml, 2 alphabets, seeds 0 1" in shown
     assert figure.read_bytes()[:4] == b"\x89PNG"
     assert main(["table", str(saved)]) == 0
     assert capsys.readouterr().out == shown  # all it needs is in the one file
@@ -53,6 +54,8 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
         next(r for r in collect(runs) if r.learner == name and r.seed == 0) for name in ("leap", "multihead")
     )
     assert set(leap.scores) == set(multihead.scores) == {1, 2}
+    assert main(["train", "--data-dir", str(drawn), *root, *TINY, "--learners", "leap"]) == 2
+    assert "has made more meta steps than it is asked for" in capsys.readouterr().err
     # What is gone is not in the table, and is made up.
     shutil.rmtree(next((folder / "0002" / "held-out").iterdir()))
     assert set(next(r for r in collect(runs) if r.learner == "leap").scores) == {1}
@@ -77,14 +80,20 @@ def test_one_meta_learning_rate_is_one_run_and_validation_holds_pretraining_alph
 
 
 def test_budgets_are_equal_in_images(drawn: Path, capsys: Any) -> None:
-    """MAML makes 6 minibatches where others make 100, so it has more meta steps."""
+    """But for FOMAML's look ahead. MAML makes 6 minibatches where others make 100, so it has more meta steps."""
     runs = {name: Run(str(drawn), name, 2, 0, 60, 5) for name in KNOWN if name != "none"}
-    assert {run.images() for run in runs.values()} == {60 * 5 * 100 * 20}
+    ahead = runs["fomaml"].images()[0]
+    assert ahead == 60 * 5 * 101 * 20
+    evaluations = 4 * 10 * 100 * 20  # after 15, 30, 45 and 60 meta steps
+    assert {run.images() for run in runs.values()} == {(60 * 5 * 100 * 20, evaluations), (ahead, evaluations)}
+    assert Run(str(drawn), "none", 2, 0, 60, 5).images() == (0, 10 * 100 * 20)
     assert runs["maml"].budget(60) == 1000 and runs["leap"].budget(60) == 60
     assert runs["multihead"].budget(60) == 60 * 5 * 100  # updates, of 20 images
     assert main(["train", "--data-dir", str(drawn), "--pretraining", "3", "--preset", "paper", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "leap-3-seed0: 40,000,000 images" in out and "multihead-3-seed0: 40,000,000 images" in out
+    assert "leap-3-seed0: 40,000,000 images in pretraining, 1,340,000 on held-out alphabets" in out
+    assert "multihead-3-seed0: 40,000,000 images" in out
+    assert f"{drawn} has no images_evaluation" in out  # which is half of Omniglot
     assert tuple(COMPARED) == LEARNERS
 
 
@@ -103,11 +112,19 @@ def test_the_table_compares_what_ran_as_long() -> None:
 
     found = [run("none", 0, {0: 80}), run("leap", 0, {15: 50, 30: 40}), run("leap", 1, {15: 60})]
     text = table(found)
-    assert "After 30 meta steps" in text and "| leap | 20 | 1 | 40.0 (39.0 to 41.0) | 40.0 (40.0 to 40.0) |" in text
+    assert "After 30 meta steps" in text
+    assert "| leap | 20 | 1 | 40.0 (39.0 to 41.0) | -40.0 | 40.0 (40.0 to 40.0) |" in text
     assert "| none | 20 | 1 | 80.0 " in text
-    assert "Missing: leap, 20 alphabets, seed 1; none, 20 alphabets, seed 1" in text
-    assert "| leap | 20 | | 55.0 | 40.0 |" in text  # by meta steps
+    assert "leap, 20 alphabets, seed 1; maml, 20 alphabets, seeds 0 1; " in text.partition("Missing: ")[2]
+    assert "none, 20 alphabets, seed 1; reptile, 20 alphabets, seeds 0 1" in text
+    # By meta steps, of seed 0 alone: seed 1 has no second one.
+    assert "| leap | 20 | 1 | | 50.0 | 40.0 |" in text
     assert "| leap | 20 | 2 | 55.0 (" in table(found, 15)
+    with pytest.raises(ValueError, match="no run was evaluated after 20 meta steps: there are 0, 15, 30"):
+        table(found, 20)
+    found += [run("none", 1, {0: 58}), run("fomaml", 0, {15: 85}), run("fomaml", 1, {15: 63.2})]
+    assert "| -14.0 (-217.3 to 189.3) |" in table(found, 15)  # of -30 and 2, each on its own seed
+    assert "| +5.1 (3.8 to 6.4) worse |" in table(found, 15)
     with pytest.raises(ValueError, match="50 updates and meta batches of 5, 100 updates and meta batches of 5"):
         table([*found, run("none", 2, {0: 80}, updates=50)])
 
@@ -117,7 +134,7 @@ def test_the_interval_holds_the_variation_of_seeds_and_of_alphabets() -> None:
     covered = 0
     for _ in range(60):
         values = [5 + rng.normal(0, 1) + rng.normal(0, 1, 10) for _ in range(10)]
-        low, high = interval(values, reps=300)
+        low, high = bootstrap_interval(values, reps=300)
         covered += low <= 5 <= high
     assert 48 <= covered <= 60  # of 95 %; a bootstrap over few seeds is a little short
 
@@ -126,11 +143,17 @@ def test_the_interval_holds_the_variation_of_seeds_and_of_alphabets() -> None:
     ("arguments", "message"),
     [
         (["--learners", "leep"], "no learner 'leep': there are none, leap, reptile, fomaml, maml, multihead"),
-        (["--pretraining", "9"], "9 pretraining alphabets: there are 1 to 3"),
+        (
+            ["--pretraining", "9"],
+            "9 pretraining alphabets: there are 1 to 3, since 10 of the 13 with 20 characters are",
+        ),
+        (["--pretraining", "9"], "images_evaluation is not in"),
         (["--pretraining", "0"], "Must be >= 1"),
         (["--meta-learning-rates", "0"], "Must be > 0"),
         (["--validation", "--pretraining", "1"], "can't be held out of 1"),
         (["--pretraining", "2", "--engine", "together", "--n-workers", "2"], "--n-workers is of --engine workers"),
+        (["--pretraining", "2", "--engine", "in-process", "--n-workers", "2", "--dry-run"], "not of in-process"),
+        (["--learners"], "nothing to run: give at least one of --learners"),
         (["--preset", "huge"], "Choose from"),
         (["--data-dir", "/nowhere"], "no Omniglot in /nowhere"),
     ],
@@ -148,8 +171,71 @@ def test_a_folder_of_another_run_and_a_table_of_nothing(drawn: Path, tmp_path: P
     assert main(["train", *given]) == 0
     changed = [*given[: given.index("--updates")], "--updates", "4", *given[given.index("--updates") + 2 :]]
     assert main(["train", *changed]) == 2
-    assert "is of another run" in capsys.readouterr().err
+    assert "is of another run: its updates is 3, not 4" in capsys.readouterr().err
+    # Another data set holds other alphabets out; what older runs kept did not say which.
+    folder = tmp_path / "reptile-2-seed0"
+    file, evaluated = folder / "run.json", ["evaluate", str(folder), "--data-dir", str(drawn), "--engine", "in-process"]
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {"held_out": ["Other"]}))
+    assert main(["train", *given]) == 2 == main(evaluated)
+    assert capsys.readouterr().err.count("is of another run: its held_out is ['Other'], not [") == 2
+    file.write_text(json.dumps({k: v for k, v in kept.items() if k not in ("pretraining", "held_out")}))
+    assert main(["train", *given]) == 0 == main(evaluated)
+    for damage, message in (
+        ('{"learner": "le', "Unterminated"),
+        ('{"learner": "leap", "limit": 5}', "has learner, n_pre"),
+    ):
+        file.write_text(damage)
+        for command in (evaluated, ["table", str(tmp_path)], ["table", str(file)]):
+            capsys.readouterr()
+            assert main(command) == 2
+            error = capsys.readouterr().err
+            assert str(file) in error and message in error and error.count("\n") == 1
+    capsys.readouterr()
     assert main(["table", str(tmp_path / "nowhere")]) == 2
     assert "no evaluated runs" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "nowhere"), "--data-dir", str(drawn)]) == 2
     assert "is no run of this experiment" in capsys.readouterr().err
+
+
+def test_one_run_that_fails_does_not_end_the_others(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def train(run: Run, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        if run.learner == "leap":
+            raise RuntimeError("it diverged")
+        yield from ()
+
+    monkeypatch.setattr("supervised.omniglot.experiment.train", train)
+    given = ["--data-dir", str(drawn), "--root", str(tmp_path), *TINY, "--learners", "leap", "none"]
+    assert main(["train", *given]) == 1
+    out, err = capsys.readouterr()
+    assert out.index("failed: it diverged") < out.index("none-2-seed0")
+    assert "1 of 2 runs failed. leap-2-seed0: it diverged" in err
+
+
+def test_a_download_is_of_what_is_not_there(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+    monkeypatch.setattr("torchvision.datasets.Omniglot", lambda root, **kwargs: fetched.append((root, kwargs)))
+    given = ["--data-dir", str(drawn), "--pretraining", "2", "--dry-run", "--download"]
+    assert main(["train", *given]) == 0 == main(["ablation", *given])
+    assert fetched == 2 * [(str(drawn), {"background": False, "download": True})]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (ModuleNotFoundError(name="scipy"), 2, "scipy is not installed: pip install 'leap-rl[supervised]'"),
+        (KeyboardInterrupt(), 130, "Interrupted; the same command goes on"),
+        (RuntimeError("why"), 1, "supervised.omniglot: why"),
+    ],
+)
+def test_a_command_ends_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, raised: BaseException, code: int, message: str
+) -> None:
+    def collect(root: Path) -> None:
+        raise raised
+
+    monkeypatch.setattr("supervised.omniglot.table.collect", collect)
+    assert main(["table", str(tmp_path)]) == code
+    assert message in capsys.readouterr().err
