@@ -92,6 +92,8 @@ class ObservedTraining(OnPolicyAlgorithm):
         if reset_num_timesteps or self.gradient_path is None:
             assert self.scope is not None
             self.gradient_path = self.learner.observe(observed_parameters(self.policy, self.scope))
+            if isinstance(self.gradient_path, GradientPath):
+                self.gradient_path.gradients_are_fresh = True  # SB3 zeroes them by zero_grad()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def train(self) -> None:

@@ -130,9 +130,17 @@ class GradientPath:
             sum(p.numel() for p in self._parameters), dtype=dtype, device=self._parameters[0].device
         )
         self._uses_loss = loss_delta != "none"
-        self._loss_sum = _BlockedSum(self._like) if self._uses_loss else None  # Σ w·λ²Δf·g
-        self._step_sum = _BlockedSum(self._like) if metric == "length" else None  # Σ w·Δθ; energy telescopes
-        self._gradient = _Flat(self._like, self._parameters) if self._uses_loss else None  # g^i
+        self._loss_sum = _BlockedSum(self._like, self._parameters) if self._uses_loss else None  # Σ w·λ²Δf·g
+        # Σ w·Δθ; energy telescopes
+        self._step_sum = _BlockedSum(self._like, self._parameters) if metric == "length" else None
+        self._gradient: _Flat | None = None  # g^i
+        self.gradients_are_fresh = False
+        """
+        Whether every ``backward`` writes into new tensors, as after ``zero_grad()``, which sets gradients to ``None``.
+        Then g^i is kept by reference and not copied while it waits for f^{i+1}.
+        """
+        self._fresh: list[Tensor] = []  # g^i, if that is so
+        self._fresh_versions: list[int] = []
         self._raw: _Flat | None = None  # g^{i+1} before clipping, while g^i still waits for f^{i+1}
         self._has_raw = False
         self._start: _Flat | None = None  # θ at the first segment
@@ -268,11 +276,7 @@ class GradientPath:
                 self._close_segment(None if self._crosses_rollouts else loss - self._previous_loss)
             self._previous_loss = loss
             self._crosses_rollouts = False
-            if self._has_raw:
-                self._gradient, self._raw, self._has_raw = self._raw, self._gradient, False
-            else:
-                assert self._gradient is not None
-                self._gradient.copy_from([p.grad for p in self._parameters])
+            self._take_gradient()
         if self.metric == "length":
             if self._position is None:  # later positions are where the last step ended
                 self._position = _Flat(self._like, self._parameters).copy_from(self._parameters)
@@ -344,6 +348,40 @@ class GradientPath:
 
     # -- the sum -----------------------------------------------------------------------------------
 
+    def _take_gradient(self) -> None:
+        """g^i, until f^{i+1} is known."""
+        self._fresh = []
+        if self._has_raw:
+            self._gradient, self._raw, self._has_raw = self._raw, self._gradient, False
+            return
+        gradients = [p.grad for p in self._parameters]
+        if self.gradients_are_fresh and all(g is not None and g.dtype == self._like.dtype for g in gradients):
+            self._fresh = [g for g in gradients if g is not None]
+            self._fresh_versions = [g._version for g in self._fresh]
+        else:
+            if self._gradient is None:
+                self._gradient = _Flat(self._like, self._parameters)
+            self._gradient.copy_from(gradients)
+
+    def _add_gradient(self, coefficient: Tensor) -> Tensor:
+        """
+        Add λ²·coefficient·g^i to the loss's part.
+
+        :return: ‖g^i‖
+        """
+        assert self._loss_sum is not None
+        if not self._fresh:
+            assert self._gradient is not None
+            self._loss_sum.add(self._gradient.flat, coefficient, self.loss_scale**2)
+            return torch.linalg.vector_norm(self._gradient.flat)
+        if [g._version for g in self._fresh] != self._fresh_versions:
+            raise RuntimeError(
+                "gradients were written over between two updates, though gradients_are_fresh: zero them by "
+                "optimizer.zero_grad(set_to_none=True), or leave gradients_are_fresh False"
+            )
+        self._loss_sum.add_each(self._fresh, coefficient, self.loss_scale**2)
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._fresh)))
+
     def _close_segment(self, loss_delta: Tensor | None) -> None:
         """Add -(λ²Δf·g + Δθ)·w of the open segment; ``None`` is a Δf of zero."""
         self._open = False
@@ -359,10 +397,7 @@ class GradientPath:
             self._step_sum.add(self._step, weight)
         gradient_norm = None
         if loss_delta is not None:
-            assert self._gradient is not None and self._loss_sum is not None
-            gradient_norm = torch.linalg.vector_norm(self._gradient.flat)
-            coefficient = loss_delta if weight is None else loss_delta * weight
-            self._loss_sum.add(self._gradient.flat, coefficient, self.loss_scale**2)
+            gradient_norm = self._add_gradient(loss_delta if weight is None else loss_delta * weight)
         self._add_statistics(self._statistics, loss_delta, gradient_norm)
 
     def _add_statistics(
@@ -494,14 +529,26 @@ class _Flat:
 class _BlockedSum:
     """Σ weight·x in blocks of float32 that are flushed into float64."""
 
-    def __init__(self, like: Tensor) -> None:
-        self.block = torch.zeros_like(like)
+    def __init__(self, like: Tensor, shapes: list[Tensor]) -> None:
+        flat = _Flat(like, shapes)
+        self.block, self.views = flat.flat, flat.views
         self.total = torch.zeros_like(like, dtype=torch.float64)
         self.n_in_block = 0
 
     def add(self, x: Tensor, weight: Tensor, scale: float = 1.0) -> None:
         """:param weight: 0-dimensional, stays on its device"""
         self.block.addcmul_(x, weight, value=scale)
+        self._count()
+
+    def add_each(self, x: list[Tensor], weight: Tensor, scale: float = 1.0) -> None:
+        """
+        :param x: in the shapes of the views
+        :param weight: as of ``add``
+        """
+        torch._foreach_addcmul_(self.views, x, [weight] * len(x), value=scale)
+        self._count()
+
+    def _count(self) -> None:
         self.n_in_block += 1
         if self.n_in_block == BLOCK:
             self.total.add_(self.block)

@@ -316,6 +316,28 @@ def test_by_hand_by_optimizer_and_by_observation_agree(metric: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("metric", ["length", "energy"])
+def test_gradients_that_are_fresh_are_kept_and_not_copied(metric: str) -> None:
+    found = []
+    for fresh in (False, True):
+        model = network()
+        inner = OPTIMIZERS["adam"](model.parameters())
+        path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
+        path.gradients_are_fresh = fresh
+        detach = path.attach(inner)
+        train(path, model, inner, 40)
+        detach()
+        found.append((path.meta_gradient(), path.statistics().energy))
+    assert all(torch.equal(found[0][0][name], g) for name, g in found[1][0].items())
+    assert found[0][1] == pytest.approx(found[1][1])
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(RuntimeError, match="written over between two updates"), path.observe(inner):
+        for _ in range(2):
+            inner.zero_grad(set_to_none=False)
+            model(torch.ones(1, 3)).sum().backward()
+            inner.step()
+
+
 def test_observing_changes_no_bit_of_the_training() -> None:
     plain, watched = network(), network()
     train(None, plain, OPTIMIZERS["adam"](plain.parameters()), 40)
@@ -644,8 +666,9 @@ class _Operations(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize(("metric", "most"), [("energy", 14), ("length", 26)])
-def test_an_update_copies_nothing_and_waits_for_no_device(metric: str, most: int) -> None:
+def test_an_update_copies_nothing_and_waits_for_no_device(metric: str, most: int, fresh: bool) -> None:
     """
     Counted, not timed: nothing of parameter size is allocated, no number leaves its device, and there are no more
     operations for more tensors.
@@ -654,6 +677,7 @@ def test_an_update_copies_nothing_and_waits_for_no_device(metric: str, most: int
     for n_tensors in (2, 20):
         parameters = {f"p{i}": nn.Parameter(torch.randn(50, 50)) for i in range(n_tensors)}
         path = GradientPath(parameters, metric, skip_updates=0)  # type: ignore[arg-type]
+        path.gradients_are_fresh = fresh
         for i in range(BLOCK - 8):  # between two flushes
             for p in parameters.values():
                 p.grad = torch.randn_like(p)
