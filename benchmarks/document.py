@@ -24,6 +24,10 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| `{row['name']}` | {row['ours']:,.4g} | {row['rival']:,.4g} | {row['unit']} | {row['ratio']:.3f} "
             f"| {sign} {row['target']} | {met} | {row['what']} |"
         )
+    notes = {name: value for row in rows for name, value in row.get("notes", {}).items()}
+    if notes:
+        lines += ["", "Without a target:", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value} |" for name, value in notes.items()]
     machine = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     flags = ", ".join(machine["flags"])

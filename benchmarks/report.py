@@ -82,7 +82,7 @@ def publish(rows: list[Row], file: Path | None, notes: Mapping[str, str] | None 
     Print the rows and write them.
 
     :param file: JSON to write: a list of rows, each with the machine
-    :param notes: more figures, without a target; printed only
+    :param notes: more figures, without a target; in the JSON they are with the first row
     """
     print(f"\n{'row':22}{'ours':>12}{'rival':>12}  {'unit':12}{'ratio':>8}{'target':>9}")
     for row in rows:
@@ -95,6 +95,7 @@ def publish(rows: list[Row], file: Path | None, notes: Mapping[str, str] | None 
         print(f"{name}: {value}")
     if file is not None:
         made = [{**asdict(row), "ratio": row.ratio, "met": row.met, **machine()} for row in rows]
+        made[0]["notes"] = dict(notes or {})
         file.write_text(json.dumps(made, indent=1) + "\n")
 
 

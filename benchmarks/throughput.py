@@ -10,6 +10,9 @@ DummyVecEnv and SubprocVecEnv. A meta batch is four games, one single-threaded p
 make environments (seconds, for 16 of them) and networks counts; the same in one process, one game after the other, is
 printed beside it, measured once. All ways alternate, and medians are compared.
 
+Fast arithmetic is measured on a CPU that multiplies bfloat16, and a meta batch on a GPU (one game and process per core,
+beside SB3's A2C on that GPU with SubprocVecEnv) where there is one. What is not measured is said.
+
 The floor is the time of what can't be left out, each measured alone: the environments, a forward pass per step, a
 forward and backward pass and a step of the optimizer per update.
 """
@@ -29,6 +32,8 @@ from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_e
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
 from leap_rl import AtariTasks, Leap, LeapA2C, LeapPPO, make_atari_env
+from leap_rl.agents.arithmetic import multiplies_bfloat16
+from leap_rl.atari import POOLS
 from leap_rl.core import Engine, InProcess, Job, Workers
 
 GAME = "Breakout"
@@ -51,10 +56,10 @@ def rate(model: BaseAlgorithm, steps: int) -> float:
     return (model.num_timesteps - before) / spent
 
 
-def meta_batch_rate(tasks: AtariTasks, engine: Engine) -> float:
+def meta_batch_rate(tasks: AtariTasks, engine: Engine, device: str = "cpu") -> float:
     """Steps per second of all games together; only those that end well count."""
     theta = tasks.draw_initialization("encoder", 0)
-    jobs = [Job(task, theta, ENERGY, i, "cpu") for i, task in enumerate(tasks)]
+    jobs = [Job(task, theta, ENERGY, i, device) for i, task in enumerate(tasks)]
     results: list[Any] = []
     spent = seconds(lambda: results.extend(r for _, r in engine.run(jobs, lambda index, steps: None)))
     return sum(r.steps for r in results if r.status == "ok") / spent
@@ -115,6 +120,8 @@ def main() -> None:
     parts = floor()
     ways: dict[str, Callable[[], float]] = {name: partial(rate, model, args.steps) for name, model in models.items()}
     ways |= parts
+    is_fast = multiplies_bfloat16(torch.device("cpu")) and not args.quick
+    has_gpu = torch.cuda.is_available() and not args.quick
     if not args.quick:
         ppo = {"seed": 0, "device": "cpu", **PPO_SETTINGS}
         of_ppo: dict[str, BaseAlgorithm] = {
@@ -130,6 +137,18 @@ def main() -> None:
         ways["A2C meta batch"] = partial(meta_batch_rate, a2c_batch, workers)
         ways["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, workers)
         meta_batch_rate(AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, 80, n_envs=16), workers)  # they import torch
+        if is_fast:
+            fast = {"arithmetic": "fast"}
+            env = make_atari_env(GAME, 16, seed=0)
+            models["LeapA2C, fast"] = LeapA2C("CnnPolicy", env, learner=ENERGY, seed=0, device="cpu", **fast)
+            ways["LeapA2C, fast"] = partial(rate, models["LeapA2C, fast"], args.steps)
+            batch = AtariTasks(LeapA2C, "CnnPolicy", META_BATCH, args.visit, n_envs=16, algorithm_kwargs=fast)
+            ways["A2C meta batch, fast"] = partial(meta_batch_rate, batch, workers)
+        if has_gpu:
+            models["GPU: A2C, SubprocVecEnv"] = A2C("CnnPolicy", sb3_env(SubprocVecEnv, 16), seed=0, device="cuda")
+            ways["GPU: A2C, SubprocVecEnv"] = partial(rate, models["GPU: A2C, SubprocVecEnv"], args.steps)
+            batch = AtariTasks(LeapA2C, "CnnPolicy", POOLS["pretraining"][:cores], args.visit, n_envs=16)
+            ways["GPU: A2C meta batch"] = partial(meta_batch_rate, batch, workers, "cuda")
     for name, model in models.items():
         model.learn(1024 if "PPO" in name else 160)
     figures = alternate(ways, args.repeats)
@@ -151,9 +170,20 @@ def main() -> None:
             Row("ppo-one-game", figures["LeapPPO"], ppo_rival, "steps/s", 1.1, threads),
             Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, processes),
         ]
+    if is_fast:
+        rows += [
+            Row("a2c-one-game-fast", figures["LeapA2C, fast"], a2c_rival, "steps/s", 1.6, threads),
+            Row("a2c-meta-batch-fast", figures["A2C meta batch, fast"], a2c_rival, "steps/s", 2.2, processes),
+        ]
+    if has_gpu:
+        on_gpu = figures["GPU: A2C meta batch"], figures["GPU: A2C, SubprocVecEnv"]
+        rows.append(Row("gpu-meta-batch", *on_gpu, "steps/s", 5.0, processes))
     notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items() if name not in parts}
     per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - sum(per_step.values())
     notes |= {f"LeapA2C, {name}": f"{1e6 * part:,.0f} µs per step" for name, part in per_step.items()}
+    for row, is_measured in (("a2c-one-game-fast, a2c-meta-batch-fast", is_fast), ("gpu-meta-batch", has_gpu)):
+        if not is_measured:
+            notes[row] = "not measured: --quick" if args.quick else "not measured: this machine has not what they need"
     publish(rows, args.json, notes)
 
 

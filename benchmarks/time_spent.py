@@ -2,7 +2,7 @@
 Where the CPU time of A2C goes, by a profiler: SB3's A2C on its own wrappers beside LeapA2C.
 
     python benchmarks/time_spent.py             # a minute or two
-    python benchmarks/time_spent.py --quick
+    python benchmarks/time_spent.py --steps 800
 
 One thread, DummyVecEnv, Breakout, 16 environments. Shares of the CPU time of the process, which other processes do not
 change much; the profiler itself makes Python look dearer than it is.
@@ -10,12 +10,13 @@ change much; the profiler itself makes Python look dearer than it is.
 
 from __future__ import annotations
 
+import argparse
 import cProfile
 import pstats
 import time
 
 import torch
-from report import machine, parser
+from report import machine
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_env
@@ -60,10 +61,9 @@ def spent(model: BaseAlgorithm, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    cli = parser(__doc__)
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--steps", type=int, default=8_000)
-    args = cli.parse_args()
-    steps = 800 if args.quick else args.steps
+    steps = cli.parse_args().steps
     torch.set_num_threads(1)
     wrapped = VecFrameStack(sb3_make_atari_env("BreakoutNoFrameskip-v4", n_envs=16, seed=0), 4)
     native = make_atari_env("Breakout", 16, seed=0, n_threads=1)

@@ -114,6 +114,8 @@ class ClassificationTask(Task):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.updates) if self.annealing else None
         if path is not None:
             path.attach(optimizer)
+        if isinstance(path, GradientPath):
+            path.gradients_are_fresh = True  # zero_grad() below
 
         def update(progress: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             model.before_update(progress)

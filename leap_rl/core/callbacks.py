@@ -1,4 +1,7 @@
-"""Callbacks of meta-training, with the method names of SB3's ``BaseCallback``: those work here as well."""
+"""
+Callbacks of meta-training, with the method names of SB3's ``BaseCallback``. SB3's own work here as well where they only
+read ``model``, ``logger``, ``n_calls`` and ``locals``; the trainer saves itself and draws its own progress bar.
+"""
 
 from __future__ import annotations
 
