@@ -203,7 +203,7 @@ def compare(
         for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
             result.raise_for_status(names[index])
             results[index] = result
-            if run_dir is not None and ran_now:
+            if run_dir is not None and ran_now and result.log:
                 _log_run(run_dir / "tensorboard", runs[index], result)
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     for index, (start, task, _) in enumerate(runs):
