@@ -187,7 +187,10 @@ def _trend(runs: Sequence[Findings]) -> tuple[int, dict[int, float]]:
 
 
 def _missing(found: Sequence[Findings], meta_step: int) -> str:
-    """Of the experiment's own learners for each number of alphabets, of others where they were run."""
+    """
+    Of the experiment's own learners for each number of alphabets, of others where they were run. Without pretraining
+    the number of alphabets changes nothing.
+    """
     labels = {run.label: run.learner for run in found}
     labels |= {learner: learner for learner in LEARNERS if learner not in labels.values()}
     groups = dict(_grouped(found))
@@ -195,8 +198,9 @@ def _missing(found: Sequence[Findings], meta_step: int) -> str:
         f"{label}, {n} alphabets": {run.seed for run in groups.get((n, label), []) if run.at(meta_step)}
         for n in sorted({n for n, _ in groups})
         for label, learner in sorted(labels.items())
-        if learner in LEARNERS or (n, label) in groups
+        if learner != "none" and (learner in LEARNERS or (n, label) in groups)
     }
+    there["none"] = {run.seed for run in found if run.learner == "none" and run.at(0)}
     return missing_runs(there, sorted({run.seed for run in found}))
 
 

@@ -116,7 +116,7 @@ def test_the_table_compares_what_ran_as_long() -> None:
     assert "| leap | 20 | 1 | 40.0 (39.0 to 41.0) | -40.0 | 40.0 (40.0 to 40.0) |" in text
     assert "| none | 20 | 1 | 80.0 " in text
     assert "leap, 20 alphabets, seed 1; maml, 20 alphabets, seeds 0 1; " in text.partition("Missing: ")[2]
-    assert "none, 20 alphabets, seed 1; reptile, 20 alphabets, seeds 0 1" in text
+    assert "reptile, 20 alphabets, seeds 0 1; none, seed 1" in text
     # By meta steps, of seed 0 alone: seed 1 has no second one.
     assert "| leap | 20 | 1 | | 50.0 | 40.0 |" in text
     assert "| leap | 20 | 2 | 55.0 (" in table(found, 15)
