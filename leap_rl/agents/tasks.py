@@ -284,7 +284,7 @@ class EnvTasks(TaskFamily):
             "observation_shape": list(model.observation_space.shape or ()),
             "steps_per_visit": first.steps,
             "n_envs": first.n_envs,
-            "algorithm_kwargs": {k: v for k, v in first.algorithm_kwargs.items() if _is_plain(v)},
+            "algorithm_kwargs": {k: v for k, v in first.algorithm_kwargs.items() if is_plain(v)},
             "sb3": version("stable-baselines3"),
         }
 
@@ -368,5 +368,6 @@ def _shapes(space: gym.Space[Any]) -> Any:
     return space.shape
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold it as it is."""
     return isinstance(value, int | float | str | bool | None)
