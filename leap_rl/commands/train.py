@@ -49,11 +49,11 @@ class SaveAgent(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps >= self.next:
             self.next += self.every
-            self.save()
+            self.save(self.model)
         return True
 
-    def save(self) -> None:
-        save_agent(self.model, self.folder / f"{self.model.num_timesteps:012d}.zip")
+    def save(self, model: BaseAlgorithm) -> None:
+        save_agent(model, self.folder / f"{model.num_timesteps:012d}.zip")
         for old in saved_agents(self.folder)[:-2]:
             old.unlink()
 
@@ -124,13 +124,13 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
             callbacks.append(freezing)
         if from_scratch is not None:
             callbacks.append(from_scratch)
+        if settings.encoder_lr_factor != 1:
+            callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, "train", settings)
         if watched is not None and watched != folder / WATCHED:
             write_text(folder / WATCHED, watched.read_text())
         model.set_logger(logger_from(folder / "tensorboard", model.num_timesteps))
-        if settings.encoder_lr_factor != 1:
-            callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         # SB3 logs every 100 rollouts by default, which is never in a short run.
         rollout = model.n_steps * env.num_envs  # type: ignore[attr-defined]
         log_interval = max(1, min(100, settings.timesteps // rollout // LOGS))
@@ -143,11 +143,11 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
                 progress_bar=sys.stderr.isatty(),
             )
         except KeyboardInterrupt:
-            saving.save()
+            saving.save(model)
             print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved. To go on:")
             print(f"  leap-rl train --resume {folder}", flush=True)
             raise
-        saving.save()
+        saving.save(model)
         save_agent(model, folder / "agent.zip")
     finally:
         env.close()
