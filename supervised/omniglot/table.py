@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
@@ -216,7 +217,8 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
     from matplotlib.figure import Figure
 
     meta_step = max(step for run in found for step in run.scores) if meta_step is None else meta_step
-    most = max(run.n_pretraining for run in found)
+    of_count = Counter(run.n_pretraining for run in found)
+    most = max(of_count, key=lambda n: (of_count[n], n))  # where most were compared
     colors = {label: f"C{i}" for i, label in enumerate(sorted({run.label for run in found}))}
     figure = Figure(figsize=(11, 8), layout="constrained")
     ((by_count, by_update), (by_step, shorter)) = figure.subplots(2, 2)
@@ -240,7 +242,8 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
                 by_step.axhline(errors[0], color=color, linestyle="--", label=f"{label} ({n_seeds})")
             else:
                 by_step.plot(*zip(*errors.items(), strict=True), color=color, marker="o", label=f"{label} ({n_seeds})")
-    leap = next((run for run in found if run.learner == "leap" and run.training_curves), None)
+    leaps = (run for run in found if run.learner == "leap" and run.n_pretraining == most and run.training_curves)
+    leap = next(leaps, None)
     if leap is not None:
         shown = sorted(leap.training_curves)
         for i, step in enumerate(shown):
@@ -251,14 +254,13 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         (by_count, "pretraining alphabets", "area under the error curve, %", f"after {meta_step} meta steps"),
         (by_update, "update", "error on a minibatch, %", f"held-out alphabets, {most} pretraining alphabets"),
         (by_step, "meta step", "test error, %", f"held-out alphabets, {most} pretraining alphabets"),
-        (shorter, "update", "error on a minibatch, %", "Leap, pretraining alphabets"),
+        (shorter, "update", "error on a minibatch, %", f"Leap, its {most} pretraining alphabets"),
     ):
         ax.set(xlabel=x, ylabel=y, title=title)
         ax.grid(alpha=0.25)
     by_count.set_xticks(sorted({run.n_pretraining for run in found}))
-    by_count.legend(frameon=False)
     lines, names = by_step.get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower left", ncols=4, title="test error by meta step: learner (seeds)")
+    figure.legend(lines, names, loc="outside lower left", ncols=4, title=f"learner (seeds, at {most} alphabets)")
     figure.savefig(file, dpi=130)
 
 
