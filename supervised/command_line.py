@@ -69,6 +69,7 @@ def exit_code(app: App, arguments: list[str] | None) -> int:
     :param app: that knows it
     :param arguments: ``None``: those of this process
     """
+    app.suppress_keyboard_interrupt = False  # it is said below how to go on
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return 0

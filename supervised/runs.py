@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leap_rl.core import Engine, Job, JobsProgress, TaskResult
 from leap_rl.core.checkpoint import Checkpoints, run_kept
+from leap_rl.core.files import write_text
 from leap_rl.core.logger import TensorBoardLogger
 
 
@@ -54,10 +54,8 @@ def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = No
 def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
     """As ``check_folder``; a new one gets its ``run.json``."""
     check_folder(folder, settings, budget)
-    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "run.json").is_file():
-        (folder / ".run.json").write_text(json.dumps(settings) + "\n")
-        os.replace(folder / ".run.json", folder / "run.json")
+        write_text(folder / "run.json", json.dumps(settings) + "\n")
 
 
 def missing_runs(seeds_of: Mapping[str, Collection[int]], seeds: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import time
 import warnings
@@ -199,9 +200,11 @@ class EnvTasks(TaskFamily):
         n_envs: int = 8,
         algorithm_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(envs, Mapping):
+        if isinstance(envs, Mapping):
+            named = dict(envs)
+        else:
             check_names("envs", envs)
-        named = dict(envs) if isinstance(envs, Mapping) else {name: name for name in envs}
+            named = {name: name for name in envs}
         observed = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
             EnvTask(name, env, observed, policy, timesteps, n_envs, dict(algorithm_kwargs or {}))
@@ -339,6 +342,8 @@ class RandomPolicies(TaskFamily):
 
     def __init__(self, tasks: EnvTasks) -> None:
         self.tasks = tasks
+        # No network plays, so that one is as good as another: whatever the seed, it is drawn once.
+        self._drawn = functools.cache(functools.partial(tasks.draw_initialization, seed=0))
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -347,7 +352,7 @@ class RandomPolicies(TaskFamily):
         return RandomPolicy(self.tasks[index])
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
-        return self.tasks.draw_initialization(scope, seed)
+        return self._drawn(scope)
 
 
 def check_names(what: str, names: Sequence[str]) -> None:

@@ -53,6 +53,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, "compare", settings)
     engine = Workers(settings.n_workers)
+    random_policy: dict[str, np.ndarray] = {}
     try:
         comparison = compare_starts(
             tasks,
@@ -64,18 +65,24 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
             run_dir=folder,
             progress_bar=True,
         )
+        if "random" in starts and len(settings.seeds) >= FEWEST_SEEDS:
+            floor = compare_starts(
+                RandomPolicies(tasks),
+                {RANDOM_POLICY: None},
+                settings.seeds,
+                engine,
+                scope,
+                run_dir=folder,
+                progress_bar=True,
+            )
+            random_policy = {task.name: floor.areas(RANDOM_POLICY, task.name) for task in tasks}
     except KeyboardInterrupt:
         print(f"\nInterrupted; finished runs are saved. To go on:\n  leap-rl compare --resume {folder}", flush=True)
         raise
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
     table = f"{comparison.table()}\n\n({note})"
-    random_policy: dict[str, np.ndarray] = {}
-    if "random" in starts and len(settings.seeds) >= FEWEST_SEEDS:
-        floor = compare_starts(
-            RandomPolicies(tasks), {RANDOM_POLICY: None}, settings.seeds, engine, scope, run_dir=folder
-        )
-        random_policy = {task.name: floor.areas(RANDOM_POLICY, task.name) for task in tasks}
+    if random_policy:
         table += (
             "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
             "policy (as many steps and seeds), by those of random starts, where these learn:\n\n"

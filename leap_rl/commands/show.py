@@ -91,18 +91,18 @@ def _show_train(folder: Path) -> None:
 
 def _show_compare(folder: Path) -> None:
     settings = stored_settings(folder, "compare")
-    if (folder / "results.json").is_file():
-        results = read_json(folder / "results.json", "leap-rl compare --resume writes it again")
-        if results["settings"]["seeds"] == settings["seeds"]:  # else more are being run
-            print(f"{folder}: finished\n\n{(folder / 'table.md').read_text()}")
-            for task, starts in results["results"].items():
-                for start, runs in starts.items():
-                    for run in runs:
-                        values = run["curve"]["values"]
-                        print(f"{task} from {start}, seed {run['seed']}: {curve(values[:: max(1, len(values) // 60)])}")
-            return
-    done = len([p for p in (folder / "results").glob("*") if not p.name.startswith(".")])
-    print(f"{folder}: {done} runs are finished; seeds {settings['seeds']}, starts {', '.join(settings['starts'])}")
+    file = folder / "results.json"
+    compared = read_json(file, "leap-rl compare --resume writes it again") if file.is_file() else None
+    if compared is None or compared["settings"]["seeds"] != settings["seeds"]:  # more are being run
+        done = len([p for p in (folder / "results").glob("*") if not p.name.startswith(".")])
+        print(f"{folder}: {done} runs are finished; seeds {settings['seeds']}, starts {', '.join(settings['starts'])}")
+        return
+    print(f"{folder}: finished\n\n{(folder / 'table.md').read_text()}")
+    for task, starts in compared["results"].items():
+        for start, runs in starts.items():
+            for run in runs:
+                values = run["curve"]["values"]
+                print(f"{task} from {start}, seed {run['seed']}: {curve(values[:: max(1, len(values) // 60)])}")
 
 
 def curve(values: Sequence[Any]) -> str:

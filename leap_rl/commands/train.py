@@ -81,7 +81,8 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     :raises ValueError: for what can't be trained
     """
     # A run that has begun needs neither the initialization nor the comparison any more.
-    saved = saved_agents(run_dir / "agents") if resume and run_dir is not None else []
+    begun = run_dir if resume else None
+    saved = saved_agents(begun / "agents") if begun else []
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
     if gently and not settings.game and settings.agent.network in (None, "mlp"):
@@ -90,8 +91,8 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         )
     watched = from_scratch = None
     if settings.watch is not None:
-        kept = None if run_dir is None or not resume else run_dir / WATCHED
-        watched = kept if kept is not None and kept.is_file() else settings.watch / "results.json"
+        kept = begun and begun / WATCHED
+        watched = kept if kept and kept.is_file() else settings.watch / "results.json"
         from_scratch = random_starts(watched, settings)
     kwargs = algorithm_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))

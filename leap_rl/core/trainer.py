@@ -585,14 +585,14 @@ class MetaTrainer:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         # Constructing needs some lr (the real one comes with the optimizer's state).
-        began_with = state["optimizer"]["param_groups"][0] if state["optimizer"]["param_groups"] else {}
+        group: dict[str, Any] = next(iter(state["optimizer"]["param_groups"]), {})
         for key, value in (meta_optimizer_kwargs or {}).items():
-            if not callable(value) and began_with.get(key, value) != value:
+            if not callable(value) and group.get(key, value) != value:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {key}={began_with[key]} of the meta optimizer, not {value}: a new run "
+                    f"{run_dir} was trained with {key}={group[key]} of the meta optimizer, not {value}: a new run "
                     "takes another, with initialization=..."
                 )
-        kwargs = {"lr": began_with.get("lr", 0.0), **(meta_optimizer_kwargs or {})}
+        kwargs = {"lr": group.get("lr", 0.0), **(meta_optimizer_kwargs or {})}
         trainer = cls(
             tasks,
             learner,

@@ -101,6 +101,11 @@ class Statistics:
         """Shape (seeds, tasks)."""
         return np.stack([self.comparison.areas(start, task) for task in tasks], axis=-1)
 
+    def _is_known(self, task: str) -> bool:
+        """Whether every run has an area, the random policy's too."""
+        areas = [self.random_policy[task], *(self.comparison.areas(start, task) for start in self.comparison.curves)]
+        return bool(np.isfinite(np.concatenate(areas)).all())
+
     def learns(self, task: str) -> bool:
         """
         Whether the reference's areas lie, on average, more than two standard deviations (of their seeds and of the
@@ -141,14 +146,7 @@ class Statistics:
             f"better than {self.reference} |",
             "|---|---|---|---|---|---|",
         ]
-        known = [
-            task
-            for task in self.tasks
-            if all(
-                np.isfinite(areas).all()
-                for areas in (self.random_policy[task], *(self._areas(s, task) for s in self.comparison.curves))
-            )
-        ]
+        known = [task for task in self.tasks if self._is_known(task)]
         for task in self.tasks:
             floor = self.random_policy[task][:, None]
             shown = f"{estimate(interquartile_mean, floor):,.1f}" if np.isfinite(floor).all() else "nan"

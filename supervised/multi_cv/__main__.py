@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from leap_rl.core import Engine
     from supervised.multi_cv.experiment import Run
 
-app = App(
-    "supervised.multi_cv",
-    help="Multi-CV with the learners that the paper compares.",
-    version_flags=(),
-    suppress_keyboard_interrupt=False,  # exit_code says what to do
-)
+app = App("supervised.multi_cv", help="Multi-CV with the learners that the paper compares.", version_flags=())
 
 Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, passes over the held-out data set, batch, images at most. Paper: appendix E has meta batches

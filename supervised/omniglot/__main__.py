@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from leap_rl.core import Engine
     from supervised.omniglot.experiment import Run
 
-app = App(
-    "supervised.omniglot",
-    help="Omniglot with the learners that the paper compares.",
-    version_flags=(),
-    suppress_keyboard_interrupt=False,  # exit_code says what to do
-)
+app = App("supervised.omniglot", help="Omniglot with the learners that the paper compares.", version_flags=())
 
 Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, updates. Paper: appendix D. cpu: what 2 cores do in some hours. quick: some minutes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from leap_rl.core import MetaCallback, TaskResult
+from leap_rl.core.files import write_text
 from leap_rl.core.logger import TensorBoardLogger
 from supervised.omniglot.alphabets import AUGMENTATION, Alphabets
 
@@ -40,9 +40,7 @@ class TrainingCurves(MetaCallback):
         curve = np.mean([r.curve.values for r in results], axis=0)
         curves = json.loads(self.file.read_text()) if self.file.is_file() else {}
         curves[str(step)] = [round(float(v), 5) for v in curve]
-        unfinished = self.file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(curves) + "\n")
-        os.replace(unfinished, self.file)
+        write_text(self.file, json.dumps(curves) + "\n")
         run = self.folder / "tensorboard" / "training curves" / f"meta step {step:04d}"
         shutil.rmtree(run, ignore_errors=True)  # of an interrupted meta step
         logger = TensorBoardLogger(run)
