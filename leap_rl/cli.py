@@ -1,15 +1,11 @@
 """
-The command line: what ``leap-rl`` understands, and how it fails.
+The command line: what ``leap-rl`` understands.
 
-Errors are one line. Exit codes: 2 for bad input, 1 for a failure, 130 after Ctrl-C (or SIGTERM, which a cluster sends).
 The commands import what they need when they run, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +13,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
-from cyclopts.exceptions import CycloptsError
 
+from leap_rl.ending import exit_code, run_program
 from leap_rl.settings import CompareSettings, EvaluateSettings, MetaTrainSettings, TrainSettings, read_preset
 
 app = App(
@@ -26,6 +22,7 @@ app = App(
     help="Meta-learn initializations on Atari games and start new games from them.",
     version=lambda: version("leap-rl"),
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # a command that was interrupted says how to go on, and exit_code its code
 )
 
 RunDir = Annotated[Path | None, Parameter(help="folder of a new run; without it the next number under runs")]
@@ -211,50 +208,28 @@ def main(arguments: list[str] | None = None) -> int:
     :param arguments: without the program's name; ``None``: those of this process
     :return: exit code
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        preset, resume = _option(arguments, "--preset"), _option(arguments, "--resume")
-        if preset and resume:
-            raise ValueError("--resume takes its settings from the run folder: leave --preset out")
-        if resume and not (Path(resume) / "settings.yaml").is_file():
-            raise ValueError(f"{resume} is no run folder: there is no settings.yaml in it")
-        if resume and _option(arguments, "--run-dir"):
-            raise ValueError("--resume goes on in the run's own folder: leave --run-dir out")
-        source = str(Path(resume) / "settings.yaml") if resume else preset
-        data = read_preset(source, COMMANDS) if source else {}
-        if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
-            raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
-        app.config = [Dict(data=data, source=source)] if source else []
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-        return 0
-    except CycloptsError as error:
-        return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except ModuleNotFoundError as error:
-        extras = {"matplotlib": "evaluation", "rliable": "evaluation", "moviepy": "video", "huggingface_hub": "hub"}
-        if error.name not in extras:
-            raise
-        return _fail(f"{error.name} is not installed: pip install 'leap-rl[{extras[error.name]}]'", 2)
-    except (OSError, RuntimeError) as error:
-        return _fail(str(error), 1)
+    return exit_code("leap-rl", lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"leap-rl: {message.strip()}", file=sys.stderr)
-    return code
+def _run(arguments: list[str]) -> None:
+    """:raises ValueError: for what the run folder or the preset does not allow"""
+    preset, resume = _option(arguments, "--preset"), _option(arguments, "--resume")
+    if preset and resume:
+        raise ValueError("--resume takes its settings from the run folder: leave --preset out")
+    if resume and not (Path(resume) / "settings.yaml").is_file():
+        raise ValueError(f"{resume} is no run folder: there is no settings.yaml in it")
+    if resume and _option(arguments, "--run-dir"):
+        raise ValueError("--resume goes on in the run's own folder: leave --run-dir out")
+    source = str(Path(resume) / "settings.yaml") if resume else preset
+    data = read_preset(source, COMMANDS) if source else {}
+    if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
+        raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
+    app.config = [Dict(data=data, source=source)] if source else []
+    app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def _script() -> None:
-    logging.basicConfig(format="leap-rl: %(levelname)s: %(message)s")
-    # Not by raising SIGINT, which a shell has its background jobs ignore.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    run_program(main, "leap-rl: %(levelname)s: %(message)s")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
-from cyclopts.exceptions import CycloptsError
 from cyclopts.validators import Number
+
+from leap_rl.ending import exit_code
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -62,44 +61,19 @@ def run_all(runs: Mapping[str, Callable[[], None]]) -> None:
         raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed. {'; '.join(failed)}")
 
 
-def exit_code(app: App, arguments: list[str] | None) -> int:
+def run_command(app: App, arguments: list[str] | None) -> int:
     """
-    Run a command. Exit codes are those of ``leap-rl``: 2 for bad input, 1 for a failure, 130 after Ctrl-C.
-
-    :param app: that knows it
+    :param app: that knows the command
     :param arguments: ``None``: those of this process
+    :return: exit code, as ``leap_rl.ending`` has them
     """
-    app.suppress_keyboard_interrupt = False  # it is said below how to go on
-    try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-        return 0
-    except (CycloptsError, ValueError) as error:
-        print(f"{app.name[0]}: {str(error).strip()}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on.", file=sys.stderr)
-        return 130
-    except ModuleNotFoundError as error:
-        extras = {"scipy": "supervised", "torchvision": "supervised", "matplotlib": "evaluation"}
-        if error.name not in extras:
+    app.suppress_keyboard_interrupt = False
+
+    def command() -> None:
+        try:
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        except KeyboardInterrupt:
+            print("\nInterrupted; the same command goes on.", file=sys.stderr)
             raise
-        print(
-            f"{app.name[0]}: {error.name} is not installed: pip install 'leap-rl[{extras[error.name]}]'",
-            file=sys.stderr,
-        )
-        return 2
-    except (OSError, RuntimeError) as error:
-        print(f"{app.name[0]}: {error}", file=sys.stderr)
-        return 1
 
-
-def script(main: Callable[[], int]) -> None:
-    """
-    End this process as a command does.
-
-    :param main: gives its exit code
-    """
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    # Not by raising SIGINT, which a shell has its background jobs ignore.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    return exit_code(app.name[0], command)

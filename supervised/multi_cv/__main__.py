@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
-from supervised.command_line import Names, Positive, Seeds, chosen_engine, exit_code, run_all, script
+from leap_rl.ending import run_program
+from supervised.command_line import Names, Positive, Seeds, chosen_engine, run_all, run_command
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -200,8 +201,8 @@ def _train(run: Run, folder: Path, engine: Engine) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """:return: exit code"""
-    return exit_code(app, arguments)
+    return run_command(app, arguments)
 
 
 if __name__ == "__main__":
-    script(main)
+    run_program(main, "%(levelname)s: %(message)s")
