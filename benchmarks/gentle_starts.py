@@ -15,13 +15,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from report import machine, parser
-from scipy.stats import bootstrap
 
 import zoo
 from leap_rl import AtariTasks, Initialization, LeapA2C
 from leap_rl.core import Workers
 from leap_rl.evaluation import Comparison, compare, plot_comparison
+from leap_rl.evaluation.statistics import estimate
 from leap_rl.transfer import FreezeEncoder, SlowEncoder
 
 SETTINGS = {"ent_coef": 0.01, "vf_coef": 0.25}
@@ -73,9 +74,8 @@ def main() -> None:
     as_it_is = comparison.areas(name, args.game)
     for way in curves:
         areas = comparison.areas(way, args.game)
-        interval = bootstrap((areas - as_it_is,), lambda d: d.mean(), vectorized=False, method="percentile", rng=0)
-        low, high = interval.confidence_interval
-        print(f"{way}: area {areas.mean():.1f}, difference to {name} as it is: 95 % interval {low:.1f} to {high:.1f}")
+        difference = estimate(np.mean, (areas - as_it_is)[:, None])
+        print(f"{way}: area {areas.mean():.1f}, less that of {name} as it is: {difference:+.1f}")
         rows.append(
             {
                 "name": f"gentle-starts {way}",
@@ -83,7 +83,7 @@ def main() -> None:
                 "rival": as_it_is.mean(),
                 "unit": "area",
                 "ratio": areas.mean() / as_it_is.mean(),
-                "difference": [low, high],
+                "difference": [difference.low, difference.high],
                 "seeds": args.seeds,
                 "steps": args.steps,
                 "game": args.game,
