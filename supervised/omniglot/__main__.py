@@ -52,7 +52,8 @@ def train(
     :param data_dir: of Omniglot; without it $LEAP_RL_DATA/omniglot, or leap_rl's folder in the user's cache
     :param download: what is not in the folder of Omniglot, with torchvision
     :param preset: quick, cpu or paper: meta steps, meta batch and updates
-    :param learners: none, leap, reptile, fomaml, maml, multihead
+    :param learners: none, leap, reptile, fomaml, maml, multihead; leap-encoder, reptile-encoder: heads are not
+        meta-learned
     :param pretraining: numbers of pretraining alphabets
     :param seeds: of the runs
     :param meta_steps: in place of the preset's

@@ -52,7 +52,9 @@ ABLATION: dict[str, MetaLearner | None] = {
     "leap-energy-no-stabilizer": Leap(**_LEAP | {"metric": "energy"}, stabilizer=False),
     "leap-energy-no-loss": Leap(**_LEAP | {"metric": "energy"}, loss_delta="none"),
 }
-KNOWN = LEARNERS | ABLATION
+# Ours: each visit draws a head of its own. Is it the head that remembers alphabets?
+ENCODER_ONLY: dict[str, MetaLearner | None] = {"leap-encoder": Leap(**_LEAP), "reptile-encoder": Reptile()}
+KNOWN = LEARNERS | ABLATION | ENCODER_ONLY
 
 # Appendix D: meta SGD with 0.1, for MAML and FOMAML 0.5. Multi-head fine-tuning has the tasks' own SGD.
 META_LEARNING_RATES = {"fomaml": 0.5, "maml": 0.5, "multihead": LEARNING_RATE}
@@ -206,6 +208,7 @@ def _trainer(run: Run, pretraining: Alphabets, folder: Path, engine: Engine) -> 
         run.meta_batch_size,
         meta_optimizer_class=torch.optim.SGD,
         meta_optimizer_kwargs={"lr": rate},
+        scope="encoder" if run.learner in ENCODER_ONLY else "all",
         sampling="with_replacement" if run.meta_batch_size > len(pretraining) else "without_replacement",
         engine=engine,
         run_dir=folder,

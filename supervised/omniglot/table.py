@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from leap_rl.core import LearningCurve
-from leap_rl.core.checkpoint import load_result
+from leap_rl.core.checkpoint import Checkpoints, load_result
 from supervised.intervals import bootstrap_interval, difference_cell
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
@@ -36,6 +37,8 @@ class Findings:
     :param scores: by meta step and held-out alphabet; only where all of them were learned
     :param curves: error on the minibatches of the held-out alphabets, by meta step and update, mean over them
     :param training_curves: the same of the pretraining alphabets, by meta step
+    :param visits: test error of the pretraining alphabets at the end of their visits, by meta step, mean over the meta
+        steps since the evaluation before
     """
 
     learner: str
@@ -48,6 +51,7 @@ class Findings:
     scores: dict[int, dict[str, Score]] = field(default_factory=dict)
     curves: dict[int, list[float]] = field(default_factory=dict)
     training_curves: dict[int, list[float]] = field(default_factory=dict)
+    visits: dict[int, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -78,6 +82,7 @@ def collect(root: Path) -> list[Findings]:
             run.scores = {int(step): {n: (e, a) for n, (e, a) in s.items()} for step, s in run.scores.items()}
             run.curves = {int(step): curve for step, curve in run.curves.items()}
             run.training_curves = {int(step): curve for step, curve in run.training_curves.items()}
+            run.visits = {int(step): error for step, error in run.visits.items()}
         return found
     found = []
     for file in sorted(root.glob("*/run.json")):
@@ -94,11 +99,27 @@ def collect(root: Path) -> list[Findings]:
         curves = file.parent / "training_curves.json"
         if curves.is_file():
             run.training_curves = {int(step): curve for step, curve in json.loads(curves.read_text()).items()}
+        if run.learner != "multihead":
+            run.visits = _visits(file.parent, sorted(run.scores))
         if run.scores:
             found.append(run)
     if not found:
         raise ValueError(f"no evaluated runs in {root}: python -m supervised.omniglot train makes some")
     return found
+
+
+def _visits(folder: Path, evaluated: Sequence[int]) -> dict[int, float]:
+    """As in ``Findings``; nothing where visits end without a test."""
+    checkpoints = Checkpoints(folder)
+    if not checkpoints.steps():
+        return {}
+    errors = [[t.get("test_error") for t in step["tasks"]] for step in checkpoints.state()["history"]]
+    visits = {}
+    for first, last in pairwise([0, *evaluated]):
+        of_window = [error for step in errors[first:last] for error in step]
+        if of_window and None not in of_window:
+            visits[last] = round(100 * float(np.mean(of_window)), 2)
+    return visits
 
 
 def save(found: Sequence[Findings], file: Path) -> None:
@@ -147,8 +168,17 @@ def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
         ]
         for (n, label), runs in _grouped(found):
             n_seeds, errors = _trend(runs)
-            cells = [f" {errors[step]:.1f} |" if step in errors else " |" for step in steps]
-            rows.append(f"| {label} | {n} | {n_seeds} |{''.join(cells)}")
+            rows.append(f"| {label} | {n} | {n_seeds} |{_by_step(errors, steps)}")
+    if any(run.visits for run in found):
+        rows += [
+            "\nThe same of the pretraining alphabets themselves, mean over the visits of the meta steps before:\n",
+            "| learner | pretraining alphabets | seeds |" + "".join(f" {s} |" for s in steps),
+            "|---|---|---|" + "---|" * len(steps),
+        ]
+        for (n, label), runs in _grouped(found):
+            n_seeds, errors = _trend(runs, visits=True)
+            if errors:
+                rows.append(f"| {label} | {n} | {n_seeds} |{_by_step(errors, steps)}")
     return "\n".join(rows) + _missing(found, meta_step)
 
 
@@ -179,12 +209,22 @@ def _difference(runs: Sequence[Findings], found: Sequence[Findings], meta_step: 
     return difference_cell([error - none[key] for key, error in ours.items() if key in none])
 
 
-def _trend(runs: Sequence[Findings]) -> tuple[int, dict[int, float]]:
-    """How many seeds got furthest, and their test error at each meta step that all of them were evaluated after."""
+def _trend(runs: Sequence[Findings], visits: bool = False) -> tuple[int, dict[int, float]]:
+    """
+    How many seeds got furthest, and their test error at each meta step that all of them were evaluated after.
+
+    :param visits: not of the held-out alphabets, but of the pretraining ones in their visits
+    """
     last = max(step for run in runs for step in run.scores)
     same = [run for run in runs if last in run.scores]
-    steps = sorted(set.intersection(*(set(run.scores) for run in same)))
-    return len(same), {step: float(np.mean([_mean(run.scores[step], 0) for run in same])) for step in steps}
+    errors = [run.visits if visits else {s: _mean(scores, 0) for s, scores in run.scores.items()} for run in same]
+    steps = sorted(set.intersection(*(set(of_run) for of_run in errors)))
+    return len(same), {step: float(np.mean([of_run[step] for of_run in errors])) for step in steps}
+
+
+def _by_step(errors: dict[int, float], steps: Sequence[int]) -> str:
+    """The cells of a row."""
+    return "".join(f" {errors[step]:.1f} |" if step in errors else " |" for step in steps)
 
 
 def _missing(found: Sequence[Findings], meta_step: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leap_rl.core import Initialization
 from supervised.intervals import bootstrap_interval
 from supervised.omniglot.__main__ import LEARNERS, main
 from supervised.omniglot.alphabets import split
@@ -53,7 +54,14 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     leap, multihead = (
         next(r for r in collect(runs) if r.learner == name and r.seed == 0) for name in ("leap", "multihead")
     )
-    assert set(leap.scores) == set(multihead.scores) == {1, 2}
+    assert set(leap.scores) == set(multihead.scores) == set(leap.visits) == {1, 2}
+    (checkpoint,) = (folder / "checkpoints").glob("*2")
+    visits = json.loads((checkpoint / "state.json").read_text())["history"][1]["tasks"]
+    assert leap.visits[2] == pytest.approx(100 * np.mean([visit["test_error"] for visit in visits]), abs=0.01)
+    assert main(["table", str(runs)]) == 0
+    of_visits = capsys.readouterr().out.partition("the pretraining alphabets themselves")[2]
+    assert f"| leap | 2 | 1 | | {leap.visits[1]:.1f} | {leap.visits[2]:.1f} |" in of_visits
+    assert "multihead | 2 | 1 | |" not in of_visits
     assert main(["train", "--data-dir", str(drawn), *root, *TINY, "--learners", "leap"]) == 2
     assert "has made more meta steps than it is asked for" in capsys.readouterr().err
     # What is gone is not in the table, and is made up.
@@ -77,6 +85,14 @@ def test_one_meta_learning_rate_is_one_run_and_validation_holds_pretraining_alph
     assert "| reptile, β 0.3 | 2 | 1 |" in capsys.readouterr().out
     assert main(["table", str(tmp_path)]) == 2
     assert "with --validation only" in capsys.readouterr().err
+
+
+def test_the_encoder_alone(drawn: Path, tmp_path: Path) -> None:
+    """Each visit draws a head of its own, and so does what is held out."""
+    assert main(["train", "--data-dir", str(drawn), "--root", str(tmp_path), *TINY, "--learners", "leap-encoder"]) == 0
+    found = Initialization.load(tmp_path / "leap-encoder-2-seed0" / "0001" / "initialization")
+    assert found.scope == "encoder" and found.parameters
+    assert all(name.startswith("encoder.") for name in found.parameters)
 
 
 def test_budgets_are_equal_in_images(drawn: Path, capsys: Any) -> None:
