@@ -115,24 +115,25 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"core"},
     "agents": {"core", "transfer"},
     "atari": {"core", "agents"},
+    "ending": set(),
     "commands": {"core", "transfer", "evaluation", "agents", "atari", "zoo", "top"},
     "presets": set(),
     "zoo": {"core", "transfer"},
-    "supervised": {"core", "evaluation"},
+    "supervised": {"core", "evaluation", "ending"},
 }
 NOT_IN_CORE = {"stable_baselines3", "sb3_contrib", "gymnasium", "ale_py"}
 
 
 def layer(name: str) -> str | None:
     """
-    The layer a module (or a name in one) belongs to: ``"top"`` for ``leap_rl`` itself and its modules that are no
-    packages, ``None`` for what is not ours.
+    The layer a module (or a name in one) belongs to: ``"top"`` for ``leap_rl`` itself and its modules that have no
+    arrows of their own, ``None`` for what is not ours.
     """
     first, _, rest = name.partition(".")
     if first != "leap_rl":
         return first if first in PACKAGES else None
     part = rest.partition(".")[0]
-    return part if part and (ROOT / "leap_rl" / part).is_dir() else "top"
+    return part if part in ARROWS or (part and (ROOT / "leap_rl" / part).is_dir()) else "top"
 
 
 def imported(source: str, package: str) -> Iterator[str]:

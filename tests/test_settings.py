@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cyclopts.exceptions import CycloptsError
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -106,7 +107,7 @@ def test_unknown_keys_are_refused(command: str, key: str, tmp_path_factory: pyte
     file = tmp_path_factory.mktemp("preset") / "mine.yaml"
     file.write_text(yaml.safe_dump({command: {key: 1}}))
     arguments = [command, "agent.zip"] if command == "evaluate" else [command]
-    with pytest.raises(cli.CycloptsError, match=r"[Uu]nknown"):
+    with pytest.raises(CycloptsError, match=r"[Uu]nknown"):
         parse(arguments, str(file))
 
 
