@@ -254,12 +254,15 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
     :param file: PNG to write
     :param meta_step: as of ``table``
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     meta_step = max(step for run in found for step in run.scores) if meta_step is None else meta_step
     of_count = Counter(run.n_pretraining for run in found)
     most = max(of_count, key=lambda n: (of_count[n], n))  # where most were compared
-    colors = {label: f"C{i}" for i, label in enumerate(sorted({run.label for run in found}))}
+    labels = sorted({run.label for run in found})
+    distinct = colormaps["tab10" if len(labels) <= 10 else "tab20"]
+    colors = {label: distinct(i % distinct.N) for i, label in enumerate(labels)}
     figure = Figure(figsize=(11, 8), layout="constrained")
     ((by_count, by_update), (by_step, shorter)) = figure.subplots(2, 2)
 
@@ -288,8 +291,8 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         shown = sorted(leap.training_curves)
         for i, step in enumerate(shown):
             curve = 100 * np.array(leap.training_curves[step])
-            shorter.plot(*_smooth(curve), color=(0.1, 0.3, 0.3 + 0.7 * i / len(shown)), label=f"{step}")
-        shorter.legend(frameon=False, title="meta step")
+            shorter.plot(*_smooth(curve), color=colormaps["viridis"](i / len(shown)), label=f"{step}")
+        shorter.legend(frameon=False, title="meta step", loc="center left", bbox_to_anchor=(1, 0.5))
     for ax, x, y, title in (
         (by_count, "pretraining alphabets", "area under the error curve, %", f"after {meta_step} meta steps"),
         (by_update, "update", "error on a minibatch, %", f"held-out alphabets, {most} pretraining alphabets"),
@@ -300,7 +303,9 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
         ax.grid(alpha=0.25)
     by_count.set_xticks(sorted({run.n_pretraining for run in found}))
     lines, names = by_step.get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower left", ncols=4, title=f"learner (seeds, at {most} alphabets)")
+    figure.legend(
+        lines, names, loc="outside lower left", ncols=4, title="learner (seeds of its test errors over the meta steps)"
+    )
     figure.savefig(file, dpi=130)
 
 
