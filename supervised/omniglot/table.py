@@ -160,25 +160,22 @@ def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
             error, area = (_cell(scored, meta_step, which) for which in (0, 1))
             difference = _difference(scored, found, meta_step)
             rows.append(f"| {label} | {n} | {len(scored)} | {error} | {difference} | {area} |")
-    if len(steps) > 2:
-        rows += [
-            "\nTest error, %, by meta steps, of the seeds that got furthest:\n",
-            "| learner | pretraining alphabets | seeds |" + "".join(f" {s} |" for s in steps),
-            "|---|---|---|" + "---|" * len(steps),
-        ]
-        for (n, label), runs in _grouped(found):
-            n_seeds, errors = _trend(runs)
-            rows.append(f"| {label} | {n} | {n_seeds} |{_by_step(errors, steps)}")
+    trends = {"Test error, %, by meta steps, of the seeds that got furthest:": False} if len(steps) > 2 else {}
     if any(run.visits for run in found):
+        trends["The same of the pretraining alphabets themselves, mean over the visits of the meta steps before:"] = (
+            True
+        )
+    for heading, of_visits in trends.items():
         rows += [
-            "\nThe same of the pretraining alphabets themselves, mean over the visits of the meta steps before:\n",
+            f"\n{heading}\n",
             "| learner | pretraining alphabets | seeds |" + "".join(f" {s} |" for s in steps),
             "|---|---|---|" + "---|" * len(steps),
         ]
         for (n, label), runs in _grouped(found):
-            n_seeds, errors = _trend(runs, visits=True)
+            n_seeds, errors = _trend(runs, of_visits)
             if errors:
-                rows.append(f"| {label} | {n} | {n_seeds} |{_by_step(errors, steps)}")
+                cells = [f" {errors[step]:.1f} |" if step in errors else " |" for step in steps]
+                rows.append(f"| {label} | {n} | {n_seeds} |{''.join(cells)}")
     return "\n".join(rows) + _missing(found, meta_step)
 
 
@@ -220,11 +217,6 @@ def _trend(runs: Sequence[Findings], visits: bool = False) -> tuple[int, dict[in
     errors = [run.visits if visits else {s: _mean(scores, 0) for s, scores in run.scores.items()} for run in same]
     steps = sorted(set.intersection(*(set(of_run) for of_run in errors)))
     return len(same), {step: float(np.mean([of_run[step] for of_run in errors])) for step in steps}
-
-
-def _by_step(errors: dict[int, float], steps: Sequence[int]) -> str:
-    """The cells of a row."""
-    return "".join(f" {errors[step]:.1f} |" if step in errors else " |" for step in steps)
 
 
 def _missing(found: Sequence[Findings], meta_step: int) -> str:
