@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 
 @dataclass
@@ -107,9 +108,8 @@ def alternate(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str
     :param repeats: how often
     """
     figures: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            figures[name].append(way())
+    for name, way in tqdm([*ways.items()] * repeats, unit="measurement", disable=None):
+        figures[name].append(way())
     return {name: statistics.median(values) for name, values in figures.items()}
 
 

@@ -3,7 +3,7 @@ The core of leap_rl on classification. ``supervised.omniglot`` has alphabets as 
 meta-trains like any others::
 
     from leap_rl import Leap, MetaTrainer
-    from supervised.omniglot import Alphabets, split
+    from supervised.omniglot.alphabets import Alphabets, split
 
     pretraining, held_out = split("data/omniglot", n_pretraining=20, seed=0)
     trainer = MetaTrainer(Alphabets("data/omniglot", pretraining, run_seed=0), Leap(metric="length"), meta_batch_size=5)

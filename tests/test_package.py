@@ -89,9 +89,12 @@ print(json.dumps(sorted(sys.modules)))
     assert not foreign & {name.partition(".")[0] for name in loaded}
 
 
-def test_leap_rl_is_lazy(tmp_path: Path) -> None:
-    loaded = json.loads(run_in_tree("import json, sys, leap_rl; print(json.dumps(sorted(sys.modules)))", tmp_path))
-    assert "leap_rl" in loaded
+@pytest.mark.parametrize(
+    "module", ["leap_rl", "leap_rl.cli", "supervised.omniglot.__main__", "supervised.multi_cv.__main__"]
+)
+def test_the_package_and_its_command_lines_start_without_torch(tmp_path: Path, module: str) -> None:
+    loaded = json.loads(run_in_tree(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))", tmp_path))
+    assert module in loaded
     assert not {"torch", "stable_baselines3", "gymnasium", "leap_rl.core"} & set(loaded)
 
 

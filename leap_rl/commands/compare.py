@@ -23,7 +23,8 @@ from leap_rl.transfer import Initialization
 
 _log = logging.getLogger(__name__)
 
-MAY_CHANGE = {"n-workers", "seeds", "note"}
+# A kept run is known by game, start and seed: others may join it.
+MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "note"}
 
 RANDOM_POLICY = "a random policy"
 

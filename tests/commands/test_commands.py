@@ -149,16 +149,18 @@ def test_evaluate_an_initialization(tmp_path: Path, capsys: Any) -> None:
     assert "Learning CartPole-v1 from the initialization: 256 steps" in out and "over 2 episodes" in out
 
 
-def test_compare_and_go_on_with_more_seeds(meta_run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_path: Path, capsys: Any) -> None:
     run = tmp_path / "comparison"
-    starts = ["--starts", f"Leap={meta_run / 'initialization'}", "random"]
-    arguments = ["--games", "Qbert", *starts, *ATARI, "--seeds", "0", "--n-workers", "1", "--note", "hello"]
+    leap = ["--starts", f"Leap={meta_run / 'initialization'}"]
+    arguments = ["--games", "Qbert", *leap, *ATARI, "--seeds", "0", "--n-workers", "1", "--note", "hello"]
     assert main(["compare", *arguments, "--run-dir", str(run)]) == 0
     shown = capsys.readouterr().out
     assert "| Qbert | Leap |" in shown and "(seeds 0; hello)" in shown
     assert (run / "figure.png").read_bytes()[:4] == b"\x89PNG"
     kept = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}
-    assert main(["compare", "--resume", str(run), "--seeds", "0", "1"]) == 0
+    assert main(["compare", "--resume", str(run), "--seeds", "0", "--games", "Qbert", "Pong"]) == 0
+    assert "| Pong | Leap |" in capsys.readouterr().out
+    assert main(["compare", "--resume", str(run), "--seeds", "0", "1", "--games", "Qbert", *leap, "random"]) == 0
     results = json.loads((run / "results.json").read_text())["results"]["Qbert"]
     assert [r["seed"] for r in results["Leap"]] == [0, 1] == [r["seed"] for r in results["random"]]
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not run again
