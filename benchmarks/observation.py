@@ -103,8 +103,8 @@ def main() -> None:
     shares: dict[str, list[float]] = {name: [] for name in models}
     for model in models.values():
         model.learn(1_200)  # past the updates that are skipped
-    for _ in range(args.repeats):
-        for name, model in models.items():
+    for turn in range(args.repeats):
+        for name, model in list(models.items())[:: -1 if turn % 2 else 1]:
             started, cpu = time.perf_counter(), time.process_time()
             if isinstance(model.gradient_path, GradientPath):
                 with hooks_timed(model.gradient_path) as spent:
