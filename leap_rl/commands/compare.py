@@ -17,6 +17,7 @@ from leap_rl.core.files import write_text
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
+from leap_rl.evaluation.comparison import check_same_runs
 from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
 from leap_rl.settings import CompareSettings, as_dict, write_settings
 from leap_rl.transfer import Initialization
@@ -52,6 +53,8 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
 
     scope = check_starts(tasks, starts, settings.scope)
     folder.mkdir(parents=True, exist_ok=True)
+    # Before the settings are written: a folder that refuses runs keeps those that it can be resumed with.
+    check_same_runs(folder, tasks, starts, tasks.draw_initialization(scope, settings.seeds[0]).config)
     write_settings(folder, "compare", settings)
     engine = Workers(settings.n_workers)
     random_policy: dict[str, np.ndarray] = {}

@@ -186,7 +186,7 @@ def compare(
     scope = check_starts(tasks, starts, scope)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
     if run_dir is not None:
-        _check_same_runs(run_dir, tasks, starts, random[seeds[0]].config)
+        check_same_runs(run_dir, tasks, starts, random[seeds[0]].config)
     runs = [(start, task, seed) for start in starts for task in tasks for seed in seeds]
     jobs = [Job(task, starts[start] or random[seed], NoPretraining(), seed, device) for start, task, seed in runs]
 
@@ -214,7 +214,7 @@ def compare(
     return Comparison(curves, seeds, diverged)
 
 
-def _check_same_runs(
+def check_same_runs(
     run_dir: Path, tasks: TaskFamily, starts: Mapping[str, Initialization | None], config: Mapping[str, Any]
 ) -> None:
     """

@@ -198,7 +198,10 @@ def test_from_three_seeds_on_a_comparison_has_intervals(tmp_path: Path, capsys: 
     assert table.strip() in capsys.readouterr().out
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "compared" / "results").glob("* a random policy *")}
     assert len(kept) == 3
-    assert main(["compare", "--resume", str(tmp_path / "compared")]) == 0
+    other = ["--envs", "Acrobot-v1", "--starts", "random"]
+    assert main(["compare", "--resume", str(tmp_path / "compared"), *other]) == 2
+    assert "observation_shape with another value" in capsys.readouterr().err
+    assert main(["compare", "--resume", str(tmp_path / "compared")]) == 0  # as it was
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not played again
 
 
