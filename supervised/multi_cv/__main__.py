@@ -163,8 +163,7 @@ def evaluate(
 
 @app.command
 def table(
-    root: Path = Path("runs/multi_cv"),
-    *,
+    *roots: Path,
     meta_steps: Positive | None = None,
     figure: Path | None = None,
     save: Path | None = None,
@@ -172,7 +171,7 @@ def table(
     """
     Print the table of the paper from the runs found, negative transfer, and what is missing.
 
-    :param root: folder of the runs, or a file that --save wrote
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/multi_cv
     :param meta_steps: the budget that runs are compared at; without it the largest that any has
     :param figure: PNG to write: learning curves on each held-out data set
     :param save: JSON to write, with all that table and figure need
@@ -181,7 +180,7 @@ def table(
     from supervised.multi_cv.table import save as write
     from supervised.multi_cv.table import table as markdown
 
-    found = collect(root)
+    found = collect(*(roots or (Path("runs/multi_cv"),)))
     shown = at_budget(found, meta_steps)
     print(markdown(shown))
     if figure is not None:

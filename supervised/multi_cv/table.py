@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,24 @@ def training_error(curve: LearningCurve) -> float:
     return float(np.mean(curve.values[-max(1, len(curve.values) // 10) :]))
 
 
-def collect(root: Path) -> list[Findings]:
+def collect(*roots: Path) -> list[Findings]:
     """
-    :param root: folder of the runs, or a file that ``save`` wrote
+    :param roots: folders of runs, and files that ``save`` wrote; of a run in several, what the last has is taken
     :return: of each run what it found at each budget
-    :raises ValueError: if there is no finished run, one of something else, or they are of several protocols
+    :raises ValueError: if there is no finished run in one of them, one of something else, or they are of several
+        protocols
     """
+    found = {
+        (run.learner, run.held_out, run.seed, run.meta_steps): run for run in chain.from_iterable(map(_read, roots))
+    }
+    protocols = {json.dumps(run.protocol, sort_keys=True) for run in found.values()}
+    if len(protocols) > 1:
+        given = ", ".join(map(str, roots))
+        raise ValueError(f"{given}: runs of several protocols, {' and '.join(sorted(protocols))}. Keep them apart")
+    return list(found.values())
+
+
+def _read(root: Path) -> list[Findings]:
     if root.is_file():
         return [Findings(**row) for row in read_runs(root, list(Findings.__dataclass_fields__))]
     found = []
@@ -102,9 +115,6 @@ def collect(root: Path) -> list[Findings]:
             )
     if not found:
         raise ValueError(f"{root} has no finished run: python -m supervised.multi_cv train makes some")
-    protocols = {json.dumps(run.protocol) for run in found}
-    if len(protocols) > 1:
-        raise ValueError(f"{root} has runs of several protocols: {' and '.join(sorted(protocols))}. Keep them apart")
     return found
 
 

@@ -186,8 +186,7 @@ def evaluate(
 
 @app.command
 def table(
-    root: Path = Path("runs/omniglot"),
-    *,
+    *roots: Path,
     meta_steps: Positive | None = None,
     figure: Path | None = None,
     save: Path | None = None,
@@ -196,7 +195,7 @@ def table(
     """
     Print what the runs showed, and what is missing.
 
-    :param root: folder of the runs, or a file that --save wrote
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/omniglot
     :param meta_steps: after which the runs are compared; without it the last that any was evaluated after
     :param figure: PNG to write: area against the number of pretraining alphabets, learning curves on held-out
         alphabets, test error over the meta steps, and training curves getting shorter
@@ -207,10 +206,11 @@ def table(
     from supervised.omniglot.table import save as write
     from supervised.omniglot.table import table as markdown
 
-    found = collect(root)
+    roots = roots or (Path("runs/omniglot"),)
+    found = collect(*roots)
     shown = [run for run in found if run.validation == validation]
     if not shown:
-        raise ValueError(f"{root} has runs {'without' if validation else 'with'} --validation only")
+        raise ValueError(f"{', '.join(map(str, roots))}: only runs {'without' if validation else 'with'} --validation")
     print(markdown(shown, meta_steps))
     if figure is not None:
         plot(shown, figure, meta_steps)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,14 +71,30 @@ class Findings:
         return self.curves.get(0 if self.learner == "none" else meta_step, [])
 
 
-def collect(root: Path) -> list[Findings]:
+SETTINGS = [field.name for field in fields(Findings) if field.default_factory is MISSING]
+"""What tells runs apart."""
+MEASURED = [field.name for field in fields(Findings) if field.name not in SETTINGS]
+
+
+def collect(*roots: Path) -> list[Findings]:
     """
-    :param root: folder of the runs, or a file that ``save`` wrote
-    :raises ValueError: if there is no run, or one of something else
+    :param roots: folders of runs, and files that ``save`` wrote; of a run in several, what the last has is taken, and
+        from those before what the last lacks
+    :raises ValueError: if there is no run in one of them, or one of something else
     """
-    given = [name for name, f in Findings.__dataclass_fields__.items() if f.default_factory is MISSING]
+    found: dict[tuple[Any, ...], Findings] = {}
+    for run in chain.from_iterable(map(_read, roots)):
+        key = tuple(getattr(run, name) for name in SETTINGS)
+        if key in found:
+            for name in MEASURED:
+                setattr(run, name, getattr(found[key], name) | getattr(run, name))
+        found[key] = run
+    return list(found.values())
+
+
+def _read(root: Path) -> list[Findings]:
     if root.is_file():
-        found = [Findings(**row) for row in read_runs(root, [*given, "scores"])]
+        found = [Findings(**row) for row in read_runs(root, [*SETTINGS, "scores"])]
         for run in found:
             run.scores = {int(step): {n: (e, a) for n, (e, a) in s.items()} for step, s in run.scores.items()}
             run.curves = {int(step): curve for step, curve in run.curves.items()}
@@ -86,8 +103,8 @@ def collect(root: Path) -> list[Findings]:
         return found
     found = []
     for file in sorted(root.glob("*/run.json")):
-        (settings,) = read_runs(file, given)
-        run = Findings(**{name: settings[name] for name in given})
+        (settings,) = read_runs(file, SETTINGS)
+        run = Findings(**{name: settings[name] for name in SETTINGS})
         for folder in sorted(file.parent.glob("[0-9]*")):
             results = [load_result(path) for path in sorted((folder / "held-out").glob("[!.]*"))]
             scored = [r for r in results if r is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     assert main(["table", str(runs), "--meta-steps", "3"]) == 2
     assert "no run has a budget of 3 meta steps: there are 0, 1, 2" in capsys.readouterr().err
     assert main(["table", str(runs), "--meta-steps", "1"]) == 0 and capsys.readouterr().out == shown
+    shutil.rmtree(runs / "leap-mnist-seed0" / "0001")  # what was saved, and what was run since
+    assert main(["table", str(saved), str(runs), "--meta-steps", "1"]) == 0 and capsys.readouterr().out == shown
+    saved.write_text(saved.read_text().replace('"passes": ', '"passes": 1'))
+    assert main(["table", str(saved), str(runs)]) == 2
+    assert "runs of several protocols" in capsys.readouterr().err
     assert main(["table", str(runs)]) == 0
     shown = capsys.readouterr().out
     assert "reptile on mnist, seeds 0 1" in shown and "none on notmnist, seeds 0 1" in shown  # at this budget

@@ -69,6 +69,12 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     assert set(next(r for r in collect(runs) if r.learner == "leap").scores) == {1}
     assert main(["evaluate", str(folder), "--data-dir", str(drawn), "--engine", "in-process"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4 + 10
+    # What was saved, and what was run since.
+    shutil.rmtree(folder / "0001")
+    found = collect(saved, runs)
+    assert len(found) == 4 and set(next(r for r in found if r.learner == "leap").scores) == {1, 2}
+    assert main(["table", str(saved), str(runs), "--meta-steps", "1"]) == 0
+    assert shown.splitlines()[4:8] == capsys.readouterr().out.splitlines()[4:8]
 
 
 def test_one_meta_learning_rate_is_one_run_and_validation_holds_pretraining_alphabets_out(
@@ -84,7 +90,7 @@ def test_one_meta_learning_rate_is_one_run_and_validation_holds_pretraining_alph
     assert main(["table", str(tmp_path), "--validation"]) == 0
     assert "| reptile, β 0.3 | 2 | 1 |" in capsys.readouterr().out
     assert main(["table", str(tmp_path)]) == 2
-    assert "with --validation only" in capsys.readouterr().err
+    assert "only runs with --validation" in capsys.readouterr().err
 
 
 def test_the_encoder_alone(drawn: Path, tmp_path: Path) -> None:
