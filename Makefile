@@ -54,8 +54,7 @@ benchmarks: $(DEV_READY)
 	@$(PY) benchmarks/document.py $(BENCHMARKS:%=runs/benchmarks/%.json)
 
 score-parity: $(DEV_READY)
-	@mkdir -p runs/score_parity
-	@$(PY) benchmarks/score_parity.py --json runs/score_parity/results.json
+	@$(PY) benchmarks/score_parity.py
 
 format: $(DEV_READY)
 	@$(PY) -m ruff check --select I --fix $(SOURCES)

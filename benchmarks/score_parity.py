@@ -5,14 +5,14 @@ Whether LeapA2C on ALE's native environment scores what SB3's A2C scores on SB3'
     python benchmarks/score_parity.py --fast                       # fast arithmetic, too
     python benchmarks/score_parity.py --quick
 
-Same network, settings, seeds and budget; scores are returns of whole games, without clipping. A run that ends is kept
-in --runs. Parity is missed where the 95 % bootstrap interval of the difference of means over seeds lies below zero.
+Same network, settings, seeds and budget; scores are returns of whole games, without clipping. What a run scored is kept
+in --scores as it ends, and not run again: parity can be measured in several sittings. It is missed where the 95 %
+bootstrap interval of the difference of means over seeds lies below zero.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
 from leap_rl.agents import EnvTask
-from leap_rl.core import Job, JobsProgress, LearningCurve, Workers
-from leap_rl.core.checkpoint import run_kept
+from leap_rl.core import Job, JobsProgress, Workers
+from leap_rl.core.files import write_text
 from leap_rl.evaluation.statistics import estimate
 
 GAMES = ["Breakout", "DemonAttack"]
+SCORES = Path(__file__).parents[1] / "docs" / "score-parity.json"
 
 
 @dataclass(frozen=True)
@@ -55,38 +56,44 @@ def main() -> None:
     cli.add_argument("--steps", type=int, default=500_000)
     cli.add_argument("--seeds", type=int, default=5)
     cli.add_argument("--fast", action="store_true", help="fast arithmetic, too")
-    cli.add_argument("--runs", type=Path, default=Path("runs/score_parity"), help="where runs are kept")
+    cli.add_argument("--scores", type=Path, default=SCORES, metavar="FILE", help="of the runs that ended")
     args = cli.parse_args()
     n_envs = 16
     if args.quick:
         # A game whose episodes are short, and few environments, so that some end.
-        args.games, args.steps, args.seeds, n_envs = ["Asterix"], 3_200, 2, 4
-        args.runs = args.runs / "quick"
+        args.games, args.steps, args.seeds, n_envs, args.scores = ["Asterix"], 3_200, 2, 4, None
     ways = ["SB3", "ours", *(["fast"] if args.fast else [])]
-    keys = [(game, way, seed) for game in args.games for seed in range(args.seeds) for way in ways]
-    jobs = [job_of(game, way, args.steps, n_envs, seed) for game, way, seed in keys]
-    folders = [args.runs / f"{game} {way} {args.steps} seed {seed}" for game, way, seed in keys]
-    curves: dict[tuple[str, str], list[LearningCurve]] = {}
-    with JobsProgress() as progress:
-        progress.outer(f"{len(jobs)} runs", sum(job.task.steps for job in jobs))
-        progress.jobs([f"{game}, {way}, seed {seed}" for game, way, seed in keys], [job.task.steps for job in jobs])
-        for index, result, _ in run_kept(Workers(), jobs, folders, progress.job_at):
-            if result.status != "ok":  # one that diverged has no score either
-                raise RuntimeError(f"{keys[index]}: {result.status} {result.error or ''}")
-            game, way, _ = keys[index]
-            curves.setdefault((game, way), []).append(result.curve)
-    rows = []
-    measures: dict[str, Callable[[LearningCurve], float]] = {
-        "area": LearningCurve.area,
-        "final score": LearningCurve.final_score,
+    wanted = [(game, way, seed) for seed in range(args.seeds) for game in args.games for way in ways]
+    rows = json.loads(args.scores.read_text()) if args.scores is not None and args.scores.is_file() else []
+    scores = {
+        (row["game"], row["way"], row["seed"]): row
+        for row in rows
+        if (row["steps"], row["n_envs"]) == (args.steps, n_envs)
     }
+    lacking = [key for key in wanted if key not in scores]
+    jobs = [job_of(game, way, args.steps, n_envs, seed) for game, way, seed in lacking]
+    with JobsProgress() as progress:
+        progress.outer(f"{len(jobs)} of {len(wanted)} runs", sum(job.task.steps for job in jobs))
+        progress.jobs([f"{game}, {way}, seed {seed}" for game, way, seed in lacking], [job.task.steps for job in jobs])
+        for index, result in Workers().run(jobs, progress.job_at):
+            game, way, seed = lacking[index]
+            if result.status != "ok":  # one that diverged has no score either
+                raise RuntimeError(f"{game}, {way}, seed {seed}: {result.status} {result.error or ''}")
+            row = {"game": game, "way": way, "seed": seed, "steps": args.steps, "n_envs": n_envs}
+            row |= {"area": result.curve.area(), "final score": result.curve.final_score()}
+            row |= {name: value for name, value in machine().items() if name in ("date", "cpu", "versions")}
+            scores[game, way, seed] = row
+            rows.append(row)
+            if args.scores is not None:
+                write_text(args.scores, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    compared = []
     for game in args.games:
-        for name, measure in measures.items():
-            sb3 = np.array([measure(curve) for curve in curves[game, "SB3"]])
+        for name in ("area", "final score"):
+            sb3 = np.array([scores[game, "SB3", seed][name] for seed in range(args.seeds)])
             for way in ways[1:]:
-                ours = np.array([measure(curve) for curve in curves[game, way]])
+                ours = np.array([scores[game, way, seed][name] for seed in range(args.seeds)])
                 difference = estimate(lambda a, b: a.mean() - b.mean(), ours[:, None], sb3[:, None])
-                rows.append(
+                compared.append(
                     {
                         "name": f"score-parity {game} {name} {way}",
                         "ours": ours.mean(),
@@ -104,7 +111,7 @@ def main() -> None:
                 met = "met" if difference.high >= 0 else "MISSED"
                 print(f"{game}, {name}, {way}: {figures}, {args.seeds} seeds: {met}")
     if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        args.json.write_text(json.dumps(compared, indent=1) + "\n")
 
 
 if __name__ == "__main__":
