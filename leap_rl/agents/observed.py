@@ -9,6 +9,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up
+from leap_rl.agents.memory import keep_freed_memory
 from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.transfer.names import default_scope, observed_parameters
@@ -67,6 +68,7 @@ class ObservedTraining(OnPolicyAlgorithm):
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
+        keep_freed_memory()
         super()._setup_model()
         if self.learner is not self._constructed_with:  # load() was given one
             check_learner(self.learner)
