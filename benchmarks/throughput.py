@@ -142,6 +142,7 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
         return seconds(lambda: [policy.optimizer.step() for _ in range(n)]) / (n * len(many))
 
     evaluate()
+    play(300)  # until games end and begin anew, as they do while an agent learns
     return {
         "environment": play,
         "forward": forward,
