@@ -72,14 +72,12 @@ def collect(*roots: Path) -> list[Findings]:
     :raises ValueError: if there is no finished run in one of them, one of something else, or they are of several
         protocols
     """
-    found = {
-        (run.learner, run.held_out, run.seed, run.meta_steps): run for run in chain.from_iterable(map(_read, roots))
-    }
-    protocols = {json.dumps(run.protocol, sort_keys=True) for run in found.values()}
+    found = list(chain.from_iterable(map(_read, roots)))
+    protocols = {json.dumps(run.protocol, sort_keys=True) for run in found}
     if len(protocols) > 1:
         given = ", ".join(map(str, roots))
         raise ValueError(f"{given}: runs of several protocols, {' and '.join(sorted(protocols))}. Keep them apart")
-    return list(found.values())
+    return list({(run.learner, run.held_out, run.seed, run.meta_steps): run for run in found}.values())
 
 
 def _read(root: Path) -> list[Findings]:
