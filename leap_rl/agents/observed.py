@@ -9,10 +9,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up
-from leap_rl.agents.memory import keep_freed_memory
+from leap_rl.agents.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.transfer.names import default_scope, observed_parameters
+
+UPDATES_KEPT = 200
+"""For so many updates the memory that each frees is kept; to give it back and take it again costs less than one."""
 
 
 def check_learner(learner: MetaLearner) -> None:
@@ -99,6 +102,8 @@ class ObservedTraining(OnPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def train(self) -> None:
+        if self._n_updates % UPDATES_KEPT == 0:
+            give_back_freed_memory()
         if self.gradient_path is None:
             super().train()
             return

@@ -8,10 +8,13 @@ import sys
 
 import pytest
 
+from leap_rl import LeapA2C
+from leap_rl.agents import observed
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is asked")
 
 # Page faults while learning goes on, over those of SB3's A2C before LeapA2C was made. Images as large as Atari's.
-SCRIPT = """
+FAULTS = """
 import resource
 import numpy as np
 from gymnasium import Env, spaces
@@ -36,16 +39,36 @@ def faults(algorithm):
 print(faults(A2C), faults(LeapA2C))
 """
 
+# Resident size, in MB: with blocks of 1 MB, after all but the last are freed, and after they are given back.
+GAPS = """
+import os
+from pathlib import Path
+import numpy as np
+from leap_rl.agents.memory import give_back_freed_memory, keep_freed_memory
 
-def faults_per_step(**environment: str) -> list[float]:
+def size():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+keep_freed_memory()
+blocks = [np.ones(125_000) for _ in range(100)]
+full = size()
+del blocks[:-1]
+freed = size()
+give_back_freed_memory()
+print(full, freed, size())
+"""
+
+
+def figures(script: str, **environment: str) -> list[float]:
+    """What a script prints, in a process whose allocator nobody else has set."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
-    script = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(script, env=clean | environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
     return [float(figure) for figure in done.stdout.split()]
 
 
 def test_an_update_takes_the_memory_that_the_one_before_freed() -> None:
-    a2c, leap_a2c = faults_per_step()
+    a2c, leap_a2c = figures(FAULTS)
     assert leap_a2c < 0.1 * a2c
 
 
@@ -53,5 +76,19 @@ def test_an_update_takes_the_memory_that_the_one_before_freed() -> None:
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
 def test_who_has_set_the_allocator_keeps_it(name: str) -> None:
     """131,072 is what glibc begins with."""
-    a2c, leap_a2c = faults_per_step(**{name: "131072" if name[0] == "M" else "glibc.malloc.trim_threshold=131072"})
+    a2c, leap_a2c = figures(FAULTS, **{name: "131072" if name[0] == "M" else "glibc.malloc.trim_threshold=131072"})
     assert leap_a2c > 0.5 * a2c > 10
+
+
+def test_what_lies_below_a_lasting_thing_is_given_back() -> None:
+    full, freed, given_back = figures(GAPS)
+    assert freed > full - 5
+    assert given_back < full - 90
+
+
+def test_training_gives_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(observed, "give_back_freed_memory", lambda: given_back.append(model._n_updates))
+    model = LeapA2C("MlpPolicy", "CartPole-v1", device="cpu")
+    model.learn(5 * 401)
+    assert given_back == [0, 200, 400]
