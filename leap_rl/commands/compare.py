@@ -87,11 +87,14 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     note = f"{seeds}; {settings.note}" if settings.note else seeds
     table = f"{comparison.table()}\n\n({note})"
     if random_policy:
+        statistics = Statistics(comparison, random_policy)
         table += (
             "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
             "policy (as many steps and seeds), by those of random starts, where these learn:\n\n"
-            f"{Statistics(comparison, random_policy).table()}"
+            f"{statistics.table()}"
         )
+        if len(starts) > 2:
+            table += f"\n\nEach start against each, over all games together:\n\n{statistics.each_against_each()}"
     for start, task, seed in sorted(comparison.diverged):
         table += f"\n\nDiverged: {task} from {start}, seed {seed}; it has no area, and no final score."
     for (task, start), deviations in comparison.behind().items():

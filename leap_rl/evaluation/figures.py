@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from leap_rl.core import LearningCurve
 from leap_rl.evaluation.comparison import Comparison
@@ -37,9 +38,12 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
             values = np.array([_at(curve, steps) for curve in known])
             # Only where every seed has finished an episode is a mean over the seeds one.
             mean, spread = values.mean(axis=0), values.std(axis=0)
-            ax.plot(steps, mean, color=f"C{color}", linewidth=2, label=f"{start} ({len(known)} seeds)")
+            label = f"{start} ({len(known)} seed{'s' * (len(known) > 1)})"
+            ax.plot(steps, mean, color=f"C{color}", linewidth=2, label=label)
             ax.fill_between(steps, mean - spread, mean + spread, color=f"C{color}", alpha=0.2, linewidth=0)
         ax.set_xlabel("steps")
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k: seven digits at each tick run into one another
         ax.set_ylabel(f"mean return of the last {next(iter(comparison.curves.values()))[task][0].window} episodes")
         ax.set_title(task)
         ax.grid(alpha=0.25)

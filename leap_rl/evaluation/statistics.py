@@ -132,9 +132,14 @@ class Statistics:
             lambda a, b: (interquartile_mean(a) - interquartile_mean(b)) / unit, self._areas(start, task), reference
         )
 
-    def probability_of_improvement(self, start: str, *tasks: str) -> Estimate:
-        """That a run has a larger area than one of the reference, mean over the tasks."""
-        return estimate(probability_of_improvement, self._areas(start, *tasks), self._areas(self.reference, *tasks))
+    def probability_of_improvement(self, start: str, *tasks: str, over: str | None = None) -> Estimate:
+        """
+        That a run has a larger area than one of another start, mean over the tasks.
+
+        :param over: the other start; ``None``: the reference
+        """
+        other = self.reference if over is None else over
+        return estimate(probability_of_improvement, self._areas(start, *tasks), self._areas(other, *tasks))
 
     def table(self) -> str:
         """
@@ -165,6 +170,20 @@ class Statistics:
                 cells += [f"{self.probability_of_improvement(start, *known):.2f}"]
                 counts = f"ratio: {len(learned)} of {len(self.tasks)}, probability: {len(known)} of {len(self.tasks)}"
                 rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
+        return "\n".join(rows)
+
+    def each_against_each(self) -> str:
+        """Markdown: the probability that a run of the row's start has a larger area than one of the column's."""
+        starts = list(self.comparison.curves)
+        known = [task for task in self.tasks if self._is_known(task)]
+        rows = [f"| a larger area, {len(known)} of {len(self.tasks)} | than {' | than '.join(starts)} |"]
+        rows.append("|---|" + "---|" * len(starts))
+        for start in starts:
+            cells = [
+                f"{self.probability_of_improvement(start, *known, over=other):.2f}" if known and other != start else ""
+                for other in starts
+            ]
+            rows.append(f"| {start} | {' | '.join(cells)} |")
         return "\n".join(rows)
 
     def _against_reference(self, start: str, task: str) -> list[str]:

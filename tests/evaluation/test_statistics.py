@@ -96,6 +96,20 @@ def test_a_task_without_a_whole_episode_is_left_out() -> None:
     assert shown.splitlines()[-1].endswith("|  |  |")
 
 
+def test_each_start_is_held_against_each() -> None:
+    games = two_games()
+    games.curves["rival"] = comparison(rival={"easy": [115.0, 121.0, 119.0, 123.0], "hard": [10.0] * 4}).curves["rival"]
+    shown = Statistics(games, FLOORS)
+    rows = [row.strip("| ").split(" | ") for row in shown.each_against_each().splitlines()]
+    assert rows[0] == ["a larger area, 2 of 2", "than random", "than leap", "than rival"]
+    leap = {task: games.areas("leap", task) for task in ("easy", "hard")}
+    rival = {task: games.areas("rival", task) for task in ("easy", "hard")}
+    expected = np.mean([metrics.probability_of_improvement(leap[t][:, None], rival[t][:, None]) for t in leap])
+    assert rows[3][3].startswith(f"{expected:.2f} (") and rows[4][2].startswith(f"{1 - expected:.2f} (")
+    no_floor = {"easy": np.full(4, np.nan), "hard": np.full(4, np.nan)}
+    assert "a larger area, 0 of 2" in Statistics(games, no_floor).each_against_each()
+
+
 def test_too_little_to_say_anything() -> None:
     with pytest.raises(ValueError, match="intervals over 2 seeds say nothing: 3 are needed"):
         Statistics(comparison(random={"easy": [1.0, 2.0]}), FLOORS)
