@@ -96,6 +96,7 @@ class Statistics:
         unknown = [task for task in self.tasks if task not in random_policy]
         if unknown:
             raise ValueError(f"the random policy's areas are not known for {', '.join(unknown)}")
+        self.known = [task for task in self.tasks if self._is_known(task)]
 
     def _areas(self, start: str, *tasks: str) -> np.ndarray:
         """Shape (seeds, tasks)."""
@@ -151,7 +152,6 @@ class Statistics:
             f"better than {self.reference} |",
             "|---|---|---|---|---|---|",
         ]
-        known = [task for task in self.tasks if self._is_known(task)]
         for task in self.tasks:
             floor = self.random_policy[task][:, None]
             shown = f"{estimate(interquartile_mean, floor):,.1f}" if np.isfinite(floor).all() else "nan"
@@ -161,21 +161,21 @@ class Statistics:
                     f"{estimate(interquartile_mean, runs[:, None]):,.1f}" if np.isfinite(runs).all() else "nan"
                     for runs in (self.comparison.areas(start, task), self.comparison.final_scores(start, task))
                 ]
-                cells += self._against_reference(start, task) if task in known else ["", ""]
+                cells += self._against_reference(start, task) if task in self.known else ["", ""]
                 rows.append(f"| {task} | {start} | {' | '.join(cells)} |")
-        learned = [task for task in known if self.learns(task)]
+        learned = [task for task in self.known if self.learns(task)]
+        of_all = f"of {len(self.tasks)}"
         for start in self.comparison.curves:
-            if start != self.reference and len(known) > 1:
+            if start != self.reference and len(self.known) > 1:
                 cells = [f"{self.ratio_of_areas(start, *learned):.2f}" if learned else ""]
-                cells += [f"{self.probability_of_improvement(start, *known):.2f}"]
-                counts = f"ratio: {len(learned)} of {len(self.tasks)}, probability: {len(known)} of {len(self.tasks)}"
+                cells += [f"{self.probability_of_improvement(start, *self.known):.2f}"]
+                counts = f"ratio: {len(learned)} {of_all}, probability: {len(self.known)} {of_all}"
                 rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
         return "\n".join(rows)
 
     def each_against_each(self) -> str:
         """Markdown: the probability that a run of the row's start has a larger area than one of the column's."""
-        starts = list(self.comparison.curves)
-        known = [task for task in self.tasks if self._is_known(task)]
+        starts, known = list(self.comparison.curves), self.known
         rows = [f"| a larger area, {len(known)} of {len(self.tasks)} | than {' | than '.join(starts)} |"]
         rows.append("|---|" + "---|" * len(starts))
         for start in starts:
