@@ -7,12 +7,14 @@ Whether LeapA2C on ALE's native environment scores what SB3's A2C scores on SB3'
 
 Same network, settings, seeds and budget; scores are returns of whole games, without clipping. What a run scored is kept
 in --scores as it ends, and not run again: parity can be measured in several sittings. It is missed where the 95 %
-bootstrap interval of the difference of means over seeds lies below zero.
+bootstrap interval of the difference of means over seeds lies below zero. A run in whose last tenth no game ended has an
+area, but no final score.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
 from leap_rl.agents import EnvTask
+from leap_rl.atari import PREPROCESSING_VERSION
 from leap_rl.core import Job, JobsProgress, Workers
 from leap_rl.core.files import write_text
 from leap_rl.evaluation.statistics import estimate
@@ -50,6 +53,11 @@ def job_of(game: str, way: str, steps: int, n_envs: int, seed: int) -> Job:
     return Job(task, tasks.draw_initialization("encoder", seed), learner, seed, "cpu")
 
 
+def preprocessing(way: str) -> str:
+    """A score holds for the preprocessing that it was measured with."""
+    return "SB3" if way == "SB3" else PREPROCESSING_VERSION
+
+
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--games", nargs="+", default=GAMES)
@@ -68,7 +76,7 @@ def main() -> None:
     scores = {
         (row["game"], row["way"], row["seed"]): row
         for row in rows
-        if (row["steps"], row["n_envs"]) == (args.steps, n_envs)
+        if (row["steps"], row["n_envs"], row.get("preprocessing")) == (args.steps, n_envs, preprocessing(row["way"]))
     }
     lacking = [key for key in wanted if key not in scores]
     jobs = [job_of(game, way, args.steps, n_envs, seed) for game, way, seed in lacking]
@@ -80,7 +88,10 @@ def main() -> None:
             if result.status != "ok":  # one that diverged has no score either
                 raise RuntimeError(f"{game}, {way}, seed {seed}: {result.status} {result.error or ''}")
             row = {"game": game, "way": way, "seed": seed, "steps": args.steps, "n_envs": n_envs}
+            row |= {"preprocessing": preprocessing(way)}
             row |= {"area": result.curve.area(), "final score": result.curve.final_score()}
+            if math.isnan(row["final score"]):  # no game ended in the last tenth: JSON knows no NaN
+                row["final score"] = None
             row |= {name: value for name, value in machine().items() if name in ("date", "cpu", "versions")}
             scores[game, way, seed] = row
             rows.append(row)
@@ -89,9 +100,14 @@ def main() -> None:
     compared = []
     for game in args.games:
         for name in ("area", "final score"):
-            sb3 = np.array([scores[game, "SB3", seed][name] for seed in range(args.seeds)])
-            for way in ways[1:]:
-                ours = np.array([scores[game, way, seed][name] for seed in range(args.seeds)])
+            sb3, *others = (
+                np.array([row[name] for seed in range(args.seeds) if (row := scores[game, way, seed])[name] is not None])
+                for way in ways
+            )
+            for way, ours in zip(ways[1:], others, strict=True):
+                if not len(ours) or not len(sb3):
+                    print(f"{game}, {name}, {way}: no run has one")
+                    continue
                 difference = estimate(lambda a, b: a.mean() - b.mean(), ours[:, None], sb3[:, None])
                 compared.append(
                     {
@@ -103,13 +119,13 @@ def main() -> None:
                         "target": "interval of the difference not below 0",
                         "met": difference.high >= 0,
                         "difference": [difference.low, difference.high],
-                        "seeds": args.seeds,
+                        "seeds": [len(ours), len(sb3)],
                         **machine(),
                     }
                 )
                 figures = f"{ours.mean():.2f}, SB3 {sb3.mean():.2f}, difference {difference:+.2f}"
                 met = "met" if difference.high >= 0 else "MISSED"
-                print(f"{game}, {name}, {way}: {figures}, {args.seeds} seeds: {met}")
+                print(f"{game}, {name}, {way}: {figures}, {len(ours)} and {len(sb3)} runs: {met}")
     if args.json is not None:
         args.json.write_text(json.dumps(compared, indent=1) + "\n")
 

@@ -18,10 +18,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from leap_rl.atari.games import game_name, rom_id
 
-PREPROCESSING_VERSION = "ale-vector-1"
+PREPROCESSING_VERSION = "ale-vector-2"
 """
 What an agent sees and what its actions do: ALE's native frame skip, max-pooling, grey levels from the palette, resizing
-and frame stack, FIRE at the start of a game, and this module's FIRE after a lost life. Agents and initializations are
+and frame stack, and this module's FIRE at the start of a game and after a lost life. Agents and initializations are
 comparable only where it is the same; whoever changes any of this gives it a new version. See docs/preprocessing.md.
 """
 
@@ -160,7 +160,8 @@ class AtariVecEnv(VecEnv):
             episodic_life=False,
             life_loss_info=False,
             reward_clipping=False,
-            use_fire_reset=True,
+            # It presses FIRE before the waiting, and then Breakout's first ball is the same in every game.
+            use_fire_reset=False,
         )
         self.action_meanings = [action.name for action in self._native.ale.get_action_set()]
         self._n_actions = len(self.action_meanings)
@@ -215,7 +216,7 @@ class AtariVecEnv(VecEnv):
         self._reset_options()
         self.lives = info["lives"]
         self.reset_infos = [{"lives": lives} for lives in self.lives.tolist()]
-        self._must_fire[:] = False
+        self._must_fire[:] = True
         self._returns[:] = 0
         self._lengths[:] = 0
         self._observations = self._channels_first(observations)
@@ -244,9 +245,10 @@ class AtariVecEnv(VecEnv):
             wrong = next(action for action in actions.tolist() if not 0 <= action < self._n_actions)
             raise ValueError(f"{self.game} has {self._n_actions} actions, 0 to {self._n_actions - 1}, not {wrong}.")
         actions = actions.astype(np.int64)
-        # After a lost life some games (Breakout) wait for FIRE. SB3's wrappers press it inside reset(); one environment
-        # of a vector cannot be stepped alone, so here FIRE takes the place of the action. What the agent chose has then
-        # no effect, so the expectation of that step's policy gradient, given the rest, is zero: noise, not bias.
+        # At the start and after a lost life some games (Breakout) wait for FIRE. SB3's wrappers press it inside reset();
+        # one environment of a vector cannot be stepped alone, so here FIRE takes the place of the action. What the agent
+        # chose has then no effect, so the expectation of that step's policy gradient, given the rest, is zero: noise, not
+        # bias.
         if self._fire is not None and self._must_fire.any():
             actions[self._must_fire] = self._fire
         # Before the call: Ctrl-C is raised when it returns, and what is on its way must not be forgotten then.
@@ -273,7 +275,7 @@ class AtariVecEnv(VecEnv):
         # As SB3's EpisodicLifeEnv: Qbert stays at 0 lives for some frames before its game is over. In a row whose game
         # is over, `lives` are already those of the next game.
         has_lost_life = (lives < self.lives) & (lives > 0) & ~is_over
-        self._must_fire = has_lost_life
+        self._must_fire = has_lost_life | is_over
         dones = is_over | has_lost_life if self._terminal_on_life_loss else is_over
         self._returns += rewards
         self._lengths += 1

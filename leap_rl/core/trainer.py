@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -605,6 +606,11 @@ class MetaTrainer:
             verbose=verbose,
             **settings,
         )
+        # What the tasks say of themselves: the agent, its settings, what it sees. A newer library is no other task.
+        for key, value in json.loads(json.dumps(trainer._theta.config)).items():
+            known = state["config"].get(key, value)
+            if known != value and key not in ("started_from", "sb3"):
+                raise CheckpointError(f"{run_dir} was trained with {key} {known!r}, not {value!r}")
         trainer.run_dir, trainer.checkpoints = run_dir, checkpoints
         restore_optimizer(trainer.meta_optimizer, named("optimizer."), state["optimizer"])
         trainer._theta.config = state["config"]

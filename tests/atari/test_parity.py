@@ -54,16 +54,12 @@ class Reference:
         meanings = self.single.get_action_meanings()
         self.fire = meanings.index("FIRE") if "FIRE" in meanings else None
         # Once: a seed reloads the cartridge, and Assault plays its second game differently on a fresh one.
-        self.env.reset(seed=1)
-        self.start(is_fresh=True)
+        self.start(seed=1)
 
-    def start(self, is_fresh: bool = False) -> None:
-        if not is_fresh:
-            self.env.reset()
-        if self.fire is not None:
-            self.single.step(self.fire)
+    def start(self, seed: int | None = None) -> None:
+        self.env.reset(seed=seed)
         self.lives = self.single.ale.lives()
-        self.must_fire = False
+        self.must_fire = True
         self.episode_return, self.length = 0.0, 0
         self.pooled = grey(self.single)
 
@@ -75,7 +71,8 @@ class Reference:
         assert not truncated
         self.sb3_frame = frame[:, :, 0]
         lives = self.single.ale.lives()
-        self.must_fire = self.has_lost_life = not self.is_over and 0 < lives < self.lives
+        self.has_lost_life = not self.is_over and 0 < lives < self.lives
+        self.must_fire = self.has_lost_life
         self.lives = lives
         self.episode_return += self.reward
         self.length += 1

@@ -178,20 +178,31 @@ def test_breakout_ends_without_an_agent_that_fires(terminal_on_life_loss: bool) 
     env.close()
 
 
-def test_the_action_after_a_lost_life_has_no_effect() -> None:
+def test_the_first_action_and_the_one_after_a_lost_life_have_no_effect() -> None:
     env, other = (make_atari_env("Breakout", seed=0) for _ in range(2))
     env.reset(), other.reset()
     rng = np.random.default_rng(0)
-    action, has_lost_life, n_lost = rng.integers(4, size=1), False, 0
-    for _ in range(300):
-        given = action.copy()
-        observations, _, _, (info,) = env.step(action)
-        np.testing.assert_array_equal(action, given)  # the caller's array is left as it is
-        np.testing.assert_array_equal(observations, other.step((action + has_lost_life) % 4)[0])
-        has_lost_life = "terminal_observation" in info and "episode" not in info
-        n_lost += has_lost_life
+    must_fire, n_lives, n_games = True, 0, 0
+    for _ in range(400):
         action = rng.integers(4, size=1)
-    assert n_lost > 4
+        given = action.copy()
+        observations, _, dones, (info,) = env.step(action)
+        np.testing.assert_array_equal(action, given)  # the caller's array is left as it is
+        np.testing.assert_array_equal(observations, other.step((action + must_fire) % 4)[0])
+        must_fire = dones[0]
+        n_lives, n_games = n_lives + dones[0], n_games + ("episode" in info)
+    assert n_lives > 4
+    assert n_games > 0
+
+
+def test_the_first_ball_of_breakout_is_not_the_same_in_every_game() -> None:
+    """It was, where ALE pressed FIRE before the random waiting: agents then learned that one ball, and no other."""
+    env = make_atari_env("Breakout", 16, seed=0)
+    env.reset()
+    observations, *_ = env.step(np.zeros(16, dtype=int))
+    balls = [np.flatnonzero(frame[38:74, 5:79].any(axis=0)).mean() for frame in observations[:, -1]]
+    assert max(balls) - min(balls) > 40
+    env.close()
 
 
 # Seeds
@@ -248,10 +259,15 @@ def test_seeds_are_not_shared() -> None:
 
 def test_seeds_are_used_once() -> None:
     env = make_atari_env("Breakout", 4, seed=0)
-    first = env.reset()
-    assert any(not np.array_equal(first, env.reset()) for _ in range(3))
+
+    def first_balls() -> np.ndarray:
+        env.reset()
+        return env.step(np.zeros(4, dtype=int))[0]
+
+    first = first_balls()
+    assert any(not np.array_equal(first, first_balls()) for _ in range(3))
     env.seed(0)
-    np.testing.assert_array_equal(first, env.reset())
+    np.testing.assert_array_equal(first, first_balls())
 
 
 # Actions

@@ -96,6 +96,7 @@ def point(seed: int) -> nn.Linear:
 class Quadratics(TaskFamily):
     def __init__(self, n: int = 5, diverging: tuple[int, ...] = ()) -> None:
         self.tasks = [Quadratic(i, diverges=i in diverging) for i in range(n)]
+        self.config: dict[str, Any] = {"preprocessing": "older", "sb3": "one release"}
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -104,7 +105,7 @@ class Quadratics(TaskFamily):
         return self.tasks[index]
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
-        return Initialization.of(point(seed), scope or "all", {"network": "Linear(3, 3)"})
+        return Initialization.of(point(seed), scope or "all", {"network": "Linear(3, 3)", **self.config})
 
 
 def trainer(learner: Any = None, **kwargs: Any) -> MetaTrainer:
@@ -528,6 +529,12 @@ def test_a_run_goes_on_as_it_began(tmp_path: Path, given: dict[str, Any], messag
     longer.tasks = [Quadratic(i, steps=13) for i in range(5)]
     with pytest.raises(CheckpointError, match="of other budgets than"):
         MetaTrainer.load(tmp_path, longer)
+    otherwise = Quadratics()
+    otherwise.config = {"preprocessing": "newer"}
+    with pytest.raises(CheckpointError, match="was trained with preprocessing 'older', not 'newer'"):
+        MetaTrainer.load(tmp_path, otherwise)
+    otherwise.config = {"preprocessing": "older", "sb3": "a later release"}
+    MetaTrainer.load(tmp_path, otherwise)
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
