@@ -100,11 +100,12 @@ def main() -> None:
     compared = []
     for game in args.games:
         for name in ("area", "final score"):
-            sb3, *others = (
-                np.array([row[name] for seed in range(args.seeds) if (row := scores[game, way, seed])[name] is not None])
+            known = {
+                way: np.array([v for seed in range(args.seeds) if (v := scores[game, way, seed][name]) is not None])
                 for way in ways
-            )
-            for way, ours in zip(ways[1:], others, strict=True):
+            }
+            sb3 = known.pop("SB3")
+            for way, ours in known.items():
                 if not len(ours) or not len(sb3):
                     print(f"{game}, {name}, {way}: no run has one")
                     continue

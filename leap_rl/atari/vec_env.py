@@ -245,10 +245,10 @@ class AtariVecEnv(VecEnv):
             wrong = next(action for action in actions.tolist() if not 0 <= action < self._n_actions)
             raise ValueError(f"{self.game} has {self._n_actions} actions, 0 to {self._n_actions - 1}, not {wrong}.")
         actions = actions.astype(np.int64)
-        # At the start and after a lost life some games (Breakout) wait for FIRE. SB3's wrappers press it inside reset();
-        # one environment of a vector cannot be stepped alone, so here FIRE takes the place of the action. What the agent
-        # chose has then no effect, so the expectation of that step's policy gradient, given the rest, is zero: noise, not
-        # bias.
+        # At the start and after a lost life some games (Breakout) wait for FIRE. SB3's wrappers press it inside
+        # reset(); one environment of a vector cannot be stepped alone, so here FIRE takes the place of the action. What
+        # the agent chose has then no effect, so the expectation of that step's policy gradient, given the rest, is
+        # zero: noise, not bias.
         if self._fire is not None and self._must_fire.any():
             actions[self._must_fire] = self._fire
         # Before the call: Ctrl-C is raised when it returns, and what is on its way must not be forgotten then.
