@@ -87,11 +87,10 @@ def main() -> None:
             game, way, seed = lacking[index]
             if result.status != "ok":  # one that diverged has no score either
                 raise RuntimeError(f"{game}, {way}, seed {seed}: {result.status} {result.error or ''}")
+            final_score = result.curve.final_score()
             row = {"game": game, "way": way, "seed": seed, "steps": args.steps, "n_envs": n_envs}
-            row |= {"preprocessing": preprocessing(way)}
-            row |= {"area": result.curve.area(), "final score": result.curve.final_score()}
-            if math.isnan(row["final score"]):  # no game ended in the last tenth: JSON knows no NaN
-                row["final score"] = None
+            row |= {"preprocessing": preprocessing(way), "area": result.curve.area()}
+            row |= {"final score": None if math.isnan(final_score) else final_score}  # JSON knows no NaN
             row |= {name: value for name, value in machine().items() if name in ("date", "cpu", "versions")}
             scores[game, way, seed] = row
             rows.append(row)

@@ -610,7 +610,10 @@ class MetaTrainer:
         for key, value in json.loads(json.dumps(trainer._theta.config)).items():
             known = state["config"].get(key, value)
             if known != value and key not in ("started_from", "sb3"):
-                raise CheckpointError(f"{run_dir} was trained with {key} {known!r}, not {value!r}")
+                raise CheckpointError(
+                    f"{run_dir} was trained with {key} {known!r}, not {value!r}: a new run takes another, with "
+                    "initialization=..."
+                )
         trainer.run_dir, trainer.checkpoints = run_dir, checkpoints
         restore_optimizer(trainer.meta_optimizer, named("optimizer."), state["optimizer"])
         trainer._theta.config = state["config"]

@@ -31,7 +31,7 @@ def test_meta_training_on_games_in_both_engines_to_the_same_bits() -> None:
     for name, tensor in thetas[0].parameters.items():
         assert name.startswith("encoder.")
         assert torch.equal(tensor, thetas[1].parameters[name])
-    assert thetas[0].config["preprocessing"] == "ale-vector-1"
+    assert thetas[0].config["preprocessing"] == "ale-vector-2"
     assert thetas[0].config["tasks"] == GAMES
     assert (thetas[0].config["network"], thetas[0].config["timesteps"]) == ("NatureCNN", 2 * 2 * 80)
 

@@ -71,8 +71,7 @@ class Reference:
         assert not truncated
         self.sb3_frame = frame[:, :, 0]
         lives = self.single.ale.lives()
-        self.has_lost_life = not self.is_over and 0 < lives < self.lives
-        self.must_fire = self.has_lost_life
+        self.must_fire = self.has_lost_life = not self.is_over and 0 < lives < self.lives
         self.lives = lives
         self.episode_return += self.reward
         self.length += 1

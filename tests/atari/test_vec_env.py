@@ -196,7 +196,7 @@ def test_the_first_action_and_the_one_after_a_lost_life_have_no_effect() -> None
 
 
 def test_the_first_ball_of_breakout_is_not_the_same_in_every_game() -> None:
-    """It was, where ALE pressed FIRE before the random waiting: agents then learned that one ball, and no other."""
+    """It was, where ALE pressed FIRE before the random waiting."""
     env = make_atari_env("Breakout", 16, seed=0)
     env.reset()
     observations, *_ = env.step(np.zeros(16, dtype=int))
