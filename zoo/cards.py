@@ -65,9 +65,11 @@ class Evidence:
         made = []
         for game, starts in self.results["results"].items():
             areas = {start: [run["area"] for run in runs] for start, runs in starts.items()}
-            if not math.isfinite(sum(areas[name])):  # a game of which no episode ended
+            # Without an area: a run that diverged, or in which no episode ended. (Older comparisons wrote NaN.)
+            known = {s: a for s, a in areas.items() if all(v is not None and math.isfinite(v) for v in a)}
+            if name not in known:
                 continue
-            others = ", ".join(f"{s} {statistics.fmean(a):,.1f}" for s, a in areas.items() if s != name)
+            others = ", ".join(f"{s} {statistics.fmean(a):,.1f}" for s, a in known.items() if s != name)
             made.append(
                 EvalResult(
                     task_type="reinforcement-learning",

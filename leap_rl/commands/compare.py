@@ -108,7 +108,9 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     results = {
         "settings": as_dict(settings),
         "sha256": {name: start and start.sha256 for name, start in starts.items()},
-        "random_policy": {task: areas.tolist() for task, areas in random_policy.items()},
+        "random_policy": {
+            task: [None if np.isnan(area) else area for area in areas.tolist()] for task, areas in random_policy.items()
+        },
         "results": comparison.as_dict(),
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")

@@ -79,14 +79,14 @@ class Comparison:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: by task and start, a list of runs with seed, area, final score and curve."""
+        """For JSON, which knows no NaN: by task and start, a list of runs with seed, area, final score and curve."""
         return {
             task: {
                 start: [
                     {
                         "seed": seed,
-                        "area": area,
-                        "final_score": final_score,
+                        "area": None if np.isnan(area) else area,
+                        "final_score": None if np.isnan(final_score) else final_score,
                         "diverged": (start, task, seed) in self.diverged,
                         "curve": {"steps": curve.steps.tolist(), "values": curve.moving_average().tolist()},
                     }

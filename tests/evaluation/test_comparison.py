@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -77,7 +78,9 @@ def test_a_run_that_diverges_has_no_area() -> None:
     found = compare(tasks, {"random": None}, [3], InProcess())
     assert found.diverged == {("random", "CartPole-v1", 3)} and len(found.curves["random"]["CartPole-v1"][0].values)
     assert np.isnan(found.areas("random", "CartPole-v1")) and np.isnan(found.final_scores("random", "CartPole-v1"))
-    assert found.as_dict()["CartPole-v1"]["random"][0]["diverged"] is True
+    (run,) = found.as_dict()["CartPole-v1"]["random"]
+    assert run["diverged"] is True and run["area"] is None and run["final_score"] is None
+    json.dumps(run, allow_nan=False)
 
 
 def curve(values: list[float]) -> LearningCurve:

@@ -73,7 +73,8 @@ def test_evidence_becomes_a_card_with_results(
                 "SpaceInvaders": {
                     start: [{"seed": i, "area": a, "final_score": a, "curve": curve} for i, a in enumerate(areas)]
                     for start, areas in runs.items()
-                }
+                },
+                "Freeway": {"mine": [{"seed": 0, "area": None, "final_score": None, "curve": curve}]},
             },
         }
         compared.mkdir(exist_ok=True)
@@ -97,7 +98,8 @@ def test_evidence_becomes_a_card_with_results(
     assert torch.equal(zoo.load("mine").parameters["encoder.w"], torch.arange(6.0))
     card = ModelCard((zoo.folder_of("mine") / "README.md").read_text())
     (index,) = card.data.to_dict()["model-index"]
-    (metric,) = index["results"][0]["metrics"]
+    (result,) = index["results"]
+    (metric,) = result["metrics"]
     assert index["name"] == "mine" and metric["value"] == 200.0 and "2 seeds (random 100.0)" in metric["name"]
     assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
     curves = (zoo.folder_of("mine") / "curves.json").read_text()
