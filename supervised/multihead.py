@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from leap_rl.core import Initialization
 from leap_rl.core.checkpoint import CheckpointError, Checkpoints
-from leap_rl.core.engines import one_thread
+from leap_rl.core.engines import learning_process
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.progress import JobsProgress
 from supervised.tasks import ClassificationTask, Minibatches, chosen_device
@@ -87,7 +87,7 @@ class MultiHeadTrainer:
         first, last = self.n_updates, self.n_updates + updates
         losses: list[Tensor] = []
         errors: dict[str, list[Tensor]] = {}
-        with one_thread(), JobsProgress(enabled=progress_bar) as progress:
+        with learning_process(), JobsProgress(enabled=progress_bar) as progress:
             images = updates * self.tasks[0].batch_size
             progress.outer(f"multi-head fine-tuning on {len(self.tasks)} tasks", images)
             progress.jobs(["all tasks"], [images])

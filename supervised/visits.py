@@ -14,7 +14,7 @@ from torch import nn
 
 from leap_rl.core import Initialization, Job
 from leap_rl.core.checkpoint import CheckpointError, Checkpoints
-from leap_rl.core.engines import one_thread
+from leap_rl.core.engines import learning_process
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.progress import JobsProgress
 from supervised.networks import Classifier
@@ -97,7 +97,7 @@ class VisitsTrainer:
         if self.tensorboard_log is not None:
             logger = TensorBoardLogger(self.tensorboard_log, self.n_visits)
         left = self.order[self.n_visits :][:visits]
-        with one_thread(), JobsProgress(enabled=progress_bar) as progress:
+        with JobsProgress(enabled=progress_bar) as progress:
             progress.outer(f"{len(left)} visits", sum(self.tasks[index].steps for index in left))
             progress.jobs([self.tasks[index].name for index in left], [self.tasks[index].steps for index in left])
             for number, index in enumerate(left):
@@ -113,8 +113,9 @@ class VisitsTrainer:
         # A function of seed and visit alone, so resuming is exact.
         (seed,) = np.random.SeedSequence([self.seed, self.n_visits]).generate_state(1)
         minibatches = Minibatches(task, int(seed) & 0x7FFFFFFF, False, self.device)
-        losses, errors = task.learn(self.network.of_task(index), minibatches, None, report)
-        figures = self.network.end_visit(index)
+        with learning_process():
+            losses, errors = task.learn(self.network.of_task(index), minibatches, None, report)
+            figures = self.network.end_visit(index)
         if not losses.isfinite().all():
             raise RuntimeError(
                 f"visit {self.n_visits + 1}, to {task.name}, diverged: a smaller learning rate than "

@@ -9,9 +9,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up
-from leap_rl.agents.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
+from leap_rl.core.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.transfer.names import default_scope, observed_parameters
 
 UPDATES_KEPT = 200

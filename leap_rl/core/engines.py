@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from leap_rl.core.curve import LearningCurve
+from leap_rl.core.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.core.task import Job, Report, TaskResult
 
 _log = logging.getLogger(__name__)
@@ -165,12 +166,7 @@ def _pool(worker: int) -> loky.ProcessPoolExecutor:
         _pools[worker] = loky.ProcessPoolExecutor(
             max_workers=1,
             timeout=600,
-            # glibc else gives the memory of an update's activations back, and faults it in again at the next.
-            env={
-                "OMP_NUM_THREADS": "1",
-                "MALLOC_MMAP_THRESHOLD_": str(2**25),
-                "MALLOC_TRIM_THRESHOLD_": str(2**30),
-            },
+            env={"OMP_NUM_THREADS": "1"},
             initializer=_start_worker,
             initargs=(os.getpid(),),
         )
@@ -202,18 +198,23 @@ def _start_worker(trainer: int) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, as a learning process always is: with another number it has other bits."""
+def learning_process() -> Iterator[None]:
+    """
+    How every learning process runs: torch on one thread, since with another number it has other bits, and with the
+    memory that an update frees kept for the next.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         yield
     finally:
+        give_back_freed_memory()
         torch.set_num_threads(threads)
 
 
 def run_job(job: Job, report: Report) -> TaskResult:
-    with one_thread():
+    with learning_process():
         return job.task.run(job, report)
 
 

@@ -45,6 +45,26 @@ _log = logging.getLogger(__name__)
 _BATCHES, _JOBS, _EVALUATION = range(3)
 
 
+def sample_batch(seed: int, meta_step: int, n_tasks: int, size: int, sampling: Sampling) -> list[int]:
+    """
+    Indices of the tasks of a meta step: a function of seed and meta step alone, so that resuming is exact.
+
+    :param seed: of the meta-training
+    :param meta_step: from 0
+    :param n_tasks: to draw from
+    :param size: of the meta batch
+    :param sampling: as ``MetaTrainer`` has it
+    """
+
+    def rng(position: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([seed, _BATCHES, position]))
+
+    if sampling == "reshuffle":
+        positions = range(meta_step * size, (meta_step + 1) * size)
+        return [int(rng(p // n_tasks).permutation(n_tasks)[p % n_tasks]) for p in positions]
+    return rng(meta_step).choice(n_tasks, size=size, replace=sampling == "with_replacement").tolist()
+
+
 class MetaTrainer:
     """
     Meta-learns an initialization, Algorithm 1 of Leap, with any meta-learner.
@@ -217,7 +237,9 @@ class MetaTrainer:
                 self._progress.outer(f"meta step {self.meta_step + 1} of {last}")
                 for c in callbacks:
                     c.on_rollout_start()
-                batch = self._sample_batch()  # τ ~ p(τ)
+                batch = sample_batch(  # τ ~ p(τ)
+                    self.seed, self.meta_step, len(self.tasks), self.meta_batch_size, self.sampling
+                )
                 results = self._run(batch)  # θ⁰ → θ^K on every τ, observed
                 meta_gradient = self._mean_meta_gradient(results)  # 1/|B| Σ ∇F
                 for c in callbacks:
@@ -236,15 +258,6 @@ class MetaTrainer:
         for c in callbacks:
             c.on_training_end()
         return self
-
-    def _sample_batch(self) -> list[int]:
-        """Indices of the tasks of this meta step: a function of seed and meta step alone, so resuming is exact."""
-        n, size = len(self.tasks), self.meta_batch_size
-        if self.sampling == "reshuffle":
-            positions = range(self.meta_step * size, (self.meta_step + 1) * size)
-            return [int(self._rng(_BATCHES, p // n).permutation(n)[p % n]) for p in positions]
-        replace = self.sampling == "with_replacement"
-        return self._rng(_BATCHES, self.meta_step).choice(n, size=size, replace=replace).tolist()
 
     def _run(self, batch: Sequence[int]) -> list[TaskResult]:
         """The results in the order of the tasks, not of their completion: sums then have the same bits."""
@@ -319,9 +332,6 @@ class MetaTrainer:
     def set_logger(self, logger: LoggerLike) -> None:
         """:param logger: anything with ``record(key, value)`` and ``dump(step)``, SB3's ``Logger`` for one"""
         self._meta_log().run = logger
-
-    def _rng(self, *stream: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence([self.seed, *stream]))
 
     def _job_seed(self, *stream: int) -> int:
         return int(np.random.SeedSequence([self.seed, *stream]).generate_state(1)[0]) & 0x7FFFFFFF

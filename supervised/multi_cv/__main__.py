@@ -21,10 +21,10 @@ app = App("supervised.multi_cv", help="Multi-CV with the learners that the paper
 
 Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, passes over the held-out data set, batch, images at most. Paper: appendix E has meta batches
-# of 10 and early stopping; meta steps, passes and batch are ours. cpu: what 2 cores do in a day. quick: some minutes.
+# of 10 and early stopping; meta steps, passes and batch are ours. cpu: what 2 cores do in a night. quick: some minutes.
 PRESETS: dict[str, tuple[int, int, int, int, int | None]] = {
     "quick": (2, 2, 2, 32, 400),
-    "cpu": (20, 5, 10, 64, 3000),
+    "cpu": (10, 5, 10, 64, 3000),
     "paper": (200, 10, 100, 64, None),
 }
 LEARNERS = ("none", "leap", "reptile", "multihead", "hat", "progressive")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from leap_rl.core import (
     TaskResult,
 )
 from leap_rl.core.checkpoint import Checkpoints
-from supervised.hat import HAT
+from leap_rl.core.trainer import Sampling, sample_batch
+from supervised.hat import CAPACITY, HAT, S_MAX
 from supervised.multi_cv.data import DATA_SETS, load
-from supervised.multi_cv.tasks import LEARNING_RATE, DataSets
+from supervised.multi_cv.tasks import LEARNING_RATE, VALIDATION, DataSets
 from supervised.multihead import MultiHeadTrainer
 from supervised.progressive import ProgressiveNet
 from supervised.runs import check_folder, evaluate, open_folder, read_runs
@@ -36,8 +38,12 @@ META_LEARNERS: dict[str, MetaLearner] = {
     "leap": Leap(metric="energy", loss_scale="auto", skip_updates=0),
     "reptile": Reptile(),
 }
-META_LEARNING_RATE = 0.01
-"""Of Adam."""
+META_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
+    "leap": (torch.optim.Adam, 0.01),
+    "reptile": (torch.optim.Adam, 0.01),
+}
+"""Class and rate. Leap's: appendix E."""
+SAMPLING: Sampling = "with_replacement"
 META_PATIENCE = 10
 """Meta batches without a better validation error (appendix E); what is its error is ours, see ``EarlyStopping``."""
 
@@ -51,6 +57,15 @@ SEQUENTIAL = ("hat-sequential", "progressive-sequential")
 """One visit to each data set, of as many passes as others make over all visits: as the papers of HAT and Progressive
 Nets have it. Flennerhag et al. compare what revisits tasks, one pass at a time."""
 LEARNERS = ("none", *META_LEARNERS, "multihead", *TASK_NETWORKS)
+
+CONSTANTS: dict[str, object] = {
+    "learning_rate": LEARNING_RATE,
+    "validation": VALIDATION,
+    "meta_learners": {name: learner.settings() for name, learner in META_LEARNERS.items()},
+    "meta_optimizers": {name: [kind.__name__, rate] for name, (kind, rate) in META_OPTIMIZERS.items()},
+    "hat": {"s_max": S_MAX, "capacity": CAPACITY},
+}
+"""Kept with every run, so that none is gone on with, or compared, under others."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,8 @@ class Run:
         same run, unless it is one visit.
         """
         data = {name: load(self.data_dir, name) for name in (self.held_out, *self.pretraining)}
-        settings = asdict(self) | {"images": {name: [len(d.train), len(d.test)] for name, d in data.items()}}
+        sizes = {name: [len(d.train), len(d.test)] for name, d in data.items()}
+        settings = asdict(self) | {"images": sizes, "constants": CONSTANTS}
         del settings["data_dir"]
         if self.learner not in SEQUENTIAL:
             del settings["meta_steps"]
@@ -201,8 +217,12 @@ def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_
         start, images = joint.initialization, joint.n_updates * run.batch_size
     elif run.learner in TASK_NETWORKS:
         order = list(range(len(tasks)))
-        if run.learner not in SEQUENTIAL:
-            order = np.random.default_rng(run.seed).integers(len(tasks), size=run.visits).tolist()
+        if run.learner not in SEQUENTIAL:  # the visits of the meta-learners
+            batches = [
+                sample_batch(run.seed, meta_step, len(tasks), run.meta_batch_size, SAMPLING)
+                for meta_step in range(run.meta_steps)
+            ]
+            order = list(chain.from_iterable(batches))
         trainer = VisitsTrainer(_task_network(run), tasks.tasks, order, folder, tensorboard / run.learner, run.seed)
         trainer.learn(progress_bar=progress_bar)
         start, images = trainer.initialization, trainer.images
@@ -210,14 +230,15 @@ def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_
         if Checkpoints(folder).steps():
             meta = MetaTrainer.load(folder, tasks, engine=engine)
         else:
+            meta_optimizer_class, meta_learning_rate = META_OPTIMIZERS[run.learner]
             meta = MetaTrainer(
                 tasks,
                 META_LEARNERS[run.learner],
                 run.meta_batch_size,
                 scope="encoder",
-                meta_optimizer_class=torch.optim.Adam,
-                meta_optimizer_kwargs={"lr": META_LEARNING_RATE},
-                sampling="with_replacement",
+                meta_optimizer_class=meta_optimizer_class,
+                meta_optimizer_kwargs={"lr": meta_learning_rate},
+                sampling=SAMPLING,
                 engine=engine,
                 run_dir=folder,
                 tensorboard_log=tensorboard,

@@ -33,6 +33,7 @@ class Findings:
     :param meta_steps: its budget; 0 without pretraining
     :param pretraining_images: that it spent, forward and backward; fewer where it stopped early
     :param protocol: what runs must share to be compared
+    :param status: of the process that learned what was held out; ``non_finite`` where it diverged
     :param test_error: in per cent, as all that follow
     :param training_error: see ``training_error``
     :param area: under the training error curve
@@ -46,6 +47,7 @@ class Findings:
     meta_steps: int
     pretraining_images: int
     protocol: dict[str, Any]
+    status: str
     test_error: float
     training_error: float
     area: float
@@ -57,6 +59,10 @@ MEASURES: dict[str, Callable[[Findings], float]] = {
     "Test error, %": lambda run: run.test_error,
     "Training error, %": lambda run: run.training_error,
     "Area under the training error curve, %": lambda run: run.area,
+}
+DIFFERENCES: dict[str, Callable[[Findings], float]] = {
+    "Test error less that without pretraining, points": lambda run: run.test_error,
+    "Area less that without pretraining, points": lambda run: run.area,
 }
 
 
@@ -86,6 +92,7 @@ def _read(root: Path) -> list[Findings]:
     found = []
     for file in sorted(root.glob("*/run.json")):
         settings = asdict(Run.read(file.parent, ""))
+        constants = json.loads(file.read_text()).get("constants")
         for folder in sorted(file.parent.glob("[0-9]*")):
             result = load_result(folder / "held-out" / settings["held_out"])
             if result is None:
@@ -95,7 +102,7 @@ def _read(root: Path) -> list[Findings]:
             ).moving_average()
             shown = slice(None, None, max(1, len(curve) // 100))
             protocol = {k: settings[k] for k in ("meta_batch_size", "passes", "batch_size", "limit")}
-            protocol["data_sets"] = sorted([settings["held_out"], *settings["pretraining"]])
+            protocol |= {"data_sets": sorted([settings["held_out"], *settings["pretraining"]]), "constants": constants}
             found.append(
                 Findings(
                     learner=settings["learner"],
@@ -104,6 +111,7 @@ def _read(root: Path) -> list[Findings]:
                     meta_steps=int(folder.name),
                     pretraining_images=json.loads((folder / "initialization" / "config.json").read_text())["images"],
                     protocol=protocol,
+                    status=result.status,
                     test_error=round(100 * result.scores["test_error"], 2),
                     training_error=round(100 * training_error(result.curve), 2),
                     area=round(100 * result.curve.area(), 2),
@@ -165,12 +173,17 @@ def table(found: Sequence[Findings]) -> str:
 
         rows(title, learners, mean)
 
-    def difference(name: str, learner: str) -> str:
-        ours, none = _of(found, name, learner), _of(found, name, "none")
-        return difference_cell([ours[seed].test_error - none[seed].test_error for seed in ours if seed in none])
+    for title, measure in (DIFFERENCES if "none" in learners else {}).items():
 
-    if "none" in learners and len(learners) > 1:
-        rows("Test error less that without pretraining, points", [n for n in learners if n != "none"], difference)
+        def difference(name: str, learner: str, measure: Callable[[Findings], float] = measure) -> str:
+            ours, none = _of(found, name, learner), _of(found, name, "none")
+            return difference_cell([measure(ours[seed]) - measure(none[seed]) for seed in ours if seed in none])
+
+        if others := [name for name in learners if name != "none"]:
+            rows(title, others, difference)
+    diverged = [f"{run.learner} on {run.held_out}, seed {run.seed}" for run in found if run.status != "ok"]
+    if diverged:
+        parts.append(f"Diverged, and counted with the errors that they had: {'; '.join(diverged)}")
     spent = {name: [run.pretraining_images for run in found if run.learner == name] for name in learners}
     parts.append("Images in pretraining, mean: " + ", ".join(f"{n} {np.mean(i):,.0f}" for n, i in spent.items()))
     # Whatever is there can be held out, by the experiment's own learners; those of one visit are extras.

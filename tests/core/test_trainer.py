@@ -41,6 +41,7 @@ from leap_rl.core import (
     TaskResult,
     Workers,
 )
+from leap_rl.core.trainer import sample_batch
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,7 @@ def test_a_learning_rate_schedule_in_sb3s_manner() -> None:
 
 @pytest.mark.parametrize("sampling", ["without_replacement", "reshuffle", "with_replacement"])
 def test_sampling(sampling: Any) -> None:
-    meta = trainer(sampling=sampling, meta_batch_size=3)
-    batches = []
-    for meta.meta_step in range(50):
-        batches.append(meta._sample_batch())
+    batches = [sample_batch(0, meta_step, 5, 3, sampling) for meta_step in range(50)]
     counts = Counter(i for batch in batches for i in batch)
     assert set(counts) == set(range(5))
     repeated = any(len(set(batch)) < 3 for batch in batches)
@@ -194,9 +192,7 @@ def test_sampling(sampling: Any) -> None:
         assert set(counts.values()) == {30}
         stream = [i for batch in batches for i in batch]
         assert all(set(stream[p : p + 5]) == set(range(5)) for p in range(0, 150, 5))
-    assert (
-        trainer(sampling=sampling, meta_batch_size=3, seed=1)._sample_batch() != batches[0] or sampling != "reshuffle"
-    )
+    assert [sample_batch(1, meta_step, 5, 3, sampling) for meta_step in range(50)] != batches
 
 
 def test_the_global_generators_do_not_matter() -> None:

@@ -39,22 +39,21 @@ def faults(algorithm):
 print(faults(A2C), faults(LeapA2C))
 """
 
-# Resident size, in MB: with blocks of 1 MB, after all but the last are freed, and after they are given back.
+# Resident size, in MB: with blocks of 1 MB, after all but the last are freed, and after the learning process.
 GAPS = """
 import os
 from pathlib import Path
 import numpy as np
-from leap_rl.agents.memory import give_back_freed_memory, keep_freed_memory
+from leap_rl.core.engines import learning_process
 
 def size():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-keep_freed_memory()
-blocks = [np.ones(125_000) for _ in range(100)]
-full = size()
-del blocks[:-1]
-freed = size()
-give_back_freed_memory()
+with learning_process():
+    blocks = [np.ones(125_000) for _ in range(100)]
+    full = size()
+    del blocks[:-1]
+    freed = size()
 print(full, freed, size())
 """
 
@@ -80,7 +79,7 @@ def test_who_has_set_the_allocator_keeps_it(name: str) -> None:
     assert leap_a2c > 0.5 * a2c > 10
 
 
-def test_what_lies_below_a_lasting_thing_is_given_back() -> None:
+def test_a_learning_process_gives_back_what_lies_below_a_lasting_thing() -> None:
     full, freed, given_back = figures(GAPS)
     assert freed > full - 5
     assert given_back < full - 90
