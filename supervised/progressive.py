@@ -22,15 +22,18 @@ class Adapter(nn.Module):
     :param expand: U, without a bias: the layer that it adds to has one
     """
 
-    def __init__(self, n_sources: int, reduce: nn.Module, expand: nn.Module) -> None:
+    def __init__(self, n_sources: int, reduce: nn.Conv2d | nn.Linear, expand: nn.Module) -> None:
         super().__init__()
         self.alpha = nn.Parameter(0.01 * torch.randn(n_sources))
         self.reduce = reduce
         self.expand = expand
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        scaled = torch.cat([alpha * h for alpha, h in zip(self.alpha, features, strict=True)], dim=1)
-        added: Tensor = self.expand(self.reduce(scaled).relu())
+        # α scales V's columns in place of the features, of which there are more: the same products.
+        v = self.reduce.weight
+        scaled = v * self.alpha.repeat_interleave(v.shape[1] // len(self.alpha)).view(1, -1, *[1] * (v.dim() - 2))
+        reduced = torch.func.functional_call(self.reduce, {"weight": scaled}, torch.cat(list(features), dim=1))
+        added: Tensor = self.expand(reduced.relu())
         return added
 
 
