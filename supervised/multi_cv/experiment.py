@@ -40,9 +40,9 @@ META_LEARNERS: dict[str, MetaLearner] = {
 }
 META_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
     "leap": (torch.optim.Adam, 0.01),
-    "reptile": (torch.optim.Adam, 0.01),
+    "reptile": (torch.optim.SGD, 1.0),
 }
-"""Class and rate. Leap's: appendix E."""
+"""Class and rate. Leap's: appendix E. Reptile's: its own rule, better for it than Adam (docs/multi-cv.md)."""
 SAMPLING: Sampling = "with_replacement"
 META_PATIENCE = 10
 """Meta batches without a better validation error (appendix E); what is its error is ours, see ``EarlyStopping``."""
