@@ -288,7 +288,7 @@ class EnvTasks(TaskFamily):
             "steps_per_visit": first.steps,
             "n_envs": first.n_envs,
             "algorithm_kwargs": {k: v for k, v in first.algorithm_kwargs.items() if is_plain(v)},
-            "sb3": version("stable-baselines3"),
+            "versions": {"stable-baselines3": version("stable-baselines3")},
         }
 
 

@@ -26,6 +26,17 @@ class InitializationError(ValueError):
     """An initialization that cannot be read, or does not fit; says what and what to do."""
 
 
+def what_learns(config: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What tells the tasks of one initialization from those of another: the agent, its settings, what it sees.
+
+    :param config: of an initialization
+    :return: as JSON has it, all but what it started from and the versions of libraries: newer ones are no other task
+    """
+    known: dict[str, Any] = json.loads(json.dumps(config))
+    return {key: value for key, value in known.items() if key not in ("started_from", "versions")}
+
+
 @dataclass
 class NamedTensors:
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -29,7 +28,7 @@ from leap_rl.core.checkpoint import (
     run_kept,
 )
 from leap_rl.core.engines import Engine, InProcess, Workers
-from leap_rl.core.initialization import Initialization, InitializationError, relative_change
+from leap_rl.core.initialization import Initialization, InitializationError, relative_change, what_learns
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
 from leap_rl.core.logger import LoggerLike, TensorBoardLogger, next_run_folder
 from leap_rl.core.meta_log import MetaLog
@@ -320,7 +319,10 @@ class MetaTrainer:
             "meta_steps": self.meta_step,
             "timesteps": self.num_timesteps,
             "seed": self.seed,
-            "versions": {package: version(package) for package in ("torch", "numpy")},
+            "versions": {
+                **self._theta.config.get("versions", {}),
+                **{package: version(package) for package in ("torch", "numpy")},
+            },
         }
         return current
 
@@ -616,10 +618,9 @@ class MetaTrainer:
             verbose=verbose,
             **settings,
         )
-        # What the tasks say of themselves: the agent, its settings, what it sees. A newer library is no other task.
-        for key, value in json.loads(json.dumps(trainer._theta.config)).items():
+        for key, value in what_learns(trainer._theta.config).items():
             known = state["config"].get(key, value)
-            if known != value and key not in ("started_from", "sb3"):
+            if known != value:
                 raise CheckpointError(
                     f"{run_dir} was trained with {key} {known!r}, not {value!r}: a new run takes another, with "
                     "initialization=..."

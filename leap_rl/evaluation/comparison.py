@@ -24,6 +24,7 @@ from leap_rl.core import (
 )
 from leap_rl.core.checkpoint import run_kept
 from leap_rl.core.files import read_json, write_text
+from leap_rl.core.initialization import what_learns
 from leap_rl.core.logger import TensorBoardLogger
 
 
@@ -229,7 +230,7 @@ def check_same_runs(
     now: dict[str, dict[str, Any]] = {
         "starts": {name: start and start.sha256 for name, start in starts.items()},
         "steps": {task.name: task.steps for task in tasks},
-        "config": json.loads(json.dumps({key: value for key, value in config.items() if key != "sb3"})),
+        "config": what_learns(config),
     }
     for kind, what in (("starts", "another initialization"), ("steps", "another budget"), ("config", "another value")):
         known.setdefault(kind, {})

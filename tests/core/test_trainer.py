@@ -97,7 +97,7 @@ def point(seed: int) -> nn.Linear:
 class Quadratics(TaskFamily):
     def __init__(self, n: int = 5, diverging: tuple[int, ...] = ()) -> None:
         self.tasks = [Quadratic(i, diverges=i in diverging) for i in range(n)]
-        self.config: dict[str, Any] = {"preprocessing": "older", "sb3": "one release"}
+        self.config: dict[str, Any] = {"preprocessing": "older", "versions": {"library": "1"}}
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -529,7 +529,7 @@ def test_a_run_goes_on_as_it_began(tmp_path: Path, given: dict[str, Any], messag
     otherwise.config = {"preprocessing": "newer"}
     with pytest.raises(CheckpointError, match="was trained with preprocessing 'older', not 'newer'"):
         MetaTrainer.load(tmp_path, otherwise)
-    otherwise.config = {"preprocessing": "older", "sb3": "a later release"}
+    otherwise.config = {"preprocessing": "older", "versions": {"library": "2"}}
     MetaTrainer.load(tmp_path, otherwise)
 
 
