@@ -1,8 +1,8 @@
 """
 Does an initialization that was meta-learned on a family of CartPoles shorten learning on unseen ones?
 
-    python benchmarks/cartpole_family.py                       # the gate: hours on 2 cores, resumable
-    python benchmarks/cartpole_family.py --validate --recipes leap reptile --seeds 1    # choosing a recipe
+    python benchmarks/cartpole_family.py                       # hours on 2 cores, resumable
+    python benchmarks/cartpole_family.py --validate --recipes length-0.005-adam-0.05 reptile --seeds 1    # choosing
 
 Every variant has its own pole length, pole mass, force and gravity, and half of them have their actions swapped. PPO
 learns from random weights, or from an initialization that each recipe meta-learned on the same training variants for

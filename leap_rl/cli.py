@@ -84,7 +84,7 @@ def evaluate(
     """
     Let a saved agent play, or an initialization learn and then play.
 
-    :param what: run folder of leap-rl train, agent.zip, or folder of an initialization
+    :param what: run folder of leap-rl train, agent.zip, or an initialization: a folder, or a name of the zoo
     :param video: MP4 file to write, of one more episode
     """
     from leap_rl.commands.evaluate import evaluate as run

@@ -14,8 +14,8 @@ from leap_rl.core.learners import learner_from_settings
 from leap_rl.core.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.transfer.names import default_scope, observed_parameters
 
-UPDATES_KEPT = 200
-"""For so many updates the memory that each frees is kept; to give it back and take it again costs less than one."""
+ROLLOUTS_KEPT = 200
+"""For so many rollouts the memory that updates free is kept; to give it back and take it again costs less than one."""
 
 
 def check_learner(learner: MetaLearner) -> None:
@@ -72,6 +72,7 @@ class ObservedTraining(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         keep_freed_memory()
+        self._n_trained = 0
         super()._setup_model()
         if self.learner is not self._constructed_with:  # load() was given one
             check_learner(self.learner)
@@ -102,8 +103,9 @@ class ObservedTraining(OnPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def train(self) -> None:
-        if self._n_updates % UPDATES_KEPT == 0:
+        if self._n_trained % ROLLOUTS_KEPT == 0:
             give_back_freed_memory()
+        self._n_trained += 1
         if self.gradient_path is None:
             super().train()
             return
@@ -112,7 +114,7 @@ class ObservedTraining(OnPolicyAlgorithm):
             super().train()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "gradient_path", "learner", "_constructed_with"]
+        return [*super()._excluded_save_params(), "gradient_path", "learner", "_constructed_with", "_n_trained"]
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         super().set_parameters(*args, **kwargs)

@@ -13,7 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+import zoo
 from leap_rl.agents import speed_up
+from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
@@ -28,7 +30,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
     Print the mean return of some episodes.
 
     :param settings: of the evaluation
-    :param what: a run folder of ``leap-rl train``, a saved agent, or the folder of an initialization
+    :param what: a run folder of ``leap-rl train``, a saved agent, or an initialization: a folder, or a name of the zoo
     :param video: MP4 to write, of one more episode
     :raises ValueError: if it is none of them, or does not fit the game
     """
@@ -36,7 +38,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
         raise ValueError(f"--video {video} must end in .mp4")
     if video is not None:
         import_module("moviepy")  # which Gymnasium's recorder needs; better missed now than after the episodes
-    is_initialization = (what / "config.json").is_file()
+    is_initialization = (what / "config.json").is_file() or (not what.exists() and str(what) in zoo.list())
     if (what / "settings.yaml").is_file():
         settings = _with_settings_of(what, settings)
         if not (what / "agent.zip").is_file():
@@ -48,7 +50,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
     env = make_env(settings.game, settings.env, n_envs, settings.atari, settings.seed)
     try:
         if is_initialization:
-            model = _learned_from(Initialization.load(what), env, settings)
+            model = _learned_from(load_initialization(what), env, settings)
         else:
             try:
                 model = algorithm(settings.agent).load(what, env, device=settings.device)

@@ -147,6 +147,9 @@ def test_evaluate_an_initialization(tmp_path: Path, capsys: Any) -> None:
     assert main(["evaluate", str(run / "initialization"), *arguments]) == 0
     out = capsys.readouterr().out
     assert "Learning CartPole-v1 from the initialization: 256 steps" in out and "over 2 episodes" in out
+    arguments = ["--game", "Qbert", "--timesteps", "80", "--agent.n-envs", "2", "--episodes", "1"]
+    assert main(["evaluate", "atari-a2c-leap", *arguments]) == 0
+    assert "Learning Qbert from the initialization: 80 steps" in capsys.readouterr().out
 
 
 def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_path: Path, capsys: Any) -> None:

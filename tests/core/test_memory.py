@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
 
-from leap_rl import LeapA2C
+from leap_rl import LeapA2C, LeapPPO
 from leap_rl.agents import observed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is asked")
@@ -85,9 +87,16 @@ def test_a_learning_process_gives_back_what_lies_below_a_lasting_thing() -> None
     assert given_back < full - 90
 
 
-def test_training_gives_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [
+        partial(LeapA2C, n_steps=2),
+        partial(LeapPPO, n_steps=2, batch_size=2, n_epochs=3),
+    ],
+)
+def test_training_gives_back_now_and_then(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr(observed, "give_back_freed_memory", lambda: given_back.append(model._n_updates))
-    model = LeapA2C("MlpPolicy", "CartPole-v1", device="cpu")
-    model.learn(5 * 401)
-    assert given_back == [0, 200, 400]
+    agent = model("MlpPolicy", "CartPole-v1", device="cpu")
+    monkeypatch.setattr(observed, "give_back_freed_memory", lambda: given_back.append(agent.num_timesteps // 2))
+    agent.learn(2 * 401)
+    assert given_back == [1, 201, 401]  # rollouts, this one included
