@@ -120,6 +120,8 @@ class MetaTrainSettings:
     """β; without it the meta-learner's own"""
     meta_schedule: Literal["constant", "linear"] = "constant"
     """linear: β falls to zero with the last meta step"""
+    average_from: Positive | None = None
+    """meta step from which on all initializations are averaged (Polyak averaging); without it the last is left"""
     scope: str | None = None
     """encoder or all; without it the encoder for images, else all"""
     sampling: Literal["without_replacement", "reshuffle", "with_replacement"] = "reshuffle"

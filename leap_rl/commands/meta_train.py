@@ -68,12 +68,15 @@ def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | No
     :param folder: of the run; ``None`` writes nothing
     :raises ValueError: for what can't be trained
     """
+    if settings.average_from is not None and settings.average_from > settings.meta_steps:
+        raise ValueError(f"average-from {settings.average_from} is after the last of {settings.meta_steps} meta steps")
     given = _always_given(settings)
     return MetaTrainer(
         tasks,
         meta_batch_size=batch_size(settings, len(tasks)),
         scope=settings.scope,
         initialization=None if settings.init is None else load_initialization(settings.init),
+        average_from=settings.average_from,
         sampling=settings.sampling,
         eval_freq=settings.eval_freq if given["eval_tasks"] else 0,
         run_dir=folder,

@@ -76,6 +76,8 @@ class MetaTrainer:
     :param meta_optimizer_kwargs: of the meta optimizer; ``lr`` may be a schedule in SB3's manner, a function of
         the progress remaining, from 1 to 0
     :param initialization: θ⁰ to start from; ``None``: a random one
+    :param average_from: meta step from which on θ⁰ is averaged: ``initialization`` is then the mean of θ⁰ after each
+        meta step from that one (Polyak and Juditsky, 1992), while meta-training goes on from θ⁰; ``None``: θ⁰ itself
     :param sampling: of a meta batch: ``"without_replacement"`` within it, ``"reshuffle"``: every task once per
         pass, or ``"with_replacement"``
     :param eval_tasks: tasks that decide which θ⁰ was best, never learned from
@@ -102,6 +104,7 @@ class MetaTrainer:
         meta_optimizer_class: type[Optimizer] | None = None,
         meta_optimizer_kwargs: Mapping[str, Any] | None = None,
         initialization: Initialization | None = None,
+        average_from: int | None = None,
         sampling: Sampling = "without_replacement",
         eval_tasks: Sequence[Task] | None = None,
         eval_freq: int = 0,
@@ -116,10 +119,13 @@ class MetaTrainer:
         verbose: int = 0,
     ) -> None:
         self._check(tasks, learner, meta_batch_size, sampling, eval_tasks, eval_freq, meta_optimizer_class)
+        if average_from is not None and average_from < 1:
+            raise ValueError(f"average_from={average_from} must be at least 1, the first meta step")
         self.tasks = tasks
         self._task_names = [task.name for task in tasks]
         self.learner = learner
         self.meta_batch_size = meta_batch_size
+        self.average_from = average_from
         self.sampling: Sampling = sampling
         self.eval_tasks = list(eval_tasks or [])
         self.eval_freq = eval_freq
@@ -158,6 +164,7 @@ class MetaTrainer:
             kwargs["lr"] = self._schedule(1.0)
         self.meta_optimizer = (meta_optimizer_class or default_class)(list(self._theta.parameters.values()), **kwargs)
 
+        self._average: dict[str, Tensor] = {}
         self.meta_step = 0
         self.num_timesteps = 0
         self.history: list[dict[str, Any]] = []
@@ -246,6 +253,7 @@ class MetaTrainer:
                     c.on_rollout_end()
                 change = self._update(meta_gradient, progress_remaining=1 - self.meta_step / last)
                 self.meta_step += 1
+                self._update_average()
                 self._record(results, change, time.perf_counter() - started)
                 if self._wants_evaluation():
                     self._evaluate()
@@ -297,6 +305,14 @@ class MetaTrainer:
         self.meta_optimizer.zero_grad()
         return relative_change(before, {name: t.detach() for name, t in self._theta.parameters.items()})
 
+    def _update_average(self) -> None:
+        """The mean of θ⁰ over the meta steps from ``average_from`` on."""
+        if self.average_from is None or self.meta_step < self.average_from:
+            return
+        for name, tensor in self._theta.parameters.items():
+            average = self._average.setdefault(name, torch.zeros_like(tensor, requires_grad=False))
+            average.lerp_(tensor.detach(), 1 / (self.meta_step - self.average_from + 1))
+
     # -- what is around it -------------------------------------------------------------------------
 
     def _current(self) -> Initialization:
@@ -308,8 +324,10 @@ class MetaTrainer:
 
     @property
     def initialization(self) -> Initialization:
-        """θ⁰ as it is now, a copy."""
+        """θ⁰ as it is now, or its average, where ``average_from`` has been reached; a copy."""
         current = self._current()
+        if self._average:
+            current.parameters = {name: tensor.clone() for name, tensor in self._average.items()}
         current.config = {
             **self._theta.config,
             "tasks": self._task_names,
@@ -317,6 +335,7 @@ class MetaTrainer:
             "meta_optimizer": self._optimizer_settings(),
             "meta_batch_size": self.meta_batch_size,
             "meta_steps": self.meta_step,
+            **({"averaged_from": self.average_from} if self._average else {}),
             "timesteps": self.num_timesteps,
             "seed": self.seed,
             "versions": {
@@ -387,8 +406,9 @@ class MetaTrainer:
         except OSError as error:
             raise ValueError(f"run_dir={str(self.run_dir)!r} can't be written to: {error.strerror}") from None
         theta = sum(t.nbytes for t in self._theta.parameters.values())
-        # θ⁰, the meta optimizer (Adam's two moments) and the best θ⁰, in one checkpoint more than stay; a meta batch.
-        needed = theta * (4 * (self.checkpoints.keep + 1) + self.meta_batch_size)
+        # θ⁰, the meta optimizer (Adam's two moments), the best and the averaged θ⁰, in one checkpoint more than stay; a
+        # meta batch.
+        needed = theta * (5 * (self.checkpoints.keep + 1) + self.meta_batch_size)
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise ValueError(
@@ -401,12 +421,12 @@ class MetaTrainer:
 
     def _evaluate(self) -> None:
         """
-        Learn the evaluation tasks from θ⁰ with the same seeds each time, and keep the best θ⁰. Its score is the
-        mean over these tasks of the area under the learning curve relative to that of the first evaluation, since
+        Learn the evaluation tasks from ``initialization`` with the same seeds each time, and keep the best. Its score
+        is the mean over these tasks of the area under the learning curve relative to that of the first evaluation, since
         games have scales of their own. A task that had no area then decides nothing.
         """
         is_first = not self._eval_reference
-        theta = self._current()
+        theta = self.initialization
         jobs = [
             Job(task, theta, NoPretraining(), self._job_seed(_EVALUATION, index), self.device)
             for index, task in enumerate(self.eval_tasks)
@@ -474,6 +494,7 @@ class MetaTrainer:
             "scope": self._theta.scope,
             "meta_optimizer": type(self.meta_optimizer).__name__,
             "schedule": self._schedule is not None,
+            "average_from": self.average_from,
             "sampling": self.sampling,
             "eval_freq": self.eval_freq,
             "seed": self.seed,
@@ -505,6 +526,7 @@ class MetaTrainer:
         tensors = {f"theta.{n}": t for n, t in self._theta.parameters.items()}
         tensors |= {f"buffer.{n}": t for n, t in self._theta.buffers.items()}
         tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors.items()}
+        tensors |= {f"average.{n}": t for n, t in self._average.items()}
         best = self.best_initialization
         if best is not None:
             tensors |= {f"best.{n}": t for n, t in best.parameters.items()}
@@ -628,6 +650,7 @@ class MetaTrainer:
         trainer.run_dir, trainer.checkpoints = run_dir, checkpoints
         restore_optimizer(trainer.meta_optimizer, named("optimizer."), state["optimizer"])
         trainer._theta.config = state["config"]
+        trainer._average = named("average.")
         trainer.meta_step = state["meta_step"]
         trainer.num_timesteps = state["num_timesteps"]
         trainer.history = state["history"]

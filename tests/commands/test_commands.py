@@ -280,6 +280,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("train --preset cartpole --env CartPole-v1", "cartpole has settings for meta-train"),
         ("train --env CartPole-v1 --agent.algorithm PPO --agent.batch-size 1", "Must be >= 2"),
         ("train Pong --agent.n-envs 1 --freeze-encoder-steps 3", "a rollout has 5 steps"),
+        ("meta-train --games Pong --meta-steps 2 --average-from 3", "average-from 3 is after the last of 2 meta steps"),
         ("train", "give either a game or an env"),
         ("train Pongg", "Did you mean Pong"),
         ("train Pong --init nowhere", "nowhere is no initialization"),

@@ -385,6 +385,40 @@ def test_the_best_initialization_is_the_one_that_evaluation_liked_best(tmp_path:
     assert mean_area(meta.best_initialization) < mean_area(trainer().initialization)
 
 
+def test_the_average_is_of_all_from_one_meta_step_on_and_changes_none_of_them(tmp_path: Path) -> None:
+    class Judge(Quadratic):
+        def run(self, job: Job, report: Report) -> TaskResult:
+            judged.append(job.initialization)
+            return super().run(job, report)
+
+    class Keep(MetaCallback):
+        def _on_step(self) -> bool:
+            current = self.trainer._current().parameters
+            kept.append(torch.cat([t.flatten() for t in current.values()]).double())
+            handed_out.append(self.trainer.initialization)
+            return True
+
+    kept: list[torch.Tensor] = []
+    handed_out: list[Initialization] = []
+    judged: list[Initialization] = []
+    trainer(average_from=3, run_dir=tmp_path, eval_tasks=[Judge(1)], eval_freq=1).learn(4, callback=Keep())
+    resumed = MetaTrainer.load(tmp_path, Quadratics(), eval_tasks=[Judge(1)], engine=InProcess())
+    resumed.learn(3, callback=Keep())
+    plain: list[Initialization] = []
+    last = trainer().learn(7, callback=lambda locals_, globals_: plain.append(locals_["self"].initialization))
+    for step, found in enumerate(handed_out, start=1):
+        flat = torch.cat([t.flatten() for t in found.parameters.values()]).double()
+        expected = kept[step - 1] if step < 3 else torch.stack(kept[2:step]).mean(dim=0)
+        torch.testing.assert_close(flat, expected, rtol=1e-6, atol=1e-7)
+        assert found.config.get("averaged_from") == (3 if step >= 3 else None)
+    assert same_bits(resumed._current(), last.initialization) and not same_bits(
+        resumed.initialization, last.initialization
+    )
+    assert all(map(same_bits, judged[1:], handed_out))  # what is handed out is what is judged
+    with pytest.raises(ValueError, match="average_from=0 must be at least 1"):
+        trainer(average_from=0)
+
+
 def test_sb3_callbacks_work_and_can_stop() -> None:
     class Sb3(BaseCallback):
         def __init__(self) -> None:
