@@ -327,7 +327,7 @@ class MetaTrainer:
         """θ⁰ as it is now, or its average, where ``average_from`` has been reached; a copy."""
         current = self._current()
         if self._average:
-            current.parameters = {name: tensor.clone() for name, tensor in self._average.items()}
+            current.parameters = {name: self._average[name].clone() for name in current.parameters}
         current.config = {
             **self._theta.config,
             "tasks": self._task_names,
@@ -422,8 +422,8 @@ class MetaTrainer:
     def _evaluate(self) -> None:
         """
         Learn the evaluation tasks from ``initialization`` with the same seeds each time, and keep the best. Its score
-        is the mean over these tasks of the area under the learning curve relative to that of the first evaluation, since
-        games have scales of their own. A task that had no area then decides nothing.
+        is the mean over these tasks of the area under the learning curve relative to that of the first evaluation,
+        since games have scales of their own. A task that had no area then decides nothing.
         """
         is_first = not self._eval_reference
         theta = self.initialization
