@@ -14,7 +14,6 @@ area, but no final score.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
 from leap_rl.agents import EnvTask
 from leap_rl.atari import PREPROCESSING_VERSION
 from leap_rl.core import Job, JobsProgress, Workers
-from leap_rl.core.files import write_text
+from leap_rl.core.files import json_number, write_text
 from leap_rl.evaluation.statistics import estimate
 
 GAMES = ["Breakout", "DemonAttack"]
@@ -87,10 +86,9 @@ def main() -> None:
             game, way, seed = lacking[index]
             if result.status != "ok":  # one that diverged has no score either
                 raise RuntimeError(f"{game}, {way}, seed {seed}: {result.status} {result.error or ''}")
-            final_score = result.curve.final_score()
             row = {"game": game, "way": way, "seed": seed, "steps": args.steps, "n_envs": n_envs}
             row |= {"preprocessing": preprocessing(way), "area": result.curve.area()}
-            row |= {"final score": None if math.isnan(final_score) else final_score}  # JSON knows no NaN
+            row |= {"final score": json_number(result.curve.final_score())}
             row |= {name: value for name, value in machine().items() if name in ("date", "cpu", "versions")}
             scores[game, way, seed] = row
             rows.append(row)

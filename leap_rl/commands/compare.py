@@ -13,7 +13,7 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
-from leap_rl.core.files import write_text
+from leap_rl.core.files import json_number, write_text
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
@@ -108,9 +108,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     results = {
         "settings": as_dict(settings),
         "sha256": {name: start and start.sha256 for name, start in starts.items()},
-        "random_policy": {
-            task: [None if np.isnan(area) else area for area in areas.tolist()] for task, areas in random_policy.items()
-        },
+        "random_policy": {task: [json_number(a) for a in areas.tolist()] for task, areas in random_policy.items()},
         "results": comparison.as_dict(),
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -63,6 +64,11 @@ def write_text(file: Path, text: str) -> None:
     unfinished.write_text(text)
     _sync(unfinished)
     os.replace(unfinished, file)
+
+
+def json_number(value: float) -> float | None:
+    """JSON knows no NaN: ``null`` stands for it, which strict readers take."""
+    return None if math.isnan(value) else value
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:

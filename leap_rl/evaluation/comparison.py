@@ -23,7 +23,7 @@ from leap_rl.core import (
     TaskResult,
 )
 from leap_rl.core.checkpoint import run_kept
-from leap_rl.core.files import read_json, write_text
+from leap_rl.core.files import json_number, read_json, write_text
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.logger import TensorBoardLogger
 
@@ -80,14 +80,14 @@ class Comparison:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which knows no NaN: by task and start, a list of runs with seed, area, final score and curve."""
+        """For JSON: by task and start, a list of runs with seed, area, final score and curve."""
         return {
             task: {
                 start: [
                     {
                         "seed": seed,
-                        "area": None if np.isnan(area) else area,
-                        "final_score": None if np.isnan(final_score) else final_score,
+                        "area": json_number(area),
+                        "final_score": json_number(final_score),
                         "diverged": (start, task, seed) in self.diverged,
                         "curve": {"steps": curve.steps.tolist(), "values": curve.moving_average().tolist()},
                     }

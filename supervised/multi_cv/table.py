@@ -61,8 +61,8 @@ MEASURES: dict[str, Callable[[Findings], float]] = {
     "Area under the training error curve, %": lambda run: run.area,
 }
 DIFFERENCES: dict[str, Callable[[Findings], float]] = {
-    "Test error less that without pretraining, points": lambda run: run.test_error,
-    "Area less that without pretraining, points": lambda run: run.area,
+    "Test error less that without pretraining, points": MEASURES["Test error, %"],
+    "Area less that without pretraining, points": MEASURES["Area under the training error curve, %"],
 }
 
 
