@@ -60,11 +60,22 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def weights_cast_once(device: torch.device) -> torch.autocast:
+    """Within this context weights that do not change are cast to bfloat16 once, not in every forward pass."""
+    return torch.autocast(device.type, enabled=False)  # torch keeps casts until the outermost context is left
+
+
 def _autocast(module: nn.Module, device_type: str) -> None:
     """Run a module's forward pass in bfloat16, and give its output back in float32."""
     running: list[torch.autocast] = []
+    cast: list[int] = []
 
     def enter(_module: nn.Module, _args: Any) -> None:
+        versions = [p._version for p in module.parameters()]
+        # A kept cast is of the weights as they were, and if made under no_grad, no gradient goes through it.
+        if versions != cast or torch.is_grad_enabled():
+            torch.clear_autocast_cache()
+            cast[:] = versions
         running.append(torch.autocast(device_type, dtype=torch.bfloat16))
         running[-1].__enter__()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, get_args
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up
+from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, weights_cast_once
 from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.core.memory import give_back_freed_memory, keep_freed_memory
@@ -101,6 +102,10 @@ class ObservedTraining(OnPolicyAlgorithm):
             if isinstance(self.gradient_path, GradientPath):
                 self.gradient_path.gradients_are_fresh = True  # SB3 zeroes them by zero_grad()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        with weights_cast_once(self.device) if self.arithmetic == "fast" else nullcontext():
+            return super().collect_rollouts(*args, **kwargs)
 
     def train(self) -> None:
         if self._n_trained % ROLLOUTS_KEPT == 0:

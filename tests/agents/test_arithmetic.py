@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import leap_rl.agents.arithmetic
 from leap_rl import Leap, LeapA2C, LeapPPO, make_atari_env
@@ -73,6 +76,53 @@ def test_what_it_says_it_does(bfloat16: bool, capsys: pytest.CaptureFixture[str]
     before = [p.detach().clone() for p in ppo.policy.parameters()]
     ppo.learn(32)
     assert any(not torch.equal(p, q) for p, q in zip(ppo.policy.parameters(), before, strict=True))
+
+
+class Casts(TorchDispatchMode):
+    """Counts the weights of convolutions and linear layers that are cast to bfloat16."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self.n += kwargs.get("dtype") == torch.bfloat16 and isinstance(args[0], torch.nn.Parameter)
+        return func(*args, **kwargs)
+
+
+class WithinRollout(BaseCallback):
+    """What a callback may do between two steps of a rollout: move the weights, and compute a gradient."""
+
+    gradient: torch.Tensor | None = None
+
+    def _on_step(self) -> bool:
+        policy = self.model.policy
+        if self.n_calls % 5 == 2:
+            with torch.no_grad():
+                for p in policy.features_extractor.parameters():
+                    p.mul_(0.9)
+        if self.n_calls % 5 == 4:
+            with torch.enable_grad():
+                loss = policy.predict_values(self.locals["obs_tensor"]).sum()
+            (self.gradient,) = torch.autograd.grad(loss, [policy.features_extractor.cnn[0].weight])
+        return True
+
+
+def test_weights_are_cast_once_in_a_rollout_and_whenever_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leap_rl.agents.arithmetic, "multiplies_bfloat16", lambda device: True)
+    with Casts() as casts:
+        agent = made(LeapA2C, arithmetic="fast")
+        agent.learn(15)
+    n_cast = len(list(agent.policy.features_extractor.parameters()))
+    assert casts.n == 3 * 2 * n_cast  # 3 rollouts, 3 updates; 6 forward passes each while rolling out
+
+    moved = made(LeapA2C, arithmetic="fast").learn(15, callback=(callback := WithinRollout()))
+    assert callback.gradient is not None and callback.gradient.abs().sum() > 0
+    monkeypatch.setattr(leap_rl.agents.observed, "weights_cast_once", lambda device: nullcontext())
+    always = made(LeapA2C, arithmetic="fast").learn(15)
+    always_moved = made(LeapA2C, arithmetic="fast").learn(15, callback=WithinRollout())
+    for one, other in ((agent, always), (moved, always_moved)):
+        for p, q in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
+            assert torch.equal(p, q)
 
 
 def test_an_exact_agent_that_is_loaded_to_be_fast_is_fused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +234,18 @@ def test_negative_transfer_is_called_worse() -> None:
     found += [run("leap", seed, 15 + seed) for seed in range(3)] + [run("reptile", seed, 8 + seed) for seed in range(3)]
     found += [run("hat", seed, 10 + seed + (-1) ** seed) for seed in range(3)]
     shown = table(found)
-    *_, of_errors, of_areas = (line for line in shown.splitlines() if line.startswith("| mnist"))
+    *_, of_errors, of_all, of_areas, of_all_areas = (
+        line for line in shown.splitlines() if line.startswith(("| mnist", "| mean of all"))
+    )
     assert of_errors == "| mnist | +5.0 (5.0 to 5.0) worse | -2.0 (-2.0 to -2.0) better | +0.3 (-2.5 to 3.2) |"
-    assert of_areas == f"| mnist |{' +0.0 (0.0 to 0.0) |' * 3}"
+    assert of_all == of_errors.replace("mnist", "mean of all")
+    assert of_areas == f"| mnist |{' +0.0 (0.0 to 0.0) |' * 2}"  # HAT's gates are half open while it learns
+    assert of_all_areas == of_areas.replace("mnist", "mean of all")
     assert "Diverged, and counted with the errors that they had: hat on mnist, seed 1\n" in shown
+    # Of a second data set only seeds 0 and 1 are there, without HAT: the mean is over what has both.
+    found += [replace(one, held_out="svhn", test_error=2 * one.test_error) for one in found if one.seed < 2][:-2]
+    *_, of_all = (line for line in table(found).splitlines() if line.startswith("| mean of all") and "7.5" in line)
+    assert of_all == "| mean of all | +7.5 (7.5 to 7.5) worse | -3.0 (-3.0 to -3.0) better |  |"
 
 
 def test_classes_of_a_task_are_those_of_the_data_set() -> None:
