@@ -2,6 +2,7 @@
 Steps per second of LeapA2C and LeapPPO beside SB3's A2C and PPO, and how near they come to the machine's limit.
 
     python benchmarks/throughput.py --json throughput.json     # half an hour
+    python benchmarks/throughput.py --no-ppo                   # A2C alone, in a third of the time
     python benchmarks/throughput.py --quick                    # under a minute; noisy, one game of A2C alone
 
 The Nature network, 16 environments and 5 steps (PPO: 8 environments, 128 steps, 4 epochs, minibatches of 256), SB3's
@@ -41,6 +42,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from leap_rl import AtariTasks, Leap, LeapA2C, LeapPPO, make_atari_env
 from leap_rl.agents.arithmetic import multiplies_bfloat16
 from leap_rl.core import Engine, InProcess, Job, Workers
+from leap_rl.threads import sleep_when_idle
 
 GAME = "Breakout"
 PPO_SETTINGS = {"n_steps": 128, "batch_size": 256, "n_epochs": 4}
@@ -156,7 +158,9 @@ def main() -> None:
     cli.add_argument("--steps", type=int, default=2_048, help="per measurement of one game")
     cli.add_argument("--visit", type=int, default=16_384, help="steps on each game of a meta batch")
     cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--no-ppo", action="store_true", help="A2C alone, in a third of the time")
     args = cli.parse_args()
+    sleep_when_idle()  # as leap-rl does; for every way, each of which is a process of its own
     if args.quick:
         args.steps, args.repeats = 320, 1
     vec_envs: list[type[VecEnv]] = [DummyVecEnv] if args.quick else [DummyVecEnv, SubprocVecEnv]
@@ -168,16 +172,18 @@ def main() -> None:
     is_fast = multiplies_bfloat16(torch.device("cpu")) and not args.quick
     has_gpu = torch.cuda.is_available() and not args.quick
     batches: Ways = {}
+    has_ppo = not (args.quick or args.no_ppo)
     if not args.quick:
-        models |= {
-            f"PPO, {kind.__name__}": partial(sb3, PPO, kind, 8, device="cpu", **PPO_SETTINGS) for kind in vec_envs
-        }
-        models["LeapPPO"] = partial(ours, LeapPPO, 8, **PPO_SETTINGS)
         workers = Workers(cores)
         a2c_batch = AtariTasks(LeapA2C, "CnnPolicy", [GAME], args.visit, n_envs=16)
-        ppo_batch = AtariTasks(LeapPPO, "CnnPolicy", [GAME], args.visit, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
         batches["A2C meta batch"] = partial(meta_batch_rate, a2c_batch, workers)
-        batches["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, workers)
+        if has_ppo:
+            models |= {
+                f"PPO, {kind.__name__}": partial(sb3, PPO, kind, 8, device="cpu", **PPO_SETTINGS) for kind in vec_envs
+            }
+            models["LeapPPO"] = partial(ours, LeapPPO, 8, **PPO_SETTINGS)
+            ppo_batch = AtariTasks(LeapPPO, "CnnPolicy", [GAME], args.visit, n_envs=8, algorithm_kwargs=PPO_SETTINGS)
+            batches["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, workers)
         meta_batch_rate(AtariTasks(LeapA2C, "CnnPolicy", [GAME], 80, n_envs=16), workers)  # they import torch
         if is_fast:
             fast = {"arithmetic": "fast"}
@@ -205,9 +211,10 @@ def main() -> None:
         Row("floor-share", figures["LeapA2C"], 1 / sum(per_step.values()), "steps/s", 0.75, threads),
     ]
     if not args.quick:
+        rows.append(Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, processes))
+    if has_ppo:
         ppo_rival = max(figure for name, figure in figures.items() if name.startswith("PPO, "))
         rows += [
-            Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, processes),
             Row("ppo-one-game", figures["LeapPPO"], ppo_rival, "steps/s", 1.1, threads),
             Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, processes),
         ]

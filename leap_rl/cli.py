@@ -16,6 +16,7 @@ from cyclopts.config import Dict
 
 from leap_rl.ending import exit_code, run_program
 from leap_rl.settings import CompareSettings, EvaluateSettings, MetaTrainSettings, TrainSettings, read_preset
+from leap_rl.threads import sleep_when_idle
 
 app = App(
     "leap-rl",
@@ -229,6 +230,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _script() -> None:
+    sleep_when_idle()
     run_program(main, "leap-rl: %(levelname)s: %(message)s")
 
 

@@ -361,3 +361,21 @@ def test_help_needs_no_torch() -> None:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         assert "Usage: leap-rl" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spins"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_torch_is_imported_to_threads_that_sleep(chosen: dict[str, str], spins: str) -> None:
+    """And those of whoever has chosen otherwise stay as they are."""
+    script = (
+        "import os, sys; sys.argv = ['leap-rl', '--version']\n"
+        "from leap_rl.cli import _script\n"
+        "assert 'torch' not in sys.modules\n"
+        "try: _script()\n"
+        "finally: print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | chosen
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=env)
+    assert done.stdout.split()[-1] == spins, done.stderr
