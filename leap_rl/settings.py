@@ -50,6 +50,8 @@ class AgentSettings:
     """weight of the value loss"""
     max_grad_norm: Rate | None = None
     """gradients are clipped to this norm"""
+    use_rms_prop: bool | None = None
+    """A2C only: RMSprop; if not, Adam"""
     rms_prop_eps: Rate | None = None
     """A2C only: RMSprop's ε"""
     batch_size: Annotated[int, Parameter(validator=Number(gte=2))] | None = None

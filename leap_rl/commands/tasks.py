@@ -19,7 +19,7 @@ from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN
 
 _ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"A2C": A2C, "PPO": PPO}
-_ONLY = {"rms_prop_eps": "A2C", "batch_size": "PPO", "n_epochs": "PPO", "clip_range": "PPO"}
+_ONLY = {"use_rms_prop": "A2C", "rms_prop_eps": "A2C", "batch_size": "PPO", "n_epochs": "PPO", "clip_range": "PPO"}
 
 
 def algorithm(agent: AgentSettings) -> type[BaseAlgorithm]:

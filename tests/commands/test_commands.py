@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from stable_baselines3 import A2C
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim import Adam
 
 from leap_rl import Initialization, Mnih2013CNN
 from leap_rl.cli import _script, main
@@ -118,6 +120,14 @@ def test_train_starts_from_the_initialization_and_goes_on(agent_run: Path, meta_
     assert steps == sorted(set(steps)) and steps[-1] > 260
     assert main(["train", "--resume", str(longer)]) == 2
     assert "is finished" in capsys.readouterr().err
+
+
+def test_a2c_learns_with_adam_when_asked_to(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ["train", "--env", "CartPole-v1", "--timesteps", "160", "--agent.no-use-rms-prop", "--run-dir"]
+    assert main([*command, str(folder)]) == 0
+    assert isinstance(A2C.load(folder / "agent").policy.optimizer, Adam)
+    assert yaml.safe_load((folder / "settings.yaml").read_text())["train"]["agent"]["use-rms-prop"] is False
 
 
 def test_an_interrupted_train_withdraws_what_it_logged_after_its_last_agent(agent_run: Path) -> None:
@@ -263,6 +273,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("meta-train --games Pong --learner leab", "Choose from"),
         ("meta-train --games Pong --meta-batch-size 2", "there are 1 tasks"),
         ("meta-train --games Pong --agent.batch-size 64", "agent.batch-size is of PPO: A2C has none"),
+        ("train Pong --agent.algorithm PPO --agent.no-use-rms-prop", "agent.use-rms-prop is of A2C: PPO has none"),
         ("meta-train --games Pong --agent.network mlp", "nature or mnih2013"),
         ("meta-train --games Pong --agent.gamma 1.5", "Must be <= 1"),
         ("meta-train --games Pong --meta-optimizer sgd --learner finetuning", "finetuning keeps what it learned"),
