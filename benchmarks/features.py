@@ -1,0 +1,85 @@
+"""
+How much of its features an encoder still has: what is never positive is dead, and learns nothing any more.
+
+    python benchmarks/features.py atari-a2c-leap runs/1/initialization --game Assault
+    python benchmarks/features.py --quick
+
+On frames of a game under random play, for each initialization of the Nature network: the share of the filters of each
+convolution, and of the features, that are never positive; the features' effective rank, exp of the entropy of their
+singular values as shares of their sum (Roy and Vetterli, 2007); the norm of each layer's weights. Random weights come
+first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from report import parser
+from torch import Tensor, nn
+
+from leap_rl import AtariTasks, LeapA2C, make_atari_env
+from leap_rl.commands.initializations import load_initialization
+
+
+def frames(game: str, n: int) -> Tensor:
+    """Of random play, shape ``(n, 4, 84, 84)``, from 0 to 1: every fifth step of 8 environments."""
+    env = make_atari_env(game, 8, seed=0)
+    rng, seen = np.random.default_rng(0), [env.reset().copy()]
+    while 8 * len(seen) < n:
+        for _ in range(5):
+            observations = env.step(rng.integers(env.action_space.n, size=8))[0]  # type: ignore[attr-defined]
+        seen.append(observations.copy())  # type: ignore[union-attr]
+    env.close()
+    return torch.from_numpy(np.concatenate(seen)[:n]) / 255
+
+
+@torch.no_grad()
+def measure(encoder: nn.Module, images: Tensor) -> dict[str, list[float] | float]:
+    """
+    :param encoder: of the Nature network
+    :param images: as ``frames`` gives them
+    """
+    dead, norms, activations = [], [], images
+    for layer in (*encoder.cnn, *encoder.linear):  # type: ignore[misc]
+        activations = layer(activations)
+        if isinstance(layer, nn.ReLU):
+            largest = activations.amax(dim=[d for d in range(activations.ndim) if d != 1])
+            dead.append(float((largest <= 0).float().mean()))
+        elif hasattr(layer, "weight"):
+            norms.append(float(layer.weight.norm()))
+    shares = torch.linalg.svdvals(activations - activations.mean(dim=0))
+    shares = shares / shares.sum()
+    return {"dead": dead, "effective rank": float(torch.special.entr(shares).sum().exp()), "norms": norms}
+
+
+def main() -> None:
+    cli = parser(__doc__)
+    cli.add_argument("initializations", nargs="*", help="names of the zoo, or folders")
+    cli.add_argument("--game", default="Assault")
+    cli.add_argument("--frames", type=int, default=256)
+    args = cli.parse_args()
+    if args.quick:
+        args.frames = 32
+    try:
+        starts = {name: load_initialization(name) for name in args.initializations}
+    except ValueError as error:
+        cli.error(str(error))
+    images = frames(args.game, args.frames)
+    model = LeapA2C("CnnPolicy", make_atari_env(args.game, 1), device="cpu")
+    drawn = AtariTasks(LeapA2C, "CnnPolicy", [args.game], 1).draw_initialization("encoder", 0)
+    rows = {}
+    print(f"{args.game}\n\n| | dead: convolutions 1, 2, 3, features | effective rank | norms |\n|---|---|---|---|")
+    for name, start in {"random": drawn, **starts}.items():
+        start.apply_to(model)
+        row = rows[name] = measure(model.policy.features_extractor, images)
+        dead, norms = (", ".join(f"{value:.{d}f}" for value in row[k]) for k, d in (("dead", 2), ("norms", 1)))  # type: ignore[union-attr]
+        print(f"| {Path(name).name} | {dead} | {row['effective rank']:.1f} | {norms} |")
+    if args.json is not None:
+        args.json.write_text(json.dumps({"game": args.game, "frames": args.frames, "starts": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
