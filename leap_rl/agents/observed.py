@@ -50,6 +50,8 @@ class ObservedTraining(OnPolicyAlgorithm):
     """
 
     gradient_path: GradientPath | LookAhead | None
+    sped_up: list[str]
+    """What fast arithmetic found to be possible, in words."""
 
     def __init__(
         self,
@@ -82,10 +84,9 @@ class ObservedTraining(OnPolicyAlgorithm):
             self.learner = learner_from_settings(self.learner_settings)
         self.scope = self.scope or default_scope(self.policy)
         observed_parameters(self.policy, self.scope)
-        if self.arithmetic == "fast":
-            done = speed_up(self)
-            if self.verbose >= 1:
-                print(f"Fast arithmetic: {', '.join(done) or 'nothing that this hardware has'}")
+        self.sped_up = speed_up(self) if self.arithmetic == "fast" else []
+        if self.arithmetic == "fast" and self.verbose >= 1:
+            print(f"Fast arithmetic: {', '.join(self.sped_up) or 'nothing that this hardware has'}")
 
     def _setup_learn(
         self,
@@ -119,7 +120,14 @@ class ObservedTraining(OnPolicyAlgorithm):
             super().train()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "gradient_path", "learner", "_constructed_with", "_n_trained"]
+        return [
+            *super()._excluded_save_params(),
+            "gradient_path",
+            "learner",
+            "_constructed_with",
+            "_n_trained",
+            "sped_up",
+        ]
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         super().set_parameters(*args, **kwargs)

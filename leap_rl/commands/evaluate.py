@@ -14,10 +14,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 import zoo
-from leap_rl.agents import speed_up
+from leap_rl.agents import observed_algorithm
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
-from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
+from leap_rl.commands.tasks import algorithm, make_env, policy, task_kwargs
+from leap_rl.core import NoPretraining
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
 from leap_rl.transfer import Initialization
 
@@ -94,16 +95,17 @@ def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSetti
 
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
-    model = algorithm(settings.agent)(
+    model = observed_algorithm(algorithm(settings.agent))(
         policy(settings.agent, images=bool(settings.game)),
         env,
+        learner=NoPretraining(),
         seed=settings.seed,
         device=settings.device,
-        **algorithm_kwargs(settings.agent),
+        **task_kwargs(settings.agent),
     )
     initialization.apply_to(model, settings.head)
     if settings.agent.arithmetic == "fast":
-        print(f"Fast arithmetic: {', '.join(speed_up(model)) or 'nothing that this hardware has'}")
+        print(f"Fast arithmetic: {', '.join(model.sped_up) or 'nothing that this hardware has'}")
     print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)
     return model.learn(settings.timesteps)
 

@@ -12,11 +12,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
-from leap_rl.agents import speed_up
+from leap_rl.agents import observed_algorithm
 from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
-from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
+from leap_rl.commands.tasks import algorithm, make_env, policy, task_kwargs
+from leap_rl.core import NoPretraining
 from leap_rl.core.files import read_json, write_text
 from leap_rl.settings import TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
@@ -94,13 +95,20 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         kept = begun and begun / WATCHED
         watched = kept if kept and kept.is_file() else settings.watch / "results.json"
         from_scratch = random_starts(watched, settings)
-    kwargs = algorithm_kwargs(settings.agent)
+    kwargs = task_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))
+    kind = observed_algorithm(algorithm(settings.agent))  # SB3's bits in less time, and what it saves opens in SB3's
     folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
     env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
         if saved:
-            model = algorithm(settings.agent).load(saved[-1], env, device=settings.device)
+            model = kind.load(
+                saved[-1],
+                env,
+                device=settings.device,
+                learner=NoPretraining(),
+                arithmetic=settings.agent.arithmetic,
+            )
             if model.num_timesteps >= settings.timesteps:
                 if not (folder / "agent.zip").is_file():  # interrupted between the two
                     save_agent(model, folder / "agent.zip")
@@ -111,12 +119,14 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
                 )
             print(f"Going on in {folder} from the agent saved after {model.num_timesteps:,} steps, with new episodes")
         else:
-            model = algorithm(settings.agent)(policy_name, env, seed=settings.seed, device=settings.device, **kwargs)
+            model = kind(
+                policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs
+            )
             if initialization is not None:
                 initialization.apply_to(model, settings.head)
             print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}")
         if settings.agent.arithmetic == "fast":
-            print(f"Fast arithmetic: {', '.join(speed_up(model)) or 'nothing that this hardware has'}")
+            print(f"Fast arithmetic: {', '.join(model.sped_up) or 'nothing that this hardware has'}")
         saving = SaveAgent(folder / "agents", settings.save_freq)
         callbacks: list[BaseCallback] = [saving]
         if settings.freeze_encoder_steps:

@@ -233,6 +233,6 @@ def _progress_board(n_jobs: int) -> Iterator[np.memmap]:
     handle, name = tempfile.mkstemp(prefix="leap_rl-progress-")
     os.close(handle)
     try:
-        yield np.memmap(name, dtype=np.int64, mode="w+", shape=(n_jobs,))
+        yield np.memmap(name, dtype=np.int64, mode="w+", shape=(max(n_jobs, 1),))  # an empty file can't be mapped
     finally:
         os.unlink(name)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_vec_env
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import Adam
 
@@ -122,11 +124,17 @@ def test_train_starts_from_the_initialization_and_goes_on(agent_run: Path, meta_
     assert "is finished" in capsys.readouterr().err
 
 
-def test_a2c_learns_with_adam_when_asked_to(tmp_path: Path) -> None:
+def test_train_leaves_what_sb3_would_have_learned(tmp_path: Path) -> None:
+    """And learns with Adam when it is asked to."""
     folder = tmp_path / "run"
-    command = ["train", "--env", "CartPole-v1", "--timesteps", "160", "--agent.no-use-rms-prop", "--run-dir"]
-    assert main([*command, str(folder)]) == 0
-    assert isinstance(A2C.load(folder / "agent").policy.optimizer, Adam)
+    command = ["train", "--env", "CartPole-v1", "--timesteps", "320", "--agent.no-use-rms-prop", "--device", "cpu"]
+    assert main([*command, "--seed", "3", "--run-dir", str(folder)]) == 0
+    learned = A2C.load(folder / "agent", device="cpu").policy
+    assert isinstance(learned.optimizer, Adam)
+    env = make_vec_env("CartPole-v1", 16, seed=3)
+    sb3 = A2C("MlpPolicy", env, use_rms_prop=False, seed=3, device="cpu").learn(320).policy
+    for (name, p), q in zip(learned.named_parameters(), sb3.parameters(), strict=True):
+        assert torch.equal(p, q), name
     assert yaml.safe_load((folder / "settings.yaml").read_text())["train"]["agent"]["use-rms-prop"] is False
 
 
