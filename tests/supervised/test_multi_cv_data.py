@@ -299,8 +299,8 @@ def test_one_half_is_split_and_copies_stay_together(tmp_path: Path) -> None:
     read += [(x.numpy().tobytes(), int(y)) for x, y in zip(data.test, data.test_labels, strict=True)]
     written = [(np.stack([np.pad(x, 2)] * 3).tobytes(), int(y)) for x, y in zip(images, labels, strict=True)]
     assert sorted(read) == sorted(written)
-    _, copies = np.unique(data.train[:, 0].flatten(1).numpy(), axis=0, return_inverse=True)
-    assert len(set(copies.ravel().tolist())) < len(data.train)
+    copies = np.unique(data.train[:, 0].flatten(1).numpy(), axis=0, return_inverse=True)[1].ravel()
+    assert len(set(copies.tolist())) < len(data.train)
     assert len(set(zip(copies.tolist(), data.groups.tolist(), strict=True))) == len(set(copies.tolist()))
     assert len(data.groups.unique()) == len(set(copies.tolist()))
     # Not a choice of the moment, nor of names.
