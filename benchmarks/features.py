@@ -13,7 +13,6 @@ first.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,9 +64,9 @@ def main() -> None:
         args.frames = 32
     try:
         starts = {name: load_initialization(name) for name in args.initializations}
+        images = frames(args.game, args.frames)
     except ValueError as error:
         cli.error(str(error))
-    images = frames(args.game, args.frames)
     model = LeapA2C("CnnPolicy", make_atari_env(args.game, 1), device="cpu")
     drawn = AtariTasks(LeapA2C, "CnnPolicy", [args.game], 1).draw_initialization("encoder", 0)
     rows = {}
@@ -76,7 +75,7 @@ def main() -> None:
         start.apply_to(model)
         row = rows[name] = measure(model.policy.features_extractor, images)
         dead, norms = (", ".join(f"{value:.{d}f}" for value in row[k]) for k, d in (("dead", 2), ("norms", 1)))  # type: ignore[union-attr]
-        print(f"| {Path(name).name} | {dead} | {row['effective rank']:.1f} | {norms} |")
+        print(f"| {name} | {dead} | {row['effective rank']:.1f} | {norms} |")
     if args.json is not None:
         args.json.write_text(json.dumps({"game": args.game, "frames": args.frames, "starts": rows}, indent=1) + "\n")
 

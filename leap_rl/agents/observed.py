@@ -85,7 +85,12 @@ class ObservedTraining(OnPolicyAlgorithm):
         self.scope = self.scope or default_scope(self.policy)
         observed_parameters(self.policy, self.scope)
         self.sped_up = speed_up(self) if self.arithmetic == "fast" else []
-        if self.arithmetic == "fast" and self.verbose >= 1:
+        if self.verbose >= 1:
+            self.print_arithmetic()
+
+    def print_arithmetic(self) -> None:
+        """What fast arithmetic does on this hardware; of the exact one there is nothing to say."""
+        if self.arithmetic == "fast":
             print(f"Fast arithmetic: {', '.join(self.sped_up) or 'nothing that this hardware has'}")
 
     def _setup_learn(

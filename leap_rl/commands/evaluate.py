@@ -104,8 +104,7 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
         **task_kwargs(settings.agent),
     )
     initialization.apply_to(model, settings.head)
-    if settings.agent.arithmetic == "fast":
-        print(f"Fast arithmetic: {', '.join(model.sped_up) or 'nothing that this hardware has'}")
+    model.print_arithmetic()
     print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)
     return model.learn(settings.timesteps)
 

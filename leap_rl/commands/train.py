@@ -125,8 +125,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
             if initialization is not None:
                 initialization.apply_to(model, settings.head)
             print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}")
-        if settings.agent.arithmetic == "fast":
-            print(f"Fast arithmetic: {', '.join(model.sped_up) or 'nothing that this hardware has'}")
+        model.print_arithmetic()
         saving = SaveAgent(folder / "agents", settings.save_freq)
         callbacks: list[BaseCallback] = [saving]
         if settings.freeze_encoder_steps:
