@@ -17,7 +17,8 @@ Fast arithmetic is measured on a CPU that multiplies bfloat16, and a meta batch 
 beside SB3's A2C on that GPU with SubprocVecEnv) where there is one. What is not measured is said.
 
 The floor is the time of what can't be left out, each measured alone: the environments, a forward pass per step, a
-forward and backward pass and a step of the optimizer per update.
+forward and backward pass and a step of the optimizer per update. Beside it is what they take in turn, as learning has
+them: then each finds the caches full of the others' data, and threads that sleep.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ from leap_rl.threads import sleep_when_idle
 GAME = "Breakout"
 PPO_SETTINGS = {"n_steps": 128, "batch_size": 256, "n_epochs": 4}
 ENERGY = Leap(metric="energy")
+
+IN_TURN = "all in turn"
 
 Ways = dict[str, Callable[[], float]]
 """What is compared: each measures its figure."""
@@ -113,7 +116,7 @@ def meta_batch_rate(tasks: AtariTasks, engine: Engine, size: int = 4, device: st
 
 
 def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
-    """What measures the seconds per step of each part alone."""
+    """What measures the seconds per step of each part alone, and of all in turn."""
     model = ours(LeapA2C, n_envs)
     env = model.env
     assert env is not None
@@ -143,6 +146,16 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
     def optimizer(n: int = 20) -> float:
         return seconds(lambda: [policy.optimizer.step() for _ in range(n)]) / (n * len(many))
 
+    def update() -> None:
+        for _ in range(n_steps):
+            forward(1)
+            play(1)
+        evaluate()
+        policy.optimizer.step()
+
+    def in_turn(n: int = 10) -> float:
+        return seconds(lambda: [update() for _ in range(n)]) / (n * len(many))
+
     evaluate()
     play(300)  # until games end and begin anew, as they do while an agent learns
     return {
@@ -150,6 +163,7 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
         "forward": forward,
         "forward + backward": forward_backward,
         "optimizer": optimizer,
+        IN_TURN: in_turn,
     }
 
 
@@ -204,7 +218,7 @@ def main() -> None:
     if not args.quick:
         figures["A2C meta batch, one process, once"] = meta_batch_rate(a2c_batch, InProcess())
     threads, processes = f"{cores} threads", f"{cores} processes of 1 thread, visits of {args.visit:,} steps"
-    per_step = {name: figures[name] for name in parts}
+    per_step = {name: figures[name] for name in parts if name != IN_TURN}
     a2c_rival = max(figure for name, figure in figures.items() if name.startswith("A2C, "))
     rows = [
         Row("a2c-one-game", figures["LeapA2C"], a2c_rival, "steps/s", 1.3, threads),
@@ -227,7 +241,8 @@ def main() -> None:
         on_gpu = figures["GPU: A2C meta batch"], figures["GPU: A2C, SubprocVecEnv"]
         rows.append(Row("gpu-meta-batch", *on_gpu, "steps/s", 5.0, processes))
     notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items() if name not in parts}
-    per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - sum(per_step.values())
+    per_step["lost where they take turns"] = figures[IN_TURN] - sum(per_step.values())
+    per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - figures[IN_TURN]
     notes |= {f"LeapA2C, {name}": f"{1e6 * part:,.0f} µs per step" for name, part in per_step.items()}
     for row, is_measured in (("a2c-one-game-fast, a2c-meta-batch-fast", is_fast), ("gpu-meta-batch", has_gpu)):
         if not is_measured:
