@@ -328,9 +328,10 @@ class MetaTrainer:
         current = self._current()
         if self._average:
             current.parameters = {name: self._average[name].clone() for name in current.parameters}
+        learned_from = {row["name"] for step in self.history for row in step["tasks"] if row["status"] == "ok"}
         current.config = {
             **self._theta.config,
-            "tasks": self._task_names,
+            "tasks": [name for name in self._task_names if name in learned_from],
             "learner": self.learner.settings(),
             "meta_optimizer": self._optimizer_settings(),
             "meta_batch_size": self.meta_batch_size,

@@ -293,6 +293,7 @@ def test_a_process_that_is_not_finite_is_left_out(caplog: Any) -> None:
     assert all(t.isfinite().all() for t in meta.initialization.parameters.values())
     statuses = {row["name"]: row["status"] for row in meta.history[-1]["tasks"]}
     assert statuses["quadratic-1"] == "non_finite" and list(statuses.values()).count("ok") == 3
+    assert meta.initialization.config["tasks"] == ["quadratic-0", "quadratic-2", "quadratic-3"]
 
 
 def test_a_task_that_fails_twice_is_left_out_and_recorded(tmp_path: Path) -> None:
