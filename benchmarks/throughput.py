@@ -218,7 +218,8 @@ def main() -> None:
     if not args.quick:
         figures["A2C meta batch, one process, once"] = meta_batch_rate(a2c_batch, InProcess())
     threads, processes = f"{cores} threads", f"{cores} processes of 1 thread, visits of {args.visit:,} steps"
-    per_step = {name: figures[name] for name in parts if name != IN_TURN}
+    per_step = {name: figures[name] for name in parts}
+    in_turn = per_step.pop(IN_TURN)
     a2c_rival = max(figure for name, figure in figures.items() if name.startswith("A2C, "))
     rows = [
         Row("a2c-one-game", figures["LeapA2C"], a2c_rival, "steps/s", 1.3, threads),
@@ -241,8 +242,8 @@ def main() -> None:
         on_gpu = figures["GPU: A2C meta batch"], figures["GPU: A2C, SubprocVecEnv"]
         rows.append(Row("gpu-meta-batch", *on_gpu, "steps/s", 5.0, processes))
     notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items() if name not in parts}
-    per_step["lost where they take turns"] = figures[IN_TURN] - sum(per_step.values())
-    per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - figures[IN_TURN]
+    per_step["lost where they take turns"] = in_turn - sum(per_step.values())
+    per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - in_turn
     notes |= {f"LeapA2C, {name}": f"{1e6 * part:,.0f} µs per step" for name, part in per_step.items()}
     for row, is_measured in (("a2c-one-game-fast, a2c-meta-batch-fast", is_fast), ("gpu-meta-batch", has_gpu)):
         if not is_measured:

@@ -17,7 +17,7 @@ import zoo
 from leap_rl.agents import observed_algorithm
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
-from leap_rl.commands.tasks import algorithm, make_env, policy, task_kwargs
+from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
 from leap_rl.transfer import Initialization
@@ -101,7 +101,7 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
         learner=NoPretraining(),
         seed=settings.seed,
         device=settings.device,
-        **task_kwargs(settings.agent),
+        **algorithm_kwargs(settings.agent),
     )
     initialization.apply_to(model, settings.head)
     model.print_arithmetic()

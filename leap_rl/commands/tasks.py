@@ -38,7 +38,7 @@ def policy(agent: AgentSettings, images: bool) -> str:
 
 def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
     """
-    What is given, as the algorithm's constructor takes it.
+    What is given, as the constructor of the observed algorithm takes it.
 
     :raises ValueError: for what the algorithm does not have
     """
@@ -53,12 +53,9 @@ def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
     if agent.network == "mnih2013":
         # SB3 puts two hidden layers between any extractor but NatureCNN and the heads, unless told not to.
         kwargs["policy_kwargs"] = {"features_extractor_class": Mnih2013CNN, "net_arch": []}
+    if agent.arithmetic == "fast":
+        kwargs["arithmetic"] = "fast"
     return kwargs
-
-
-def task_kwargs(agent: AgentSettings) -> dict[str, Any]:
-    """The same for a task, whose algorithm is observed and may compute faster."""
-    return {**algorithm_kwargs(agent), **({"arithmetic": "fast"} if agent.arithmetic == "fast" else {})}
 
 
 def atari_kwargs(atari: AtariSettings) -> dict[str, Any]:
@@ -81,7 +78,7 @@ def make_tasks(
     """
     if bool(games) == bool(envs):
         raise ValueError(f"give either games or envs, not {'both' if games else 'neither'}")
-    kind, kwargs = algorithm(agent), task_kwargs(agent)
+    kind, kwargs = algorithm(agent), algorithm_kwargs(agent)
     if games:
         names = [name for game in games for name in POOLS.get(game, (game,))]
         return AtariTasks(

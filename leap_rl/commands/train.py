@@ -16,7 +16,7 @@ from leap_rl.agents import observed_algorithm
 from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
-from leap_rl.commands.tasks import algorithm, make_env, policy, task_kwargs
+from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.core.files import read_json, write_text
 from leap_rl.settings import TrainSettings, as_dict, write_settings
@@ -95,7 +95,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         kept = begun and begun / WATCHED
         watched = kept if kept and kept.is_file() else settings.watch / "results.json"
         from_scratch = random_starts(watched, settings)
-    kwargs = task_kwargs(settings.agent)
+    kwargs = algorithm_kwargs(settings.agent)
     policy_name = policy(settings.agent, images=bool(settings.game))
     kind = observed_algorithm(algorithm(settings.agent))  # SB3's bits in less time, and what it saves opens in SB3's
     folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
