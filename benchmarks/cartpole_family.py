@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from report import at_least_one
 
 from leap_rl import EnvTasks, Initialization, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
 from leap_rl.agents.cartpole import Variants, cartpole_family
@@ -125,10 +126,10 @@ def main() -> None:
     parser.add_argument(
         "--recipes", nargs="+", choices=RECIPES, default=["finetune", "reptile", "length-0.005-adam-0.05"]
     )
-    parser.add_argument("--seeds", type=int, default=3, help="meta-training seeds")
+    parser.add_argument("--seeds", type=at_least_one, default=3, help="meta-training seeds")
     parser.add_argument("--validate", action="store_true", help="score on the validation variants, one seed each")
     parser.add_argument("--folder", type=Path, default=Path("runs/cartpole_family"))
-    parser.add_argument("--workers", type=int, default=None, help="processes; 1 runs in this one")
+    parser.add_argument("--workers", type=at_least_one, default=None, help="processes; 1 runs in this one")
     args = parser.parse_args()
     engine: Engine = InProcess() if args.workers == 1 else Workers(args.workers)
     kind: Variants = "validation" if args.validate else "test"

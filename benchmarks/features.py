@@ -16,7 +16,7 @@ import json
 
 import numpy as np
 import torch
-from report import parser
+from report import at_least_one, parser
 from torch import Tensor, nn
 
 from leap_rl import AtariTasks, LeapA2C, make_atari_env
@@ -58,7 +58,7 @@ def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("initializations", nargs="*", help="names of the zoo, or folders")
     cli.add_argument("--game", default="Assault")
-    cli.add_argument("--frames", type=int, default=256)
+    cli.add_argument("--frames", type=at_least_one, default=256)
     args = cli.parse_args()
     if args.quick:
         args.frames = 32

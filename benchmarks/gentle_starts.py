@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import machine, parser
+from report import at_least_one, machine, parser
 
 import zoo
 from leap_rl import AtariTasks, Initialization, LeapA2C
@@ -46,8 +46,8 @@ def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--init", default="atari-a2c-leap", help="a name of the zoo, or a folder")
     cli.add_argument("--game", default="Assault")
-    cli.add_argument("--steps", type=int, default=48_000)
-    cli.add_argument("--seeds", type=int, default=3)
+    cli.add_argument("--steps", type=at_least_one, default=48_000)
+    cli.add_argument("--seeds", type=at_least_one, default=3)
     cli.add_argument("--runs", type=Path, default=Path("runs/gentle_starts"), help="where runs are kept")
     cli.add_argument("--figure", type=Path, help="draw the learning curves")
     args = cli.parse_args()

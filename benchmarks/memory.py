@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 import torch
-from report import Row, parser, publish
+from report import Row, at_least_one, parser, publish
 from stable_baselines3.common.callbacks import BaseCallback
 
 from leap_rl import Leap, LeapA2C, make_atari_env
@@ -37,7 +37,7 @@ class ResidentSize(BaseCallback):
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.add_argument("--steps", type=int, default=500_000)
+    cli.add_argument("--steps", type=at_least_one, default=500_000)
     args = cli.parse_args()
     steps = 10_000 if args.quick else args.steps
     sizes = ResidentSize([steps * i // 5 for i in range(1, 6)])

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from report import Row, parser, publish
+from report import Row, at_least_one, parser, publish
 from torch import Tensor
 
 from leap_rl import GradientPath, Leap, LeapA2C, NoPretraining, make_atari_env
@@ -83,8 +83,8 @@ def hooks_timed(path: GradientPath) -> Iterator[list[float]]:
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.add_argument("--steps", type=int, default=4_000, help="per measurement")
-    cli.add_argument("--repeats", type=int, default=7)
+    cli.add_argument("--steps", type=at_least_one, default=4_000, help="per measurement")
+    cli.add_argument("--repeats", type=at_least_one, default=7)
     args = cli.parse_args()
     if args.quick:
         args.steps, args.repeats = 800, 2

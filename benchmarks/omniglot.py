@@ -21,6 +21,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from report import at_least_one
 from torch import Tensor, nn
 
 from leap_rl.core import Engine, GradientPath, InProcess, Job, Leap, Workers
@@ -98,8 +99,8 @@ def own_share(tasks: Alphabets) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default=str(default_data_dir()), help="of Omniglot")
-    parser.add_argument("--updates", type=int, default=50, help="of each task, per measurement")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--updates", type=at_least_one, default=50, help="of each task, per measurement")
+    parser.add_argument("--repeats", type=at_least_one, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     cores = torch.get_num_threads()

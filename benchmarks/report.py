@@ -71,6 +71,17 @@ def machine() -> dict[str, Any]:
     }
 
 
+def at_least_one(text: str) -> int:
+    """
+    Type of an argument that counts: of no repeats, say, there is no median, which only shows after the runs.
+
+    :raises ArgumentTypeError: if it is less than 1
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return int(text)
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--quick", action="store_true", help="under 60 seconds; noisy")

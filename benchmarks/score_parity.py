@@ -20,13 +20,13 @@ from pathlib import Path
 import ale_py
 import gymnasium as gym
 import numpy as np
-from report import machine, parser
+from report import at_least_one, machine, parser
 from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
 from leap_rl.agents import EnvTask
-from leap_rl.atari import PREPROCESSING_VERSION
+from leap_rl.atari import PREPROCESSING_VERSION, game_name
 from leap_rl.core import Job, JobsProgress, Workers
 from leap_rl.core.files import json_number, write_text
 from leap_rl.evaluation.statistics import estimate
@@ -60,11 +60,15 @@ def preprocessing(way: str) -> str:
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--games", nargs="+", default=GAMES)
-    cli.add_argument("--steps", type=int, default=500_000)
-    cli.add_argument("--seeds", type=int, default=5)
+    cli.add_argument("--steps", type=at_least_one, default=500_000)
+    cli.add_argument("--seeds", type=at_least_one, default=5)
     cli.add_argument("--fast", action="store_true", help="fast arithmetic, too")
     cli.add_argument("--scores", type=Path, default=SCORES, metavar="FILE", help="of the runs that ended")
     args = cli.parse_args()
+    try:
+        args.games = [game_name(game) for game in args.games]
+    except ValueError as error:
+        cli.error(str(error))
     n_envs = 16
     if args.quick:
         # A game whose episodes are short, and few environments, so that some end.

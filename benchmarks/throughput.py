@@ -34,7 +34,7 @@ import ale_py
 import gymnasium as gym
 import numpy as np
 import torch
-from report import Row, alternate, parser, publish, seconds
+from report import Row, alternate, at_least_one, parser, publish, seconds
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_env
@@ -169,9 +169,9 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.add_argument("--steps", type=int, default=2_048, help="per measurement of one game")
-    cli.add_argument("--visit", type=int, default=16_384, help="steps on each game of a meta batch")
-    cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--steps", type=at_least_one, default=2_048, help="per measurement of one game")
+    cli.add_argument("--visit", type=at_least_one, default=16_384, help="steps on each game of a meta batch")
+    cli.add_argument("--repeats", type=at_least_one, default=3)
     cli.add_argument("--no-ppo", action="store_true", help="A2C alone, in a third of the time")
     args = cli.parse_args()
     sleep_when_idle()  # as leap-rl does; for every way, each of which is a process of its own

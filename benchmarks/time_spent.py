@@ -16,7 +16,7 @@ import pstats
 import time
 
 import torch
-from report import machine
+from report import at_least_one, machine
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_env
@@ -62,7 +62,7 @@ def spent(model: BaseAlgorithm, steps: int) -> dict[str, float]:
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--steps", type=int, default=8_000)
+    cli.add_argument("--steps", type=at_least_one, default=8_000)
     steps = cli.parse_args().steps
     torch.set_num_threads(1)
     wrapped = VecFrameStack(sb3_make_atari_env("BreakoutNoFrameskip-v4", n_envs=16, seed=0), 4)

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 EXTRAS = {
     "huggingface_hub": "hub",
@@ -44,6 +44,8 @@ def exit_code(program: str, command: Callable[[], object]) -> int:
         if error.name not in EXTRAS:
             raise
         message, code = f"{error.name} is not installed: pip install 'leap-rl[{EXTRAS[error.name]}]'", 2
+    except UnusedCliTokensError as error:
+        message, code = f"no option before {' '.join(error.unused_tokens or ())}: --help lists them", 2
     except (CycloptsError, ValueError) as error:
         message, code = str(error), 2
     except (OSError, RuntimeError) as error:

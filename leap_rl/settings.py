@@ -112,8 +112,7 @@ class MetaTrainSettings:
     meta_batch_size: Positive | None = None
     """games per meta step; without it all"""
     learner: Literal["leap", "reptile", "fomaml", "finetuning"] = "leap"
-    """the meta-learner; finetuning trains one game after the other. There is no MAML: an SB3 agent does not expose its
-    learning process as a function of its parameters"""
+    """the meta-learner; finetuning trains one game after the other (no MAML: it differentiates through learning)"""
     leap: LeapSettings = field(default_factory=LeapSettings)
     """how Leap sums a gradient path"""
     meta_optimizer: Literal["adam", "sgd"] | None = None

@@ -318,6 +318,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("evaluate nowhere --game Pong", "neither a run folder"),
         ("show nowhere", "nowhere is no run folder"),
         ("play", "Unknown command"),
+        ("meta-train Pong Breakout", "no option before Pong Breakout"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
