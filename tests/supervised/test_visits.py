@@ -13,10 +13,10 @@ from torch import nn
 
 from leap_rl.core import InProcess, Job, NoPretraining
 from leap_rl.core.checkpoint import CheckpointError
-from supervised.hat import HAT, S_MAX
+from supervised.hat import HAT, S_MAX, GatedClassifier
 from supervised.networks import Classifier, ConvNet
 from supervised.progressive import ProgressiveNet
-from supervised.tasks import ClassificationTask, Images
+from supervised.tasks import ClassificationTask, Images, Minibatches
 from supervised.visits import NextTask, TaskNetwork, VisitsTrainer
 
 SMALL = {"image_size": 8, "n_blocks": 2, "n_filters": 8}
@@ -95,7 +95,7 @@ def test_hat_without_protection_would_not() -> None:
 
 def test_hat_gradients_against_the_formulas() -> None:
     network = hat(n=3).double()
-    network.gates[0], network.gates[1] = torch.rand(2, 8), torch.rand(2, 8)
+    network.gates.copy_(torch.rand(3, 2, 8))  # its own, of an earlier visit, too
     claimed = torch.maximum(network.gates[0], network.gates[1])
     model = network.of_task(2)
     x, y = torch.randn(10, 3, 8, 8, dtype=torch.float64), torch.randint(CLASSES, (10,))
@@ -128,6 +128,56 @@ def test_hat_gradients_against_the_formulas() -> None:
         torch.testing.assert_close(p.grad, expected, msg=name)
 
 
+def test_hat_learns_by_the_steps_of_its_paper() -> None:
+    """One update written out: compensated and clipped gradients, the penalty, and embeddings that stay small."""
+    task = blobs(1, updates=1)[0]
+    networks = hat(), hat()
+    for network in networks:
+        network.gates[1] = torch.linspace(0, 1, 16).view(2, 8)
+        network.embeddings[0].data.mul_(10)
+    learned, expected = (network.of_task(0) for network in networks)
+    task.learn(learned, Minibatches(task, 3, False, torch.device("cpu")), None, lambda steps: None)
+    x, y = Minibatches(task, 3, False, torch.device("cpu")).next()
+    expected.before_update(0.0)
+    (nn.functional.cross_entropy(expected(x), y) + expected.penalty()).backward()
+    expected.before_step()
+    with torch.no_grad():
+        for p in expected.parameters():
+            assert p.grad is not None
+            p -= task.learning_rate * p.grad
+        assert expected.encoder.embedding.abs().max() > 6
+        expected.encoder.embedding.clamp_(-6, 6)
+    for (name, p), q in zip(learned.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
+def test_hat_clips_what_compensation_makes_too_large() -> None:
+    model = hat().of_task(0)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e3)
+    model.before_step()
+    norm = sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None) ** 0.5
+    assert norm == pytest.approx(10_000, rel=1e-3)
+
+
+def test_hat_anneals_its_gates_within_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(GatedClassifier, "after_step", lambda model: seen.append(model.encoder.s))
+    VisitsTrainer(hat(), blobs(2, updates=12), order=[0]).learn()
+    one_pass = torch.linspace(1 / S_MAX, S_MAX, 6).tolist()
+    assert seen == pytest.approx(one_pass * 2)
+
+
+def test_hat_lets_a_task_have_what_none_has_claimed_yet() -> None:
+    network = hat()
+    assert (network.of_task(0).free == 1).all()
+    VisitsTrainer(network, blobs(2), order=[0]).learn()
+    assert (network.of_task(0).free == 1).all()
+    assert torch.equal(network.of_task(1).free, 1 - network.gates[0])
+    network.add_task(CLASSES)
+    assert torch.equal(network.of_task(1).free, 1 - network.gates[0])
+
+
 def test_hat_gates_end_open_or_shut_and_embeddings_stay_small() -> None:
     model = hat().of_task(0)
     model.before_update(0.0)
@@ -148,6 +198,7 @@ def test_progressive_nets_freeze_earlier_columns_and_learn_the_laterals() -> Non
     trainer = VisitsTrainer(network, blobs(3), order=[0, 1, 2], seed=0).learn(2)
     before = [logits(network, 0), logits(network, 1)]
     parts = {name: t.clone() for name, t in network.state_dict().items()}
+    network.train()  # which `logits` has ended; earlier columns keep their running statistics nevertheless
     trainer.learn()
     assert torch.equal(logits(network, 0), before[0]) and torch.equal(logits(network, 1), before[1])
     for name, t in network.state_dict().items():
