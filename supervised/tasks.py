@@ -204,6 +204,11 @@ class ClassificationTask(Task):
             last = error_values[-minibatches.per_pass :].mean()
             curve.steps, curve.values = np.append(steps, steps[-1] + 1), np.append(error_values, last)
         every = max(1, self.updates // LOGS_PER_PROCESS)
+
+        def since(values: np.ndarray, i: int) -> float:
+            """Mean since the last point: one minibatch alone is mostly noise."""
+            return float(values[i - every : i].mean())
+
         finite = math.isfinite(loss) and all(g.isfinite().all() for g in (meta_gradient or {}).values())
         return TaskResult(
             name=self.name,
@@ -215,8 +220,11 @@ class ClassificationTask(Task):
             status="ok" if finite else "non_finite",
             scores=scores,
             log=[
-                (int(steps[i]), {"train/loss": float(loss_values[i]), "train/error": float(error_values[i])})
-                for i in range(every - 1, len(losses), every)
+                *(
+                    (int(steps[i - 1]), {"train/loss": since(loss_values, i), "train/error": since(error_values, i)})
+                    for i in range(every, len(losses) + 1, every)
+                ),
+                (int(steps[-1]), {f"score/{name}": score for name, score in scores.items()}),
             ],
             final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
         )

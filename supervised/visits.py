@@ -126,7 +126,7 @@ class VisitsTrainer:
         logger.record(f"train/loss/{task.name}", losses.mean().item())
         logger.record(f"train/error/{task.name}", errors.mean().item())
         for name, figure in figures.items():
-            logger.record(f"network/{name}", figure)
+            logger.record(f"network/{name}/{task.name}", figure)
         logger.dump(self.n_visits)
         if self.checkpoints is not None:
             state = {"tasks": [t.name for t in self.tasks], "order": self.order, "n_visits": self.n_visits}

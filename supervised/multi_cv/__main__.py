@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 app = App("supervised.multi_cv", help="Multi-CV with the learners that the paper compares.", version_flags=())
 
 Preset = Literal["quick", "cpu", "paper"]
-# Meta steps, meta batch, passes over the held-out data set, batch, images at most. Paper: appendix E has meta batches
-# of 10 and early stopping; meta steps, passes and batch are ours. cpu: what 2 cores do in a night. quick: some minutes.
-PRESETS: dict[str, tuple[int, int, int, int, int | None]] = {
-    "quick": (2, 2, 2, 32, 400),
-    "cpu": (10, 5, 10, 64, 3000),
-    "paper": (200, 10, 100, 64, None),
+# Paper: appendix E has meta batches of 10 and early stopping; meta steps, passes and batch are ours. cpu: what 2 cores
+# do in a night. quick: some minutes.
+PRESETS: dict[str, dict[str, int | None]] = {
+    "quick": {"meta_steps": 2, "meta_batch_size": 2, "passes": 2, "batch_size": 32, "limit": 400},
+    "cpu": {"meta_steps": 10, "meta_batch_size": 5, "passes": 10, "batch_size": 64, "limit": 3000},
+    "paper": {"meta_steps": 200, "meta_batch_size": 10, "passes": 100, "batch_size": 64, "limit": None},
 }
-LEARNERS = ("none", "leap", "reptile", "multihead", "hat", "progressive")
+LEARNERS = ("none", "leap", "leap-sgd", "reptile", "multihead", "hat-none", "hat", "progressive")
 EngineName = Literal["workers", "in-process"]
 
 
@@ -56,7 +56,8 @@ def train(
     :param data_dir: of the data sets; without it $LEAP_RL_DATA, or leap_rl's folder in the user's cache
     :param download: those data sets that are not there, with torchvision; it has neither notmnist nor facescrub
     :param preset: quick, cpu or paper: meta steps, meta batch, passes, batch, limit
-    :param learners: none, leap, reptile, multihead, hat, progressive, hat-sequential, progressive-sequential
+    :param learners: none, leap, leap-sgd, reptile, multihead, hat-none, hat, progressive, and hat-sequential and
+        progressive-sequential
     :param held_out: data sets, each held out in turn; without it all that are there, of the preset quick the first
     :param seeds: of the runs
     :param meta_steps: in place of the preset's
@@ -91,19 +92,17 @@ def train(
             f"{data} holds {', '.join(there) or 'none'} of the data sets, at least two are needed: "
             + "; ".join(f"{name}: {d.how.format(data_dir=data)}" for name, d in DATA_SETS.items() if name not in there)
         )
-    defaults = PRESETS[preset]
+    given = {"meta_steps": meta_steps, "meta_batch_size": meta_batch_size, "passes": passes}
+    given |= {"batch_size": batch_size, "limit": limit}
+    budget: dict[str, Any] = PRESETS[preset] | {setting: value for setting, value in given.items() if value is not None}
     runs = [
         Run(
-            str(data),
-            learner,
-            name,
-            tuple(other for other in there if other != name),
-            seed,
-            meta_steps or defaults[0],
-            meta_batch_size or defaults[1],
-            passes or defaults[2],
-            batch_size or defaults[3],
-            limit or defaults[4],
+            data_dir=str(data),
+            learner=learner,
+            held_out=name,
+            pretraining=tuple(other for other in there if other != name),
+            seed=seed,
+            **budget,
         )
         for seed in seeds
         for name in held_out or (there[:1] if preset == "quick" else there)

@@ -113,11 +113,11 @@ def available(data_dir: str) -> list[str]:
     """
     Names of the data sets that are there, none of which is read for it.
 
-    :raises MultiCVError: if a folder of a data set's name holds something else
+    :raises MultiCVError: if a folder of a data set's name holds something else, or a download is not whole
     """
     names = [name for name in DATA_SETS if _found(Path(data_dir), name) is not None]
     for name in DATA_SETS:
-        if name not in names and _inside(Path(data_dir) / name):
+        if name not in names and (_inside(Path(data_dir) / name) or _begun(Path(data_dir), name)):
             raise MultiCVError(_missing(Path(data_dir), name))
     return names
 
@@ -207,9 +207,18 @@ def _missing(data_dir: Path, name: str) -> str:
     ]
     inside = _inside(data_dir / name)
     instead = f" ({data_dir / name} has only {', '.join(inside[:3])}{' …' * (len(inside) > 3)})" if inside else ""
+    begun = _begun(data_dir, name)
+    if begun and not inside:
+        instead = f" (of which there is only {', '.join(begun)})"
     how = description.how.format(data_dir=data_dir)
     looked_for = f"{', '.join(places[:-1])} or {places[-1]}"
     return f"no {description.title} in {data_dir}: looked for {looked_for}{instead}. To have it there: {how}"
+
+
+def _begun(data_dir: Path, name: str) -> list[str]:
+    """What there is of torchvision's download: files, or the folders that hold them."""
+    parts = {Path(part).parts[0] for part in DATA_SETS[name].download} - {name}
+    return sorted(part for part in parts if (data_dir / part).exists())
 
 
 def _inside(folder: Path) -> list[str]:

@@ -27,45 +27,50 @@ from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.trainer import Sampling, sample_batch
 from supervised.hat import CAPACITY, HAT, S_MAX
 from supervised.multi_cv.data import DATA_SETS, load
-from supervised.multi_cv.tasks import LEARNING_RATE, VALIDATION, DataSets
+from supervised.multi_cv.tasks import LEARNING_RATE, PATIENCE, VALIDATION, DataSets
 from supervised.multihead import MultiHeadTrainer
 from supervised.progressive import ProgressiveNet
 from supervised.runs import check_folder, evaluate, open_folder, read_runs
 from supervised.visits import NextTask, TaskNetwork, VisitsTrainer
 
 # Appendix E, and section 4.2 for the metric. λ, and Reptile's meta optimizer, are ours. SGD needs no update skipped.
-META_LEARNERS: dict[str, MetaLearner] = {
-    "leap": Leap(metric="energy", loss_scale="auto", skip_updates=0),
-    "reptile": Reptile(),
+LEAP = Leap(metric="energy", loss_scale="auto", skip_updates=0)
+META_LEARNERS: dict[str, tuple[MetaLearner, type[torch.optim.Optimizer], float]] = {
+    "leap": (LEAP, torch.optim.Adam, 0.01),
+    "leap-sgd": (LEAP, torch.optim.SGD, 0.5),
+    "reptile": (Reptile(), torch.optim.SGD, 1.0),
 }
-META_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
-    "leap": (torch.optim.Adam, 0.01),
-    "reptile": (torch.optim.SGD, 1.0),
-}
-"""Class and rate. Leap's: appendix E. Reptile's: its own rule, better for it than Adam (docs/multi-cv.md)."""
+"""With meta optimizer and rate. Leap's: appendix E. Those with SGD are ours (docs/multi-cv.md)."""
 SAMPLING: Sampling = "with_replacement"
 META_PATIENCE = 10
 """Meta batches without a better validation error (appendix E); what is its error is ours, see ``EarlyStopping``."""
 
 TASK_NETWORKS: dict[str, Callable[..., TaskNetwork]] = {
+    "hat-none": HAT,
     "hat": HAT,
     "progressive": partial(ProgressiveNet, lateral="all"),
     "hat-sequential": HAT,
     "progressive-sequential": partial(ProgressiveNet, lateral="earlier"),
 }
+WITHOUT_PRETRAINING = ("none", "hat-none")
+"""``hat-none``: HAT's gated network as it is drawn, to tell what gates cost from what is carried over. Progressive Nets
+without other columns are the network of ``none``."""
 SEQUENTIAL = ("hat-sequential", "progressive-sequential")
 """One visit to each data set, of as many passes as others make over all visits: as the papers of HAT and Progressive
 Nets have it. Flennerhag et al. compare what revisits tasks, one pass at a time."""
 LEARNERS = ("none", *META_LEARNERS, "multihead", *TASK_NETWORKS)
 
-CONSTANTS: dict[str, object] = {
-    "learning_rate": LEARNING_RATE,
-    "validation": VALIDATION,
-    "meta_learners": {name: learner.settings() for name, learner in META_LEARNERS.items()},
-    "meta_optimizers": {name: [kind.__name__, rate] for name, (kind, rate) in META_OPTIMIZERS.items()},
-    "hat": {"s_max": S_MAX, "capacity": CAPACITY},
-}
-"""Kept with every run, so that none is gone on with, or compared, under others."""
+CONSTANTS: dict[str, object] = {"learning_rate": LEARNING_RATE, "validation": VALIDATION, "patience": PATIENCE}
+"""Of all runs. Kept with each, as its learner's are, so that none is gone on with, or compared, under others."""
+
+
+def learner_constants(learner: str) -> dict[str, object]:
+    """Kept with the runs of one learner."""
+    if learner in META_LEARNERS:
+        meta_learner, meta_optimizer_class, meta_learning_rate = META_LEARNERS[learner]
+        constants: dict[str, object] = {"meta_learner": meta_learner.settings(), "meta_patience": META_PATIENCE}
+        return constants | {"meta_optimizer": meta_optimizer_class.__name__, "meta_learning_rate": meta_learning_rate}
+    return {"s_max": S_MAX, "capacity": CAPACITY} if learner.startswith("hat") else {}
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class Run:
         data = {name: load(self.data_dir, name) for name in (self.held_out, *self.pretraining)}
         sizes = {name: [len(d.train), len(d.test)] for name, d in data.items()}
         settings = asdict(self) | {"images": sizes, "constants": CONSTANTS}
+        settings["learner_constants"] = learner_constants(self.learner)
         del settings["data_dir"]
         if self.learner not in SEQUENTIAL:
             del settings["meta_steps"]
@@ -128,7 +134,7 @@ class Run:
     @property
     def visits(self) -> int:
         """To data sets, of one pass each, in pretraining."""
-        return 0 if self.learner == "none" else self.meta_steps * self.meta_batch_size
+        return 0 if self.learner in WITHOUT_PRETRAINING else self.meta_steps * self.meta_batch_size
 
     def data_sets(self) -> tuple[DataSets, DataSets]:
         """To learn from, and the one that is held out."""
@@ -216,24 +222,19 @@ def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_
             joint.learn(budget - joint.n_updates, progress_bar)
         start, images = joint.initialization, joint.n_updates * run.batch_size
     elif run.learner in TASK_NETWORKS:
-        order = list(range(len(tasks)))
-        if run.learner not in SEQUENTIAL:  # the visits of the meta-learners
-            batches = [
-                sample_batch(run.seed, meta_step, len(tasks), run.meta_batch_size, SAMPLING)
-                for meta_step in range(run.meta_steps)
-            ]
-            order = list(chain.from_iterable(batches))
+        order = _visits(run, tasks)
         trainer = VisitsTrainer(_task_network(run), tasks.tasks, order, folder, tensorboard / run.learner, run.seed)
-        trainer.learn(progress_bar=progress_bar)
+        if order:
+            trainer.learn(progress_bar=progress_bar)
         start, images = trainer.initialization, trainer.images
     else:
         if Checkpoints(folder).steps():
             meta = MetaTrainer.load(folder, tasks, engine=engine)
         else:
-            meta_optimizer_class, meta_learning_rate = META_OPTIMIZERS[run.learner]
+            meta_learner, meta_optimizer_class, meta_learning_rate = META_LEARNERS[run.learner]
             meta = MetaTrainer(
                 tasks,
-                META_LEARNERS[run.learner],
+                meta_learner,
                 run.meta_batch_size,
                 scope="encoder",
                 meta_optimizer_class=meta_optimizer_class,
@@ -249,6 +250,15 @@ def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_
         start, images = meta.initialization, meta.num_timesteps
     start.config["images"] = images
     return start
+
+
+def _visits(run: Run, tasks: DataSets) -> list[int]:
+    """Of data sets by a network for many tasks: one to each, or those of the meta-learners."""
+    if run.learner in SEQUENTIAL:
+        return list(range(len(tasks)))
+    meta_steps = range(run.meta_steps if run.visits else 0)
+    batches = [sample_batch(run.seed, i, len(tasks), run.meta_batch_size, SAMPLING) for i in meta_steps]
+    return list(chain.from_iterable(batches))
 
 
 def _task_network(run: Run) -> TaskNetwork:

@@ -15,9 +15,12 @@ from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
 from supervised.intervals import difference_cell, mean_cell
 from supervised.multi_cv.data import DATA_SETS
-from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL, Run
+from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
 from supervised.runs import missing_runs, read_runs
 
+SHARED = ("meta_batch_size", "passes", "batch_size", "limit")
+KEPT = ("learner", "held_out", "pretraining", "seed", *SHARED, "constants", "learner_constants")
+"""Of a run's settings, what this needs."""
 SMOOTHED_OVER = 20
 """Updates, in the figure: a minibatch alone is mostly noise."""
 
@@ -33,6 +36,7 @@ class Findings:
     :param meta_steps: its budget; 0 without pretraining
     :param pretraining_images: that it spent, forward and backward; fewer where it stopped early
     :param protocol: what runs must share to be compared
+    :param learner_protocol: what runs of one learner must share besides
     :param status: of the process that learned what was held out; ``non_finite`` where it diverged
     :param test_error: in per cent, as all that follow
     :param training_error: see ``training_error``
@@ -47,6 +51,7 @@ class Findings:
     meta_steps: int
     pretraining_images: int
     protocol: dict[str, Any]
+    learner_protocol: dict[str, Any]
     status: str
     test_error: float
     training_error: float
@@ -54,19 +59,25 @@ class Findings:
     steps: list[int]
     curve: list[float]
 
+    @property
+    def name(self) -> str:
+        return f"{self.learner}-{self.held_out}-seed{self.seed}"
 
+
+AREA = "Area under the training error curve"
+HATS = ("hat", "hat-sequential")
 MEASURES: dict[str, Callable[[Findings], float]] = {
     "Test error, %": lambda run: run.test_error,
     "Training error, %": lambda run: run.training_error,
-    "Area under the training error curve, %": lambda run: run.area,
+    AREA + ", %": lambda run: run.area,
 }
-HALF_OPEN = ("hat", "hat-sequential")
-"""Learners whose training error is in part that of half-open gates: not to be compared with that of others."""
-DIFFERENCES: dict[str, tuple[str, Sequence[str]]] = {
-    "Test error less that without pretraining, points": ("Test error, %", ()),
-    "Area less that without pretraining, points": ("Area under the training error curve, %", HALF_OPEN),
-}
-"""The measure that each is of, and the learners that are left out."""
+DIFFERENCES = [
+    ("Test error less that without pretraining, points", "Test error, %", "none", LEARNERS),
+    (AREA + " less that without pretraining, points", AREA + ", %", "none", LEARNERS),
+    ("Test error less that of HAT's network without pretraining, points", "Test error, %", "hat-none", HATS),
+    (AREA + " less that of HAT's network without pretraining, points", AREA + ", %", "hat-none", HATS),
+]
+"""Title; the measure, the learner that is taken from, and those from which it is taken."""
 ALL = "mean of all"
 """The row of the differences' mean over the held-out data sets, of the seeds that have them all."""
 
@@ -84,11 +95,18 @@ def collect(*roots: Path) -> list[Findings]:
         protocols
     """
     found = list(chain.from_iterable(map(_read, roots)))
-    protocols = {json.dumps(run.protocol, sort_keys=True) for run in found}
-    if len(protocols) > 1:
-        given = ", ".join(map(str, roots))
-        raise ValueError(f"{given}: runs of several protocols, {' and '.join(sorted(protocols))}. Keep them apart")
+    for run in found:
+        same = next(other for other in found if other.learner == run.learner)
+        _check_same(run.name, run.protocol, found[0].name, found[0].protocol)
+        _check_same(run.name, run.learner_protocol, same.name, same.learner_protocol)
     return list({(run.learner, run.held_out, run.seed, run.meta_steps): run for run in found}.values())
+
+
+def _check_same(name: str, protocol: dict[str, Any], other: str, others: dict[str, Any]) -> None:
+    differ = [key for key in sorted({*protocol, *others}) if protocol.get(key) != others.get(key)]
+    if differ:
+        what = "; ".join(f"{key} is {others.get(key)} in {other}, {protocol.get(key)} in {name}" for key in differ)
+        raise ValueError(f"these are runs of several protocols: {what}. Keep them apart")
 
 
 def _read(root: Path) -> list[Findings]:
@@ -96,8 +114,9 @@ def _read(root: Path) -> list[Findings]:
         return [Findings(**row) for row in read_runs(root, list(Findings.__dataclass_fields__))]
     found = []
     for file in sorted(root.glob("*/run.json")):
-        settings = asdict(Run.read(file.parent, ""))
-        constants = read_runs(file, ("learner",))[0].get("constants")
+        (settings,) = read_runs(file, KEPT)
+        protocol = {name: settings[name] for name in SHARED} | settings["constants"]
+        protocol["data_sets"] = sorted([settings["held_out"], *settings["pretraining"]])
         for folder in sorted(file.parent.glob("[0-9]*")):
             result = load_result(folder / "held-out" / settings["held_out"])
             if result is None:
@@ -106,8 +125,6 @@ def _read(root: Path) -> list[Findings]:
                 result.curve.steps, result.curve.values, result.curve.budget, SMOOTHED_OVER, maximize=False
             ).moving_average()
             shown = slice(None, None, max(1, len(curve) // 100))
-            protocol = {k: settings[k] for k in ("meta_batch_size", "passes", "batch_size", "limit")}
-            protocol |= {"data_sets": sorted([settings["held_out"], *settings["pretraining"]]), "constants": constants}
             found.append(
                 Findings(
                     learner=settings["learner"],
@@ -116,6 +133,7 @@ def _read(root: Path) -> list[Findings]:
                     meta_steps=int(folder.name),
                     pretraining_images=json.loads((folder / "initialization" / "config.json").read_text())["images"],
                     protocol=protocol,
+                    learner_protocol=settings["learner_constants"],
                     status=result.status,
                     test_error=round(100 * result.scores["test_error"], 2),
                     training_error=round(100 * training_error(result.curve), 2),
@@ -148,16 +166,10 @@ def save(found: Sequence[Findings], file: Path) -> None:
     file.write_text("[\n" + ",\n".join(json.dumps(asdict(run)) for run in found) + "\n]\n")
 
 
-def _of(found: Sequence[Findings], held_out: str, learner: str) -> dict[int, Findings]:
-    """By seed."""
-    return {run.seed: run for run in found if (run.held_out, run.learner) == (held_out, learner)}
-
-
 def table(found: Sequence[Findings]) -> str:
     """
     Markdown: for each measure held-out data sets by learners, mean and 95 % interval over the seeds (Student's); then
-    the difference to no pretraining on the same seeds, for each data set and their mean, and what is missing. Of HAT
-    only test errors are compared so: its training error is measured with the annealed gates, in part half open.
+    the differences to no pretraining on the same seeds, for each data set and their mean, and what is missing.
 
     :param found: runs of one budget
     """
@@ -166,33 +178,21 @@ def table(found: Sequence[Findings]) -> str:
     there = sorted(found[0].protocol["data_sets"], key=list(DATA_SETS).index)
     absent = [name for name in DATA_SETS if name not in there]
     parts = [f"Data sets: {', '.join(there)}; not there: {', '.join(absent) or 'none'}."]
-
-    def rows(title: str, learners: Sequence[str], names: Sequence[str], cell: Callable[[str, str], str]) -> None:
-        lines = [f"| held out | {' | '.join(learners)} |", "|---" * (len(learners) + 1) + "|"]
-        lines += [f"| {name} | {' | '.join(cell(name, learner) for learner in learners)} |" for name in names]
-        parts.append(f"{title}:\n\n" + "\n".join(lines))
-
     for title, measure in MEASURES.items():
-
-        def mean(name: str, learner: str, measure: Callable[[Findings], float] = measure) -> str:
-            return mean_cell([measure(run) for run in _of(found, name, learner).values()])
-
-        rows(title, learners, held_out, mean)
-
-    for title, (quantity, left_out) in DIFFERENCES.items():
-        compared = [name for name in learners if name not in ("none", *left_out)]
-
-        def difference(name: str, learner: str, measure: Callable[[Findings], float] = MEASURES[quantity]) -> str:
-            by_seed: dict[int, list[float]] = {}
-            over = held_out if name == ALL else [name]
-            for one in over:
-                ours, none = _of(found, one, learner), _of(found, one, "none")
-                for seed in ours.keys() & none.keys():
-                    by_seed.setdefault(seed, []).append(measure(ours[seed]) - measure(none[seed]))
-            return difference_cell([float(np.mean(d)) for _, d in sorted(by_seed.items()) if len(d) == len(over)])
-
-        if "none" in learners and compared:
-            rows(title, compared, [*held_out, ALL], difference)
+        cells = {
+            name: [mean_cell([*_by_seed(found, name, learner, measure).values()]) for learner in learners]
+            for name in held_out
+        }
+        parts.append(f"{title}:\n\n{_rows(learners, cells)}")
+    for title, measured, reference, those in DIFFERENCES:
+        compared = [name for name in learners if name in those and name != reference]
+        if reference not in learners or not compared:
+            continue
+        cells = {}
+        for name, over in [*((name, [name]) for name in held_out), (ALL, held_out)]:
+            differences = [_differences(found, over, learner, reference, MEASURES[measured]) for learner in compared]
+            cells[name] = [difference_cell(those_of_one) for those_of_one in differences]
+        parts.append(f"{title}:\n\n{_rows(compared, cells)}")
     diverged = [f"{run.learner} on {run.held_out}, seed {run.seed}" for run in found if run.status != "ok"]
     if diverged:
         parts.append(f"Diverged, and counted with the errors that they had: {'; '.join(diverged)}")
@@ -202,6 +202,31 @@ def table(found: Sequence[Findings]) -> str:
     own = [learner for learner in LEARNERS if learner not in SEQUENTIAL or learner in learners]
     seeds_of = {f"{learner} on {name}": _of(found, name, learner) for name in there for learner in own}
     return "\n\n".join(parts) + missing_runs(seeds_of, sorted({run.seed for run in found}))
+
+
+def _of(found: Sequence[Findings], held_out: str, learner: str) -> dict[int, Findings]:
+    """By seed."""
+    return {run.seed: run for run in found if (run.held_out, run.learner) == (held_out, learner)}
+
+
+def _by_seed(
+    found: Sequence[Findings], held_out: str, learner: str, measure: Callable[[Findings], float]
+) -> dict[int, float]:
+    return {seed: measure(run) for seed, run in _of(found, held_out, learner).items()}
+
+
+def _differences(
+    found: Sequence[Findings], over: Sequence[str], learner: str, reference: str, measure: Callable[[Findings], float]
+) -> list[float]:
+    """Mean over the held-out data sets, of each seed that has both learners on all of them."""
+    pairs = [(_by_seed(found, name, learner, measure), _by_seed(found, name, reference, measure)) for name in over]
+    seeds = set.intersection(*(ours.keys() & theirs.keys() for ours, theirs in pairs))
+    return [float(np.mean([ours[seed] - theirs[seed] for ours, theirs in pairs])) for seed in sorted(seeds)]
+
+
+def _rows(columns: Sequence[str], cells: dict[str, list[str]]) -> str:
+    head = [f"| held out | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    return "\n".join([*head, *(f"| {name} | {' | '.join(of_name)} |" for name, of_name in cells.items())])
 
 
 def plot(found: Sequence[Findings], file: Path) -> None:

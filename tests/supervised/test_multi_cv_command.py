@@ -59,11 +59,12 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     capsys.readouterr()
     assert main(["table", str(runs), "--figure", str(figure), "--save", str(saved)]) == 0
     shown = capsys.readouterr().out
-    assert "| held out | none | leap | reptile | multihead | hat | progressive |" in shown
+    assert "| held out | none | leap | leap-sgd | reptile | multihead | hat-none | hat | progressive |" in shown
     assert "Test error less that without pretraining" in shown and "leap on mnist, seed 1" in shown
     assert figure.read_bytes()[:4] == b"\x89PNG"
     assert main(["table", str(saved)]) == 0
     assert capsys.readouterr().out == shown
+    assert not (runs / "hat-none-mnist-seed0" / "tensorboard" / "hat-none").exists()  # it learns nothing before
     for learner, run in (("leap", "Leap_1"), ("hat", "hat"), ("multihead", "multihead")):
         folder = runs / f"{learner}-mnist-seed0"
         there = {p.parent.relative_to(folder / "tensorboard").parts[0] for p in folder.rglob("events*")}
@@ -80,13 +81,13 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     assert main(["table", str(saved), str(runs), "--meta-steps", "1"]) == 0 and capsys.readouterr().out == shown
     saved.write_text(saved.read_text().replace('"passes": ', '"passes": 1'))
     assert main(["table", str(saved), str(runs)]) == 2
-    assert "runs of several protocols" in capsys.readouterr().err
+    assert "several protocols: passes is 12 in hat-mnist-seed0, 2 in hat-" in capsys.readouterr().err
     assert main(["table", str(runs)]) == 0
     shown = capsys.readouterr().out
     assert "reptile on mnist, seeds 0 1" in shown and "none on notmnist, seeds 0 1" in shown  # at this budget
     shorter = [*command, "--held-out", "mnist", "--learners", "leap"]
     assert main(shorter) == 2
-    assert "has made more meta steps than it is asked for" in capsys.readouterr().err
+    assert "to 2, not 1 (meta steps, visits or updates" in capsys.readouterr().err
     capsys.readouterr()
     run = str(runs / "progressive-mnist-seed0")
     assert main(["evaluate", run, "--data-dir", str(drawn), "--engine", "in-process"]) == 0
@@ -179,6 +180,13 @@ def test_the_protocol_of_a_task(drawn: Path) -> None:
     ((_, result),) = InProcess().run([job], lambda index, steps: None)
     assert result.status == "ok", result.error
     assert set(result.scores) == {"validation_error", "test_error", "test_loss"}
+    # What TensorBoard shows: means of all minibatches since the last point, and what was found in the end.
+    *points, (last, scores) = result.log
+    assert last == result.steps and scores == {f"score/{name}": score for name, score in result.scores.items()}
+    (first, before), (second, row) = points[:2]
+    between = (result.curve.steps > first) & (result.curve.steps <= second)
+    assert row["train/error"] == pytest.approx(result.curve.values[between].mean())
+    assert first == second - first and set(before) == {"train/loss", "train/error"}
     # Learned long before the budget ends, so it stops early: after so many validations, one each pass.
     assert result.steps < task.steps and result.steps % (task.validation_freq * task.batch_size) == 0
     assert result.steps >= (PATIENCE + 1) * task.validation_freq * task.batch_size
@@ -228,7 +236,7 @@ def test_negative_transfer_is_called_worse() -> None:
     def run(learner: str, seed: int, error: float) -> Findings:
         protocol = {"data_sets": ["mnist", "svhn"]}
         status = "non_finite" if (learner, seed) == ("hat", 1) else "ok"
-        return Findings(learner, "mnist", seed, 20, 100, protocol, status, error, error, 10 + seed, [1], [error])
+        return Findings(learner, "mnist", seed, 20, 100, protocol, {}, status, error, error, 10 + seed, [1], [error])
 
     found = [run("none", seed, 10 + seed) for seed in range(3)]
     found += [run("leap", seed, 15 + seed) for seed in range(3)] + [run("reptile", seed, 8 + seed) for seed in range(3)]
@@ -239,9 +247,13 @@ def test_negative_transfer_is_called_worse() -> None:
     )
     assert of_errors == "| mnist | +5.0 (5.0 to 5.0) worse | -2.0 (-2.0 to -2.0) better | +0.3 (-2.5 to 3.2) |"
     assert of_all == of_errors.replace("mnist", "mean of all")
-    assert of_areas == f"| mnist |{' +0.0 (0.0 to 0.0) |' * 2}"  # HAT's gates are half open while it learns
+    assert of_areas == f"| mnist |{' +0.0 (0.0 to 0.0) |' * 3}"
     assert of_all_areas == of_areas.replace("mnist", "mean of all")
     assert "Diverged, and counted with the errors that they had: hat on mnist, seed 1\n" in shown
+    # What its gates cost is not what was carried over.
+    gated = [replace(one, learner="hat-none", test_error=one.test_error + 4) for one in found if one.learner == "none"]
+    below = table([*found, *gated]).partition("less that of HAT's network without pretraining")[2]
+    assert "| held out | hat |" in below and "| mnist | -3.7 (-6.5 to -0.8) better |" in below
     # Of a second data set only seeds 0 and 1 are there, without HAT: the mean is over what has both.
     found += [replace(one, held_out="svhn", test_error=2 * one.test_error) for one in found if one.seed < 2][:-2]
     *_, of_all = (line for line in table(found).splitlines() if line.startswith("| mean of all") and "7.5" in line)

@@ -166,6 +166,17 @@ def test_what_is_there_is_known_without_reading_it(tmp_path: Path, monkeypatch: 
     (tmp_path / "gtsrb" / "GTSRB").mkdir(parents=True)
     with pytest.raises(MultiCVError, match=r"no GTSRB in .*gtsrb has only GTSRB\)\. To have it there: python -m"):
         available(str(tmp_path))
+    shutil.rmtree(tmp_path / "gtsrb")
+    # Nor is a download that is not whole.
+    (tmp_path / "FashionMNIST").mkdir()
+    with pytest.raises(MultiCVError, match=r"no Fashion-MNIST in .*\(of which there is only FashionMNIST\)"):
+        available(str(tmp_path))
+    (tmp_path / "FashionMNIST").rmdir()
+    shutil.rmtree(tmp_path / "svhn")
+    with pytest.raises(MultiCVError, match=r"no SVHN in .*\(of which there is only train_32x32\.mat\)"):
+        available(str(tmp_path))
+    (tmp_path / "train_32x32.mat").unlink()
+    assert available(str(tmp_path)) == ["cifar100", "mnist", "notmnist"]
     monkeypatch.setenv("LEAP_RL_DATA", "/some/where")
     assert default_data_dir() == Path("/some/where")
     monkeypatch.delenv("LEAP_RL_DATA")
