@@ -237,23 +237,30 @@ def plot(found: Sequence[Findings], file: Path) -> None:
     :param file: PNG to write
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
+    learners = [name for name in LEARNERS if any(run.learner == name for run in found)]
     held_out = [name for name in DATA_SETS if any(run.held_out == name for run in found)]
     n_rows = (len(held_out) + 2) // 3
-    figure = Figure(figsize=(12, 3.4 * n_rows), layout="constrained")
+    figure = Figure(figsize=(12, 3.4 * n_rows + 0.6), layout="constrained")
     axes = list(figure.subplots(n_rows, min(3, len(held_out)), squeeze=False).flat)
+    drawn: dict[str, Line2D] = {}
     for ax, name in zip(axes, held_out, strict=False):
-        for i, learner in enumerate(LEARNERS):
-            runs = list(_of(found, name, learner).values())
+        runs_of = {learner: list(_of(found, name, learner).values()) for learner in learners}
+        for learner, runs in runs_of.items():
             if not runs:
                 continue
+            color = f"C{LEARNERS.index(learner)}"
             shortest = min((run.steps for run in runs), key=len)
             curves = np.array([np.interp(shortest, run.steps, run.curve) for run in runs])
-            ax.plot(shortest, curves.mean(axis=0), color=f"C{i}", label=f"{learner} ({len(runs)})")
-            ax.fill_between(shortest, curves.min(axis=0), curves.max(axis=0), color=f"C{i}", alpha=0.15, lw=0)
-        ax.set(title=DATA_SETS[name].title, xlabel="images", ylabel="training error, %")
+            (drawn[learner],) = ax.plot(shortest, curves.mean(axis=0), color=color)
+            ax.fill_between(shortest, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.15, lw=0)
+        counts = sorted(len(runs) for runs in runs_of.values())
+        seeds = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+        ax.set(title=f"{DATA_SETS[name].title}, seeds: {seeds}", xlabel="images", ylabel="training error, %")
         ax.grid(alpha=0.25)
-        ax.legend(frameon=False, title="learner (seeds)", fontsize="small")
     for ax in axes[len(held_out) :]:
         ax.set_axis_off()
+    names, lines = zip(*((name, drawn[name]) for name in learners), strict=True)
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.savefig(file, dpi=130)
