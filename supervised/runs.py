@@ -47,8 +47,10 @@ def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = No
                         f"{folder} is of another run: its {name} is {value}, not {given.get(name)}; go on with the "
                         "settings and the data that it began with, or choose another --root"
                     )
+    if budget is None:
+        return
     made = (Checkpoints(folder).steps() or [0])[-1]
-    if budget is not None and made > budget:
+    if made > budget:
         raise ValueError(
             f"{folder} has gone further than it is asked to: to {made}, not {budget} (meta steps, visits or updates, "
             "as its learner counts); ask for as many meta steps as it has made, or more"
