@@ -181,11 +181,11 @@ def table(
 
     found = collect(*(roots or (Path("runs/multi_cv"),)))
     shown = at_budget(found, meta_steps)
-    print(markdown(shown))
     if figure is not None:
         plot(shown, figure)
     if save is not None:
         write(found, save)
+    print(markdown(shown))
 
 
 def _train(run: Run, folder: Path, engine: Engine) -> None:

@@ -211,11 +211,11 @@ def table(
     shown = [run for run in found if run.validation == validation]
     if not shown:
         raise ValueError(f"{', '.join(map(str, roots))}: only runs {'without' if validation else 'with'} --validation")
-    print(markdown(shown, meta_steps))
     if figure is not None:
         plot(shown, figure, meta_steps)
     if save is not None:
         write(found, save)
+    print(markdown(shown, meta_steps))
 
 
 def _data(data_dir: Path | None, download: bool) -> str:
