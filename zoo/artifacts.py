@@ -177,6 +177,7 @@ def summary(name: str) -> dict[str, Any]:
     return {
         **initialization.config,
         "scope": initialization.scope,
+        "sha256": initialization.sha256,
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
         # A stranger's card must not write to the terminal what is no text.
         "card": "".join(c for c in text if c.isprintable() or c in "\n\t"),

@@ -60,9 +60,20 @@ class Evidence:
         settings = {k: v for k, v in self.results["settings"].items() if k not in ("n-workers", "device", "note")}
         return yaml.safe_dump({"compare": settings}, sort_keys=False, allow_unicode=True)
 
+    def title(self) -> str:
+        return f"{self.results['settings']['timesteps']:,} steps: {', '.join(self.results['results'])}"
+
+    def what_learned(self) -> str:
+        """A name may come to stand for another initialization; a hash does not."""
+        preprocessing = self.results.get("config", {}).get("preprocessing")
+        said = f"Learned with `{preprocessing}`. " if preprocessing else ""
+        said += "The starts, with the hashes that `leap-rl zoo show` has of them:\n\n"
+        hashes = self.results["sha256"].items()
+        return said + "\n".join(f"- `{start}`: {sha256}" for start, sha256 in hashes if sha256) + "\n"
+
     def for_model_index(self, name: str) -> list[EvalResult]:
         """Mean areas under the learning curves, as the Hub lists results."""
-        made = []
+        made, steps = [], f"{self.results['settings']['timesteps']:,} steps"
         for game, starts in self.results["results"].items():
             areas = {start: [run["area"] for run in runs] for start, runs in starts.items()}
             # Without an area: a run that diverged, or in which no episode ended. (Older comparisons wrote NaN.)
@@ -73,11 +84,11 @@ class Evidence:
             made.append(
                 EvalResult(
                     task_type="reinforcement-learning",
-                    task_name=f"learning for {self.results['settings']['timesteps']:,} steps",
+                    task_name="learning a new game",
                     dataset_type=game,
                     dataset_name=game,
                     metric_type="mean_reward",
-                    metric_name=f"mean return over the learning curve, {len(areas[name])} seeds ({others})",
+                    metric_name=f"mean return over {steps}, {len(areas[name])} seeds ({others})",
                     metric_value=round(statistics.fmean(areas[name]), 2),
                 )
             )
@@ -124,9 +135,10 @@ def model_card(
     shown = ["None is recorded: nothing says that it helps.\n"]
     if evidence:
         shown = ["The area is the mean return over the learning curve; the curves are in `curves.json`.\n"]
-        for e in evidence:
-            run = f"    leap-rl compare --preset evidence.yaml\n\nwith `evidence.yaml`:\n\n```yaml\n{e.preset()}```\n"
-            shown += [e.table, run]
+        for number, e in enumerate(evidence, 1):
+            file = f"evidence-{number}.yaml"
+            run = f"    leap-rl compare --preset {file}\n\nwith `{file}`:\n\n```yaml\n{e.preset()}```\n"
+            shown += [f"### {e.title()}\n", e.table, run, e.what_learned()]
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---\n",

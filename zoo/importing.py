@@ -60,6 +60,8 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
         from zoo.cards import Evidence, model_card  # needs the extra `hub`
 
         evidence = [Evidence.of(comparison, name, found) for comparison in comparisons]
+        if len({e.title() for e in evidence}) < len(evidence):
+            raise ZooError(f"two of {', '.join(map(str, comparisons))} are of the same games and steps: give one")
         curves = json.dumps([e.results for e in evidence]) + "\n"
         files = {"README.md": model_card(name, found, evidence), "curves.json": curves}
     with replacing_folder(folder) as new:

@@ -287,7 +287,7 @@ class EnvTasks(TaskFamily):
             "observation_shape": list(model.observation_space.shape or ()),
             "steps_per_visit": first.steps,
             "n_envs": first.n_envs,
-            "algorithm_kwargs": {k: v for k, v in first.algorithm_kwargs.items() if is_plain(v)},
+            "algorithm_kwargs": as_json(first.algorithm_kwargs),
             "versions": {"stable-baselines3": version("stable-baselines3")},
         }
 
@@ -373,6 +373,13 @@ def _shapes(space: gym.Space[Any]) -> Any:
     return space.shape
 
 
-def is_plain(value: Any) -> bool:
-    """Whether JSON can hold it as it is."""
-    return isinstance(value, int | float | str | bool | None)
+def as_json(value: Any) -> Any:
+    """What JSON can hold as it is; of all else its name, or that of its class."""
+    if isinstance(value, int | float | str | bool | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): as_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part) for part in value]
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
-from leap_rl.agents.tasks import check_names, is_plain
+from leap_rl.agents.tasks import as_json, check_names
 from leap_rl.atari.games import game_name
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
 
@@ -72,8 +72,7 @@ class AtariTasks(EnvTasks):
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
         config = {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}
-        kwargs = self._tasks[0].env_kwargs  # type: ignore[attr-defined]
-        config["env_kwargs"] = {key: value for key, value in kwargs.items() if is_plain(value)}
+        config["env_kwargs"] = as_json(self._tasks[0].env_kwargs)  # type: ignore[attr-defined]
         if model.scope == "all":
             assert model.env is not None
             config["action_meanings"] = model.env.env_method("get_action_meanings", indices=[0])[0]

@@ -14,6 +14,7 @@ from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import json_number, write_text
+from leap_rl.core.initialization import what_learns
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "note"}
 
 RANDOM_POLICY = "a random policy"
+
+TOO_NARROW = " (of so few seeds too narrow: of three they are the range, which holds the truth three times in four)"
 
 
 def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
@@ -54,8 +57,14 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     scope = check_starts(tasks, starts, settings.scope)
     folder.mkdir(parents=True, exist_ok=True)
     # Before the settings are written: a folder that refuses runs keeps those that it can be resumed with.
-    check_same_runs(folder, tasks, starts, tasks.draw_initialization(scope, settings.seeds[0]).config)
+    random = tasks.draw_initialization(scope, settings.seeds[0])
+    check_same_runs(folder, tasks, starts, random)
     write_settings(folder, "compare", settings)
+    preprocessing = random.config.get("preprocessing")
+    for name, initialization in starts.items():
+        learned_with = initialization.config.get("preprocessing") if initialization else None
+        if learned_with not in (None, preprocessing):
+            _log.warning("%s was learned with %s, and is compared with %s", name, learned_with, preprocessing)
     engine = Workers(settings.n_workers)
     random_policy: dict[str, np.ndarray] = {}
     try:
@@ -90,15 +99,18 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         statistics = Statistics(comparison, random_policy)
         table += (
             "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
-            "policy (as many steps and seeds), by those of random starts, where these learn:\n\n"
-            f"{statistics.table()}"
+            "policy (as many steps and seeds), by those of random starts, where these are clearly above it"
+            f"{TOO_NARROW if len(settings.seeds) < 5 else ''}:\n\n{statistics.table()}"
         )
         if len(starts) > 2:
             table += f"\n\nEach start against each, over all games together:\n\n{statistics.each_against_each()}"
     for start, task, seed in sorted(comparison.diverged):
         table += f"\n\nDiverged: {task} from {start}, seed {seed}; it has no area, and no final score."
     for (task, start), deviations in comparison.behind().items():
-        behind = f"Negative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts."
+        behind = (
+            f"Negative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts "
+            f"({len(settings.seeds)} seeds)."
+        )
         table += f"\n\n{behind}"
         _log.warning(behind)
         logger = TensorBoardLogger(folder / "tensorboard" / f"{task} from {start}", last_step=-1)
@@ -108,6 +120,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     results = {
         "settings": as_dict(settings),
         "sha256": {name: start and start.sha256 for name, start in starts.items()},
+        "config": what_learns(random.config),
         "random_policy": {task: [json_number(a) for a in areas.tolist()] for task, areas in random_policy.items()},
         "results": comparison.as_dict(),
     }

@@ -19,7 +19,7 @@ from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.core.files import read_json, write_text
-from leap_rl.settings import TrainSettings, as_dict, write_settings
+from leap_rl.settings import CompareSettings, TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
 
 MAY_CHANGE = {"timesteps", "save-freq"}
@@ -188,8 +188,8 @@ def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:
         curves = [run["curve"] for run in results[task]["random"]]
         from_scratch = [(np.array(curve["steps"]), np.array(curve["values"])) for curve in curves]
         for section in ("agent", "atari"):
-            own = as_dict(settings)[section]
-            if {**own, **theirs[section]} != own:  # a setting that is younger than the comparison had its default
+            own, defaults = as_dict(settings)[section], as_dict(CompareSettings())[section]
+            if {**defaults, **theirs[section]} != own:  # a setting that is younger than the comparison had its default
                 raise ValueError(f"{file.parent} compared other {section} settings: {theirs[section]}, here {own}")
         return WatchTransfer(from_scratch, theirs["timesteps"])
     except (KeyError, TypeError, AttributeError):

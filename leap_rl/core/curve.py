@@ -44,6 +44,6 @@ class LearningCurve:
         return float(np.sum(self.moving_average() * (ends - starts)) / self.budget)
 
     def final_score(self) -> float:
-        """Mean of the values of the last 10 % of the steps; NaN where there is none."""
-        last = self.values[self.steps > 0.9 * self.budget]
+        """Mean of the values of the last 10 % of the budget; NaN where there is none."""
+        last = self.values[(self.steps > 0.9 * self.budget) & (self.steps <= self.budget)]
         return float(last.mean()) if len(last) else float("nan")

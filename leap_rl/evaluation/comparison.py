@@ -187,7 +187,7 @@ def compare(
     scope = check_starts(tasks, starts, scope)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
     if run_dir is not None:
-        check_same_runs(run_dir, tasks, starts, random[seeds[0]].config)
+        check_same_runs(run_dir, tasks, starts, random[seeds[0]])
     runs = [(start, task, seed) for start in starts for task in tasks for seed in seeds]
     jobs = [Job(task, starts[start] or random[seed], NoPretraining(), seed, device) for start, task, seed in runs]
 
@@ -216,30 +216,35 @@ def compare(
 
 
 def check_same_runs(
-    run_dir: Path, tasks: TaskFamily, starts: Mapping[str, Initialization | None], config: Mapping[str, Any]
+    run_dir: Path, tasks: TaskFamily, starts: Mapping[str, Initialization | None], random: Initialization
 ) -> None:
     """
     What is kept is kept by the names of starts and tasks: the names must stand for what they stood for.
 
-    :param config: of a random initialization, which says what learns
+    :param random: a random initialization, whose scope and config say what learns, and what a head is for
     :raises ValueError: if a start is another initialization than before, a task has another budget, or the agent is
         another
     """
-    file = run_dir / "compared.json"
-    known = read_json(file, "start in another folder") if file.is_file() else {}
-    now: dict[str, dict[str, Any]] = {
-        "starts": {name: start and start.sha256 for name, start in starts.items()},
-        "steps": {task.name: task.steps for task in tasks},
-        "config": what_learns(config),
-    }
-    for kind, what in (("starts", "another initialization"), ("steps", "another budget"), ("config", "another value")):
-        known.setdefault(kind, {})
-        for name, value in now[kind].items():
-            if known[kind].setdefault(name, value) != value:
-                raise ValueError(
-                    f"{run_dir} has runs of {name} with {what} ({known[kind][name]}, now {value}): "
-                    "choose another folder, or another name"
-                )
+    file, config = run_dir / "compared.json", {"scope": random.scope, **what_learns(random.config)}
+    known: dict[str, dict[str, Any]] = {"starts": {}, "steps": {}, "config": config}
+    if file.is_file():
+        known |= read_json(file, "start in another folder")
+
+    def check(name: str, before: Any, now: Any, what: str) -> None:
+        if before != now:
+            raise ValueError(
+                f"{run_dir} has runs of {name} with {what} ({before}, now {now}): "
+                "choose another folder, or another name"
+            )
+
+    for name, start in starts.items():
+        sha256 = start and start.sha256
+        check(name, known["starts"].setdefault(name, sha256), sha256, "another initialization")
+    for task in tasks:
+        check(task.name, known["steps"].setdefault(task.name, task.steps), task.steps, "another budget")
+    # Those may be joined by others; of what learns nothing may be new, and nothing gone.
+    for name in {**known["config"], **config}:
+        check(name, known["config"].get(name), config.get(name), "another value")
     write_text(file, json.dumps(known, indent=1) + "\n")
 
 

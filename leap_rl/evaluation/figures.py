@@ -15,8 +15,8 @@ from leap_rl.evaluation.comparison import Comparison
 
 def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None:
     """
-    Draw the moving average of the return against steps: the mean over the seeds, shaded by their standard deviation
-    (as figure 3 of the paper).
+    Draw the moving average of the return against steps: the mean over the seeds, shaded by one standard deviation of
+    them. A run that diverged is not drawn.
 
     :param comparison: what to draw, one panel per task, four in a row
     :param file: PNG to write
@@ -31,13 +31,17 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
         ax.set_visible(False)
     for ax, task in zip(axes, tasks, strict=False):
         for color, (start, curves) in enumerate(comparison.curves.items()):
-            known = [curve for curve in curves[task] if len(curve.values)]
+            known = [
+                curve
+                for seed, curve in zip(comparison.seeds, curves[task], strict=True)
+                if len(curve.values) and (start, task, seed) not in comparison.diverged
+            ]
             if not known:
                 continue
             steps = np.linspace(0, known[0].budget, 400)
             values = np.array([_at(curve, steps) for curve in known])
             # Only where every seed has finished an episode is a mean over the seeds one.
-            mean, spread = values.mean(axis=0), values.std(axis=0)
+            mean, spread = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(known) - 1))
             label = f"{start} ({len(known)} seed{'s' * (len(known) > 1)})"
             ax.plot(steps, mean, color=f"C{color}", linewidth=2, label=label)
             ax.fill_between(steps, mean - spread, mean + spread, color=f"C{color}", alpha=0.2, linewidth=0)

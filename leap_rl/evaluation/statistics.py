@@ -96,23 +96,32 @@ class Statistics:
         unknown = [task for task in self.tasks if task not in random_policy]
         if unknown:
             raise ValueError(f"the random policy's areas are not known for {', '.join(unknown)}")
-        self.known = [task for task in self.tasks if self._is_known(task)]
 
     def _areas(self, start: str, *tasks: str) -> np.ndarray:
-        """Shape (seeds, tasks)."""
-        return np.stack([self.comparison.areas(start, task) for task in tasks], axis=-1)
+        """Shape (seeds, tasks); a run that diverged is worse than any that did not."""
+        areas = np.stack([self.comparison.areas(start, task) for task in tasks], axis=-1)
+        diverged = [[(start, task, s) in self.comparison.diverged for task in tasks] for s in self.comparison.seeds]
+        return np.where(diverged, -np.inf, areas)
 
-    def _is_known(self, task: str) -> bool:
-        """Whether every run has an area, the random policy's too."""
-        areas = [self.random_policy[task], *(self.comparison.areas(start, task) for start in self.comparison.curves)]
-        return bool(np.isfinite(np.concatenate(areas)).all())
+    def _rankable(self, *starts: str) -> list[str]:
+        """Tasks on which episodes ended in every run of these starts, if it did not diverge."""
+        return [t for t in self.tasks if not any(np.isnan(self._areas(start, t)).any() for start in starts)]
+
+    def _measurable(self, *starts: str) -> list[str]:
+        """Tasks on which every run of these starts has an area, the random policy's too."""
+        return [
+            task
+            for task in self.tasks
+            if np.isfinite(self.random_policy[task]).all()
+            and all(np.isfinite(self._areas(start, task)).all() for start in starts)
+        ]
 
     def learns(self, task: str) -> bool:
         """
         Whether the reference's areas lie, on average, more than two standard deviations (of their seeds and of the
         random policy's together) above the random policy's. Where they don't, a ratio to them means nothing.
         """
-        areas, floor = self._areas(self.reference, task), self.random_policy[task]
+        areas, floor = self.comparison.areas(self.reference, task), self.random_policy[task]
         return bool(areas.mean() - floor.mean() > 2 * np.hypot(areas.std(ddof=1), floor.std(ddof=1)))
 
     def ratio_of_areas(self, start: str, *tasks: str) -> Estimate:
@@ -161,37 +170,41 @@ class Statistics:
                     f"{estimate(interquartile_mean, runs[:, None]):,.1f}" if np.isfinite(runs).all() else "nan"
                     for runs in (self.comparison.areas(start, task), self.comparison.final_scores(start, task))
                 ]
-                cells += self._against_reference(start, task) if task in self.known else ["", ""]
-                rows.append(f"| {task} | {start} | {' | '.join(cells)} |")
-        learned = [task for task in self.known if self.learns(task)]
+                rows.append(f"| {task} | {start} | {' | '.join(cells + self._against_reference(start, task))} |")
         of_all = f"of {len(self.tasks)}"
         for start in self.comparison.curves:
-            if start != self.reference and len(self.known) > 1:
+            if start != self.reference and len(self.tasks) > 1:
+                learned = [task for task in self._measurable(start, self.reference) if self.learns(task)]
+                ranked = self._rankable(start, self.reference)
                 cells = [f"{self.ratio_of_areas(start, *learned):.2f}" if learned else ""]
-                cells += [f"{self.probability_of_improvement(start, *self.known):.2f}"]
-                counts = f"ratio: {len(learned)} {of_all}, probability: {len(self.known)} {of_all}"
+                cells += [f"{self.probability_of_improvement(start, *ranked):.2f}" if ranked else ""]
+                counts = f"ratio: {len(learned)} {of_all}, probability: {len(ranked)} {of_all}"
                 rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
         return "\n".join(rows)
 
     def each_against_each(self) -> str:
         """Markdown: the probability that a run of the row's start has a larger area than one of the column's."""
-        starts, known = list(self.comparison.curves), self.known
-        rows = [f"| a larger area, {len(known)} of {len(self.tasks)} | than {' | than '.join(starts)} |"]
-        rows.append("|---|" + "---|" * len(starts))
+        starts = list(self.comparison.curves)
+        rows = [f"| a larger area | than {' | than '.join(starts)} |", "|---|" + "---|" * len(starts)]
         for start in starts:
-            cells = [
-                f"{self.probability_of_improvement(start, *known, over=other):.2f}" if known and other != start else ""
-                for other in starts
-            ]
+            cells = []
+            for other in starts:
+                ranked = self._rankable(start, other)
+                shown = other != start and bool(ranked)
+                cell = f"{self.probability_of_improvement(start, *ranked, over=other):.2f}" if shown else ""
+                cells.append(cell + f", {len(ranked)} of {len(self.tasks)}" * (shown and len(ranked) < len(self.tasks)))
             rows.append(f"| {start} | {' | '.join(cells)} |")
         return "\n".join(rows)
 
     def _against_reference(self, start: str, task: str) -> list[str]:
+        ranked = task in self._rankable(start, self.reference)
+        measurable = task in self._measurable(start, self.reference)
         if start == self.reference:
-            return ["1" if self.learns(task) else "learns nothing", ""]
-        if self.learns(task):
+            return [("1" if self.learns(task) else "not clearly above") if measurable else "", ""]
+        gain = ""
+        if measurable and self.learns(task):
             gain = f"{self.ratio_of_areas(start, task):.2f}"
-        else:
+        elif measurable:
             lead = self.lead(start, task)
             gain = "–" if np.isnan(lead.value) else f"{lead:+.1f} SD"
-        return [gain, f"{self.probability_of_improvement(start, task):.2f}"]
+        return [gain, f"{self.probability_of_improvement(start, task):.2f}" if ranked else ""]

@@ -199,6 +199,9 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     assert main([*watched, "--run-dir", str(tmp_path / "watched")]) == 0
     assert main([*watched[:-1], "nature", "--run-dir", str(tmp_path / "nature")]) == 2
     assert "compared other agent settings: {'algorithm': 'A2C', 'network': 'mnih2013'" in capsys.readouterr().err
+    # What the comparison left as SB3 has it is a setting, too.
+    assert main([*watched, "--agent.learning-rate", "0.5", "--run-dir", str(tmp_path / "faster")]) == 2
+    assert "compared other agent settings" in capsys.readouterr().err
     # A run that was begun needs neither the comparison nor what it started from.
     file.rename(run / "elsewhere.json")
     assert main(["train", "--resume", str(tmp_path / "watched"), "--timesteps", "80"]) == 0

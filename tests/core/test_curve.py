@@ -32,6 +32,9 @@ def test_area_is_the_mean_over_the_steps_of_the_budget(steps: list[int], seed: i
 def test_final_score_is_the_mean_over_the_last_tenth_of_the_steps() -> None:
     curve = LearningCurve(np.array([10, 90, 91, 100]), np.array([1.0, 2.0, 3.0, 5.0]), 100)
     assert curve.final_score() == 4.0
+    # PPO fills its last rollout: what lies behind the budget is no part of it.
+    longer = LearningCurve(np.append(curve.steps, 150), np.append(curve.values, 99.0), curve.budget)
+    assert longer.final_score() == 4.0 and longer.area() == curve.area()
 
 
 def test_without_an_episode_there_is_no_score() -> None:

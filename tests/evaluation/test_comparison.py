@@ -35,6 +35,13 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
     faster = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 400, n_envs=2, algorithm_kwargs={"learning_rate": 0.1})
     with pytest.raises(ValueError, match=r"has runs of algorithm_kwargs with another value"):
         compare(faster, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+    for kwargs in ({"learning_rate": lambda progress: 7e-4}, {"policy_kwargs": {"net_arch": [8]}}):
+        other = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 400, n_envs=2, algorithm_kwargs=kwargs)
+        with pytest.raises(ValueError, match=r"has runs of algorithm_kwargs with another value"):
+            compare(other, {"random": None}, [0], InProcess(), run_dir=tmp_path)
+    # Heads of another scope may have other actions: of games all 18.
+    with pytest.raises(ValueError, match=r"has runs of scope with another value \(all, now mlp_extractor\)"):
+        compare(tasks, {"random": None}, [0], InProcess(), "mlp_extractor", run_dir=tmp_path)
     (tmp_path / "compared.json").write_text("")
     with pytest.raises(ValueError, match=r"compared\.json can't be read .*: start in another folder"):
         compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
@@ -104,6 +111,16 @@ def test_the_figure_is_a_png_with_something_on_it(tmp_path: Path) -> None:
     image = imread(tmp_path / "figure.png")
     assert image.shape[0] > 300 and len(np.unique(image.reshape(-1, 4), axis=0)) > 20
     assert re.match(rb"\x89PNG", (tmp_path / "figure.png").read_bytes())
+
+
+def test_the_figure_leaves_out_what_diverged(tmp_path: Path) -> None:
+    def drawn(name: str, curves: list[LearningCurve], diverged: set[tuple[str, str, int]]) -> bytes:
+        plot_comparison(Comparison({"a": {"G": curves}}, range(len(curves)), diverged), tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    good, bad = curve([1, 3, 4]), curve([1, 0])
+    assert drawn("a.png", [good, bad], {("a", "G", 1)}) == drawn("b.png", [good], set())
+    assert drawn("c.png", [good, bad], set()) != drawn("d.png", [good], set())
 
 
 @pytest.mark.parametrize("maximize", [True, False])

@@ -71,7 +71,7 @@ def test_a_ratio_only_where_random_starts_learn() -> None:
     rows = [row.split(" | ") for row in shown.table().splitlines()]
     assert "| easy | a random policy | 100.0 (100.0 to 100.0) | | | |" in shown.table()
     assert rows[4][:2] == ["| easy", "leap"] and rows[4][4].startswith("2.00 (")
-    assert rows[6][4] == "learns nothing" and rows[7][4].endswith("SD")
+    assert rows[6][4] == "not clearly above" and rows[7][4].endswith("SD")
     assert rows[8][0] == "| ratio: 1 of 2, probability: 2 of 2" and "2.00 (" in shown.table().splitlines()[8]
 
 
@@ -92,8 +92,27 @@ def test_where_random_starts_are_all_equal_nothing_is_a_lead() -> None:
 
 def test_a_task_without_a_whole_episode_is_left_out() -> None:
     shown = Statistics(two_games(hard=[10.0, float("nan"), 9.0, 10.0]), FLOORS).table()
-    assert "| hard | random | nan" in shown and "ratio:" not in shown
-    assert shown.splitlines()[-1].endswith("|  |  |")
+    assert (
+        "| hard | random | nan" in shown and "| hard | leap | 11.0 (9.0 to 13.0) | 11.0 (9.0 to 13.0) |  |  |" in shown
+    )
+    assert shown.splitlines()[-1].startswith("| ratio: 1 of 2, probability: 1 of 2 | leap |")
+
+
+def test_a_run_that_diverged_is_worse_than_any_other_and_has_no_ratio() -> None:
+    games = two_games()
+    games.curves["rival"] = games.curves["leap"]
+    games.diverged = {("leap", "easy", 3)}
+    shown = Statistics(games, FLOORS)
+    assert shown.probability_of_improvement("leap", "easy").value == 0.75
+    # Of the rival's 118, 120, 120, 122 the one that was 120 in leap, too, is below all now.
+    before = Statistics(two_games(), FLOORS).probability_of_improvement("leap", "easy", over="leap").value
+    assert before == 0.5 and shown.probability_of_improvement("leap", "easy", over="rival").value == 0.375
+    rows = {tuple(row.strip("| ").split(" | ")[:2]): row for row in shown.table().splitlines()}
+    assert rows["easy", "leap"].startswith("| easy | leap | nan | nan |  | 0.75 (")
+    assert ("ratio: 0 of 2, probability: 2 of 2", "leap") in rows
+    # What became of one start takes nothing from another.
+    assert rows["easy", "rival"] == Statistics(two_games(), FLOORS).table().splitlines()[4].replace("leap", "rival")
+    assert ("ratio: 1 of 2, probability: 2 of 2", "rival") in rows
 
 
 def test_each_start_is_held_against_each() -> None:
@@ -101,13 +120,16 @@ def test_each_start_is_held_against_each() -> None:
     games.curves["rival"] = comparison(rival={"easy": [115.0, 121.0, 119.0, 123.0], "hard": [10.0] * 4}).curves["rival"]
     shown = Statistics(games, FLOORS)
     rows = [row.strip("| ").split(" | ") for row in shown.each_against_each().splitlines()]
-    assert rows[0] == ["a larger area, 2 of 2", "than random", "than leap", "than rival"]
+    assert rows[0] == ["a larger area", "than random", "than leap", "than rival"]
     leap = {task: games.areas("leap", task) for task in ("easy", "hard")}
     rival = {task: games.areas("rival", task) for task in ("easy", "hard")}
     expected = np.mean([metrics.probability_of_improvement(leap[t][:, None], rival[t][:, None]) for t in leap])
     assert rows[3][3].startswith(f"{expected:.2f} (") and rows[4][2].startswith(f"{1 - expected:.2f} (")
     no_floor = {"easy": np.full(4, np.nan), "hard": np.full(4, np.nan)}
-    assert "a larger area, 0 of 2" in Statistics(games, no_floor).each_against_each()
+    assert Statistics(games, no_floor).each_against_each() == shown.each_against_each()
+    games.curves["rival"]["hard"] = [LearningCurve(np.array([]), np.array([]), 100)] * 4
+    rows = [row.strip("| ").split(" | ") for row in Statistics(games, FLOORS).each_against_each().splitlines()]
+    assert rows[3][3].endswith("), 1 of 2") and rows[3][1].endswith(")")
 
 
 def test_too_little_to_say_anything() -> None:

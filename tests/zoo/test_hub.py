@@ -69,6 +69,7 @@ def test_evidence_becomes_a_card_with_results(
         results = {
             "settings": {"games": ["SpaceInvaders"], "starts": ["mine=/home/me/x", "random"], "timesteps": 1_000},
             "sha256": {"mine": sha256, "random": None},
+            "config": {"preprocessing": "ale-vector-2"},
             "results": {
                 "SpaceInvaders": {
                     start: [{"seed": i, "area": a, "final_score": a, "curve": curve} for i, a in enumerate(areas)]
@@ -93,6 +94,8 @@ def test_evidence_becomes_a_card_with_results(
         assert main(arguments) == 2 and "are refused" in capsys.readouterr().err
     assert main([*arguments[:4], "other", *arguments[5:]]) == 2
     assert "compared no start 'other', but mine, random" in capsys.readouterr().err
+    assert main([*arguments, str(compared)]) == 2
+    assert "are of the same games and steps: give one" in capsys.readouterr().err
     assert "mine" not in zoo.list() and "other" not in zoo.list()
     assert main(arguments) == 0
     assert torch.equal(zoo.load("mine").parameters["encoder.w"], torch.arange(6.0))
@@ -100,7 +103,10 @@ def test_evidence_becomes_a_card_with_results(
     (index,) = card.data.to_dict()["model-index"]
     (result,) = index["results"]
     (metric,) = result["metrics"]
-    assert index["name"] == "mine" and metric["value"] == 200.0 and "2 seeds (random 100.0)" in metric["name"]
+    assert index["name"] == "mine" and metric["value"] == 200.0
+    assert metric["name"] == "mean return over 1,000 steps, 2 seeds (random 100.0)"
+    assert f"- `mine`: {zoo.load('mine').sha256}\n" in card.text and "Learned with `ale-vector-2`" in card.text
+    assert zoo.artifacts.summary("mine")["sha256"] in card.text
     assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
     curves = (zoo.folder_of("mine") / "curves.json").read_text()
     assert json.loads(curves)[0]["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
