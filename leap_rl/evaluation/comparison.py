@@ -28,6 +28,11 @@ from leap_rl.core.initialization import what_learns
 from leap_rl.core.logger import TensorBoardLogger
 
 
+def return_spec(value: float) -> str:
+    """Format of a return: those of games go from 2 to 20,000."""
+    return ",.1f" if abs(value) >= 10 else ",.2f"
+
+
 @dataclass
 class Comparison:
     """
@@ -127,7 +132,8 @@ class Comparison:
 
     @staticmethod
     def _cell(values: np.ndarray) -> str:
-        return f"{values.mean():,.1f} ({', '.join(f'{v:,.1f}' for v in values)})"
+        spec = return_spec(values.mean())
+        return f"{values.mean():{spec}} ({', '.join(f'{v:{spec}}' for v in values)})"
 
 
 def check_starts(

@@ -42,7 +42,7 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
             values = np.array([_at(curve, steps) for curve in known])
             # Only where every seed has finished an episode is a mean over the seeds one.
             mean, spread = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(known) - 1))
-            label = f"{start} ({len(known)} seed{'s' * (len(known) > 1)})"
+            label = f"{start} ({len(known)} seeds, ± SD)" if len(known) > 1 else f"{start} (1 seed)"
             ax.plot(steps, mean, color=f"C{color}", linewidth=2, label=label)
             ax.fill_between(steps, mean - spread, mean + spread, color=f"C{color}", alpha=0.2, linewidth=0)
         ax.set_xlabel("steps")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from rliable import library
 
-from leap_rl.evaluation.comparison import Comparison
+from leap_rl.evaluation.comparison import Comparison, return_spec
 
 RESAMPLES = 2_000
 FEWEST_SEEDS = 3
@@ -163,11 +163,10 @@ class Statistics:
         ]
         for task in self.tasks:
             floor = self.random_policy[task][:, None]
-            shown = f"{estimate(interquartile_mean, floor):,.1f}" if np.isfinite(floor).all() else "nan"
-            rows.append(f"| {task} | a random policy | {shown} | | | |")
+            rows.append(f"| {task} | a random policy | {_returns(floor)} | | | |")
             for start in self.comparison.curves:
                 cells = [
-                    f"{estimate(interquartile_mean, runs[:, None]):,.1f}" if np.isfinite(runs).all() else "nan"
+                    _returns(runs[:, None])
                     for runs in (self.comparison.areas(start, task), self.comparison.final_scores(start, task))
                 ]
                 rows.append(f"| {task} | {start} | {' | '.join(cells + self._against_reference(start, task))} |")
@@ -208,3 +207,11 @@ class Statistics:
             lead = self.lead(start, task)
             gain = "–" if np.isnan(lead.value) else f"{lead:+.1f} SD"
         return [gain, f"{self.probability_of_improvement(start, task):.2f}" if ranked else ""]
+
+
+def _returns(runs: np.ndarray) -> str:
+    """Shape (seeds, 1)."""
+    if not np.isfinite(runs).all():
+        return "nan"
+    found = estimate(interquartile_mean, runs)
+    return f"{found:{return_spec(found.value)}}"

@@ -99,8 +99,8 @@ def test_the_table_has_every_seed() -> None:
         {"a": {"Game": [curve([1, 3]), curve([5, 5])]}, "b": {"Game": [curve([]), curve([2.0])]}}, [0, 1]
     )
     lines = table.table().splitlines()
-    assert lines[2] == "| Game | a | 3.0 (1.0, 5.0) | 4.0 (3.0, 5.0) |"
-    assert "nan, 2.0" in lines[3]
+    assert lines[2] == "| Game | a | 3.00 (1.00, 5.00) | 4.00 (3.00, 5.00) |"
+    assert "nan, 2.00" in lines[3]
 
 
 def test_the_figure_is_a_png_with_something_on_it(tmp_path: Path) -> None:
