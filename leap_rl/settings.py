@@ -123,6 +123,8 @@ class MetaTrainSettings:
     """linear: β falls to zero with the last meta step"""
     average_from: Positive | None = None
     """meta step from which on all initializations are averaged (Polyak averaging); without it the last is left"""
+    recycle_dormant: bool = False
+    """draw the encoder's units anew, before each meta step, that are positive on none of the games"""
     scope: str | None = None
     """encoder or all; without it the encoder for images, else all"""
     sampling: Literal["without_replacement", "reshuffle", "with_replacement"] = "reshuffle"

@@ -2,6 +2,7 @@
 
 from leap_rl.agents.a2c import LeapA2C
 from leap_rl.agents.arithmetic import speed_up
+from leap_rl.agents.dormant import RecycleDormant
 from leap_rl.agents.observed import ObservedTraining
 from leap_rl.agents.ppo import LeapPPO
 from leap_rl.agents.tasks import EnvTask, EnvTasks, RandomPolicies, observed_algorithm
@@ -13,6 +14,7 @@ __all__ = [
     "LeapPPO",
     "ObservedTraining",
     "RandomPolicies",
+    "RecycleDormant",
     "observed_algorithm",
     "speed_up",
 ]

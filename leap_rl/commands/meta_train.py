@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from leap_rl.agents import EnvTasks
+from leap_rl.agents import EnvTasks, RecycleDormant
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
@@ -46,7 +46,8 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
     write_settings(folder, "meta-train", settings)
     try:
         if trainer.meta_step < settings.meta_steps:
-            trainer.learn(settings.meta_steps - trainer.meta_step, progress_bar=True)
+            callback = RecycleDormant() if settings.recycle_dormant else None
+            trainer.learn(settings.meta_steps - trainer.meta_step, callback, progress_bar=True)
     except KeyboardInterrupt:
         print(
             f"\nInterrupted in meta step {trainer.meta_step + 1} of {settings.meta_steps}; what is finished is saved. "
@@ -70,6 +71,8 @@ def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | No
     """
     if settings.average_from is not None and settings.average_from > settings.meta_steps:
         raise ValueError(f"average-from {settings.average_from} is after the last of {settings.meta_steps} meta steps")
+    if settings.recycle_dormant:
+        RecycleDormant.check(tasks, tasks.draw_initialization(settings.scope, settings.seed), settings.average_from)
     given = _always_given(settings)
     return MetaTrainer(
         tasks,

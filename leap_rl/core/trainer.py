@@ -346,6 +346,19 @@ class MetaTrainer:
         }
         return current
 
+    @initialization.setter
+    def initialization(self, initialization: Initialization) -> None:
+        """
+        θ⁰ goes on from there, and the meta optimizer with what it remembers; for callbacks.
+
+        :raises InitializationError: if it does not fit
+        """
+        initialization.check_fits(self._theta.named_tensors())
+        with torch.no_grad():
+            for name, tensor in self._theta.parameters.items():
+                tensor.copy_(initialization.parameters[name])
+        self._theta.buffers = {name: tensor.clone() for name, tensor in initialization.buffers.items()}
+
     @property
     def logger(self) -> LoggerLike:
         """Where meta-training is logged; SB3's callbacks ask for it."""

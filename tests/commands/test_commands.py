@@ -303,6 +303,8 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("train --env CartPole-v1 --agent.algorithm PPO --agent.batch-size 1", "Must be >= 2"),
         ("train Pong --agent.n-envs 1 --freeze-encoder-steps 3", "a rollout has 5 steps"),
         ("meta-train --games Pong --meta-steps 2 --average-from 3", "average-from 3 is after the last of 2 meta steps"),
+        ("meta-train --envs CartPole-v1 --recycle-dormant", "encoder of images, not in the scope 'all'"),
+        ("meta-train --games Pong --recycle-dormant --average-from 3", "can't be recycled in a θ⁰ that is averaged"),
         ("train", "give either a game or an env"),
         ("train Pongg", "Did you mean Pong"),
         ("train Pong --init nowhere", "nowhere is no initialization"),

@@ -1,0 +1,98 @@
+"""Dormant units are drawn anew, and nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from stable_baselines3.common.torch_layers import NatureCNN
+from torch import nn
+
+from leap_rl import AtariTasks, EnvTasks, Initialization, Leap, LeapA2C, MetaTrainer, Mnih2013CNN
+from leap_rl.agents import RecycleDormant
+from leap_rl.agents.dormant import random_observations, recycle
+from leap_rl.core import InProcess
+
+GAMES = ["Pong", "Qbert"]
+LEAP = Leap(skip_updates=0)
+
+
+def tasks() -> AtariTasks:
+    return AtariTasks(LeapA2C, "CnnPolicy", GAMES, 40, n_envs=2, algorithm_kwargs={"arithmetic": "fast"})
+
+
+def encoder(kind: type[nn.Module]) -> nn.Module:
+    """Drawn in one way."""
+    torch.manual_seed(0)
+    return kind(tasks()[0].make_vec_env("encoder", 1).observation_space)
+
+
+def kill(net: nn.Module, layer: int, units: list[int]) -> None:
+    part = net.linear[0] if layer < 0 else net.cnn[layer]  # type: ignore[index, union-attr]
+    with torch.no_grad():
+        part.bias[units] = -1e6  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("kind", [NatureCNN, Mnih2013CNN])
+def test_dormant_units_wake_and_no_other_feature_changes(kind: type[nn.Module]) -> None:
+    observations = torch.from_numpy(random_observations(tasks()[0], 32, 0)) / 255
+    net = encoder(kind)
+    random = copy.deepcopy(net)
+    net.linear[0].weight.data *= 3  # type: ignore[index, union-attr]
+    net.cnn[0].weight.data *= 2  # type: ignore[index, union-attr]
+    kill(net, 0, [3])
+    kill(net, 2, [1, 5])
+    killed = list(range(0, 200, 2))
+    kill(net, -1, killed)
+    before = net(observations)
+    were_dead = int((before.amax(dim=0) <= 0).sum())
+    dead_filters = net.cnn[:4](observations).amax(dim=(0, 2, 3)) <= 0  # type: ignore[index]
+    assert recycle(net, random, observations) >= 103
+    after = net(observations)
+    alive = before.amax(dim=0) > 0
+    assert torch.equal(before[:, alive], after[:, alive]) and alive.sum() == before.shape[1] - were_dead
+    # As many are positive as in a random network (on one game not all are), and as large.
+    now, drawn = after[:, killed], random(observations)[:, killed]
+    assert 0.7 < (now.amax(dim=0) > 0).sum() / (drawn.amax(dim=0) > 0).sum() < 1.4
+    assert 0.7 < now.square().mean().sqrt() / drawn.square().mean().sqrt() < 1.4
+    # A filter that was dead says something now, yet only to those that are new as well.
+    assert net.cnn[:2](observations)[:, 3].max() > 0  # type: ignore[index]
+    heard = net.cnn[2].weight[:, 3].flatten(1).any(dim=1)  # type: ignore[index, union-attr]
+    assert torch.equal(heard, dead_filters) and heard[[1, 5]].all()
+
+
+def trainer(initialization: Initialization | None = None, **kwargs: object) -> MetaTrainer:
+    return MetaTrainer(
+        tasks(), LEAP, 1, "encoder", initialization=initialization, engine=InProcess(), seed=3, device="cpu", **kwargs
+    )
+
+
+def with_dead_features() -> Initialization:
+    dead = tasks().draw_initialization("encoder", 5)
+    dead.parameters["encoder.linear.0.bias"][:300] = -1e6
+    return dead
+
+
+def test_meta_training_recycles_before_it_begins_and_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
+    whole = trainer(with_dead_features(), run_dir=tmp_path / "whole")
+    callback = RecycleDormant()
+    whole.learn(2, callback)
+    assert (whole.initialization.parameters["encoder.linear.0.bias"] > -1).all()
+    half = trainer(with_dead_features(), run_dir=tmp_path / "half")
+    half.learn(1, RecycleDormant())
+    resumed = MetaTrainer.load(tmp_path / "half", tasks(), learner=LEAP, engine=InProcess())
+    for name, tensor in half.initialization.parameters.items():  # what was saved is what was recycled
+        assert torch.equal(resumed.initialization.parameters[name], tensor)
+    resumed.learn(1, RecycleDormant())
+    for name, tensor in whole.initialization.parameters.items():
+        assert torch.equal(resumed.initialization.parameters[name], tensor), name
+
+
+def test_what_can_not_be_recycled() -> None:
+    poles = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 40, n_envs=2)
+    with pytest.raises(ValueError, match="recycled in the encoder of images, not in the scope 'all'"):
+        MetaTrainer(poles, LEAP, 1, engine=InProcess(), device="cpu").learn(1, RecycleDormant())
+    with pytest.raises(ValueError, match="averaged: leave one of the two out"):
+        trainer(average_from=1).learn(1, RecycleDormant())
