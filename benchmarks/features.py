@@ -14,32 +14,20 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import torch
 from report import at_least_one, parser
 from torch import Tensor, nn
 
 from leap_rl import AtariTasks, LeapA2C, make_atari_env
+from leap_rl.agents.dormant import random_observations
 from leap_rl.commands.initializations import load_initialization
-
-
-def frames(game: str, n: int) -> Tensor:
-    """Of random play, shape ``(n, 4, 84, 84)``, from 0 to 1: every fifth step of 8 environments."""
-    env = make_atari_env(game, 8, seed=0)
-    rng, seen = np.random.default_rng(0), [env.reset().copy()]
-    while 8 * len(seen) < n:
-        for _ in range(5):
-            observations = env.step(rng.integers(env.action_space.n, size=8))[0]  # type: ignore[attr-defined]
-        seen.append(observations.copy())  # type: ignore[union-attr]
-    env.close()
-    return torch.from_numpy(np.concatenate(seen)[:n]) / 255
 
 
 @torch.no_grad()
 def measure(encoder: nn.Module, images: Tensor) -> dict[str, list[float] | float]:
     """
     :param encoder: of the Nature network
-    :param images: as ``frames`` gives them
+    :param images: shape ``(n, 4, 84, 84)``, from 0 to 1
     """
     dead, norms, activations = [], [], images
     for layer in (*encoder.cnn, *encoder.linear):  # type: ignore[misc]
@@ -64,11 +52,12 @@ def main() -> None:
         args.frames = 32
     try:
         starts = {name: load_initialization(name) for name in args.initializations}
-        images = frames(args.game, args.frames)
+        tasks = AtariTasks(LeapA2C, "CnnPolicy", [args.game], 1)
+        images = torch.from_numpy(random_observations(tasks[0], args.frames, seed=0)) / 255
     except ValueError as error:
         cli.error(str(error))
     model = LeapA2C("CnnPolicy", make_atari_env(args.game, 1), device="cpu")
-    drawn = AtariTasks(LeapA2C, "CnnPolicy", [args.game], 1).draw_initialization("encoder", 0)
+    drawn = tasks.draw_initialization("encoder", 0)
     rows = {}
     print(f"{args.game}\n\n| | dead: convolutions 1, 2, 3, features | effective rank | norms |\n|---|---|---|---|")
     for name, start in {"random": drawn, **starts}.items():

@@ -46,16 +46,15 @@ class RecycleDormant(MetaCallback):
             raise ValueError("dormant units can't be recycled in a θ⁰ that is averaged: leave one of the two out")
 
     def _on_training_start(self) -> None:
-        trainer = self.trainer
-        self.check(trainer.tasks, trainer.initialization, trainer.average_from)
-        tasks = self.trainer.tasks
+        trainer, tasks = self.trainer, self.trainer.tasks
+        self.check(tasks, trainer.initialization, trainer.average_from)
         assert isinstance(tasks, EnvTasks)
         first = tasks[0]
         env = first.make_vec_env("encoder", 1)
         kwargs = {name: value for name, value in first.algorithm_kwargs.items() if name != "arithmetic"}
         self.model = first.algorithm(first.policy, env, scope="encoder", device="cpu", **kwargs)
         env.close()
-        frames = np.concatenate([random_observations(task, FRAMES, self.trainer.seed) for task in tasks])
+        frames = np.concatenate([random_observations(task, FRAMES, trainer.seed) for task in tasks])
         observations = preprocess_obs(torch.as_tensor(frames), self.model.observation_space)
         assert isinstance(observations, Tensor)
         self.observations = observations

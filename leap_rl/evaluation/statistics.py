@@ -188,10 +188,11 @@ class Statistics:
         for start in starts:
             cells = []
             for other in starts:
-                ranked = self._rankable(start, other)
-                shown = other != start and bool(ranked)
-                cell = f"{self.probability_of_improvement(start, *ranked, over=other):.2f}" if shown else ""
-                cells.append(cell + f", {len(ranked)} of {len(self.tasks)}" * (shown and len(ranked) < len(self.tasks)))
+                ranked = [] if other == start else self._rankable(start, other)
+                cell = f"{self.probability_of_improvement(start, *ranked, over=other):.2f}" if ranked else ""
+                if 0 < len(ranked) < len(self.tasks):
+                    cell += f", {len(ranked)} of {len(self.tasks)}"
+                cells.append(cell)
             rows.append(f"| {start} | {' | '.join(cells)} |")
         return "\n".join(rows)
 

@@ -210,6 +210,15 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     assert "has no random starts on Pong: it compared Qbert" in capsys.readouterr().err
 
 
+def test_an_initialization_of_another_preprocessing_is_named(meta_run: Path, tmp_path: Path, caplog: Any) -> None:
+    old = Initialization.load(meta_run / "initialization")
+    old.config["preprocessing"] = "ale-vector-1"
+    old.save(tmp_path / "old")
+    arguments = ["--games", "Qbert", "--starts", str(tmp_path / "old"), *ATARI, "--seeds", "0", "--n-workers", "1"]
+    assert main(["compare", *arguments, "--run-dir", str(tmp_path / "comparison")]) == 0
+    assert "old was learned with ale-vector-1, and is compared with ale-vector-2" in caplog.text
+
+
 def test_from_three_seeds_on_a_comparison_has_intervals(tmp_path: Path, capsys: Any) -> None:
     assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
     arguments = ["--starts", str(tmp_path / "run" / "initialization"), "random", "--seeds", "0", "1", "2", *META]
