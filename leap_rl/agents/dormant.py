@@ -18,8 +18,7 @@ FRAMES = 64
 
 class RecycleDormant(MetaCallback):
     """
-    Before the first meta step and after each, draw anew the units of an encoder of images that are positive on no
-    observation of any task. They compute nothing and, as a ReLU has no gradient there, learn nothing: the dormant
+    Before each meta step, draw anew the units of an encoder of images that are positive on no observation of any task. They compute nothing and, as a ReLU has no gradient there, learn nothing: the dormant
     neurons of Sokar et al. (*The Dormant Neuron Phenomenon in Deep Reinforcement Learning*, ICML 2023), with a
     threshold of 0. Observations are those of random actions, drawn once. The heads, which read the encoder, are drawn
     anew at every visit to a task, so they need no care.
@@ -58,26 +57,17 @@ class RecycleDormant(MetaCallback):
         observations = preprocess_obs(torch.as_tensor(frames), self.model.observation_space)
         assert isinstance(observations, Tensor)
         self.observations = observations
-        self._recycle()
 
-    def _on_rollout_end(self) -> None:
-        self.trainer.logger.record("meta/recycled_units", self.recycled)
-
-    def _on_step(self) -> bool:
-        self._recycle()
-        if self.trainer.checkpoints is not None:
-            self.trainer.save()
-        return True
-
-    def _recycle(self) -> None:
+    def _on_rollout_start(self) -> None:
         trainer, encoder = self.trainer, self.model.policy.features_extractor
         trainer.tasks.draw_initialization("encoder", trainer.seed + trainer.meta_step).apply_to(self.model)
         random = copy.deepcopy(encoder)
         current = trainer.initialization
         current.apply_to(self.model)
-        self.recycled = recycle(encoder, random, self.observations)
-        if self.recycled:
+        recycled = recycle(encoder, random, self.observations)
+        if recycled:
             trainer.initialization = Initialization.of(self.model, "encoder", current.config)
+        trainer.logger.record("meta/recycled_units", recycled)
 
 
 def random_observations(task: EnvTask, n: int, seed: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from stable_baselines3.common.torch_layers import NatureCNN
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from leap_rl import AtariTasks, EnvTasks, Initialization, Leap, LeapA2C, MetaTrainer, Mnih2013CNN
@@ -69,25 +70,34 @@ def trainer(initialization: Initialization | None = None, **kwargs: object) -> M
     )
 
 
-def with_dead_features() -> Initialization:
+def dead() -> Initialization:
+    """In a layer below as well: what is drawn anew above it has a size that depends on it."""
     dead = tasks().draw_initialization("encoder", 5)
+    dead.parameters["encoder.cnn.4.bias"][:9] = -1e6
     dead.parameters["encoder.linear.0.bias"][:300] = -1e6
     return dead
 
 
-def test_meta_training_recycles_before_it_begins_and_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
-    whole = trainer(with_dead_features(), run_dir=tmp_path / "whole")
-    callback = RecycleDormant()
-    whole.learn(2, callback)
+def recycled_units(run_dir: Path) -> list[float]:
+    events = EventAccumulator(str(run_dir / "tensorboard" / "Leap_1"))
+    events.Reload()
+    return [event.value for event in events.Scalars("meta/recycled_units")]
+
+
+def test_meta_training_recycles_before_each_meta_step_and_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
+    whole, half = (
+        trainer(dead(), run_dir=tmp_path / name, tensorboard_log=tmp_path / name / "tensorboard")
+        for name in ("whole", "half")
+    )
+    whole.learn(2, RecycleDormant())
     assert (whole.initialization.parameters["encoder.linear.0.bias"] > -1).all()
-    half = trainer(with_dead_features(), run_dir=tmp_path / "half")
     half.learn(1, RecycleDormant())
     resumed = MetaTrainer.load(tmp_path / "half", tasks(), learner=LEAP, engine=InProcess())
-    for name, tensor in half.initialization.parameters.items():  # what was saved is what was recycled
-        assert torch.equal(resumed.initialization.parameters[name], tensor)
     resumed.learn(1, RecycleDormant())
     for name, tensor in whole.initialization.parameters.items():
         assert torch.equal(resumed.initialization.parameters[name], tensor), name
+    found = [recycled_units(tmp_path / name) for name in ("whole", "half")]
+    assert found[0] == found[1] and found[0][0] >= 309
 
 
 def test_what_can_not_be_recycled() -> None:
