@@ -23,14 +23,25 @@ import numpy as np
 import torch
 from report import at_least_one
 
-from leap_rl import EnvTasks, Initialization, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
-from leap_rl.agents.cartpole import Variants, cartpole_family
-from leap_rl.core import Engine, InProcess, Job, JobsProgress, MetaLearner, Workers
+from leap_rl import Initialization, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
+from leap_rl.agents.cartpole import Variants
+from leap_rl.commands.tasks import make_tasks
+from leap_rl.core import Engine, InProcess, Job, JobsProgress, MetaLearner, TaskFamily, Workers
+from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.core.files import write_text
 from leap_rl.evaluation.statistics import estimate
+from leap_rl.settings import AgentSettings, AtariSettings, read_preset
 
-META_STEPS, META_BATCH = 25, 6
-META_TIMESTEPS, TIMESTEPS = 6_144, 12_288
-EVALUATION_SEEDS = 2
+PRESET = read_preset("cartpole", {"meta-train", "compare"})
+META_STEPS, META_BATCH = PRESET["meta-train"]["meta-steps"], PRESET["meta-train"]["meta-batch-size"]
+EVALUATION_SEEDS = len(PRESET["compare"]["seeds"])
+
+
+def variants(kind: Variants) -> TaskFamily:
+    """With the budget and the agent of the preset: of the training variants in a visit, of the others in all."""
+    settings = PRESET["meta-train" if kind == "training" else "compare"]
+    agent = AgentSettings(**{name.replace("-", "_"): value for name, value in settings["agent"].items()})
+    return make_tasks((), (f"cartpole-{kind}",), settings["timesteps"], agent, AtariSettings())
 
 
 @dataclass(frozen=True)
@@ -81,10 +92,10 @@ def meta_train(name: str, seed: int, folder: Path, engine: Engine) -> Initializa
     finished = folder / "initialization"
     if finished.exists():
         return Initialization.load(finished)
-    recipe, tasks = RECIPES[name], cartpole_family("training", META_TIMESTEPS)
+    recipe, tasks = RECIPES[name], variants("training")
     chain = recipe.learner.order == "chain"
     meta_steps = META_STEPS * (META_BATCH if chain else 1)
-    if (folder / "checkpoints").exists():
+    if Checkpoints(folder).steps():
         trainer = MetaTrainer.load(folder, tasks, meta_optimizer_kwargs=recipe.kwargs, engine=engine)
     else:
         trainer = MetaTrainer(
@@ -101,12 +112,12 @@ def meta_train(name: str, seed: int, folder: Path, engine: Engine) -> Initializa
         )
     if trainer.meta_step < meta_steps:
         trainer.learn(meta_steps - trainer.meta_step, progress_bar=True)
-    (folder / "history.json").write_text(json.dumps(trainer.history))
+    write_text(folder / "history.json", json.dumps(trainer.history))
     trainer.initialization.save(finished)
     return trainer.initialization
 
 
-def areas(tasks: EnvTasks, initialization: Initialization | None, seeds: int, engine: Engine) -> np.ndarray:
+def areas(tasks: TaskFamily, initialization: Initialization | None, seeds: int, engine: Engine) -> np.ndarray:
     """Mean return over training, shape ``(seeds, variants)``; ``None`` is a random initialization per seed."""
     jobs = []
     for seed in range(seeds):
@@ -115,9 +126,11 @@ def areas(tasks: EnvTasks, initialization: Initialization | None, seeds: int, en
     result = np.empty(len(jobs))
     with JobsProgress() as progress:
         progress.outer(f"{len(jobs)} evaluation runs", sum(job.task.steps for job in jobs))
-        progress.jobs([j.task.name for j in jobs], [j.task.steps for j in jobs])
+        names = [job.task.name for job in jobs]
+        progress.jobs(names, [job.task.steps for job in jobs])
         for i, r in engine.run(jobs, progress.job_at):
-            result[i] = r.curve.area() if r.status == "ok" else 0.0
+            r.raise_for_status(names[i])
+            result[i] = r.curve.area() if r.status == "ok" else 0.0  # what diverges earns nothing
     return result.reshape(seeds, len(tasks))
 
 
@@ -134,7 +147,7 @@ def main() -> None:
     engine: Engine = InProcess() if args.workers == 1 else Workers(args.workers)
     kind: Variants = "validation" if args.validate else "test"
     seeds = 1 if args.validate else EVALUATION_SEEDS
-    tasks = cartpole_family(kind, TIMESTEPS)
+    tasks = variants(kind)
     torch.set_num_threads(1)
 
     def scored(name: str, seed: int) -> np.ndarray:
@@ -144,8 +157,7 @@ def main() -> None:
             started = time.perf_counter()
             start = None if name == "random" else meta_train(name, seed, folder, engine)
             scores = areas(tasks, start, seeds, engine)
-            folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(scores.tolist()))
+            write_text(file, json.dumps(scores.tolist()))
             print(f"{name}, seed {seed}: {scores.mean():.1f} ({time.perf_counter() - started:.0f} s)", flush=True)
         return np.asarray(json.loads(file.read_text()))
 
@@ -156,7 +168,8 @@ def main() -> None:
     ratios = {name: values / scores["random"].mean(axis=0) for name, values in scores.items()}
 
     print(
-        f"\nmean return over {TIMESTEPS:,} steps of {len(tasks)} {kind} variants, 95 % stratified bootstrap intervals"
+        f"\nmean return over {tasks[0].steps:,} steps of {len(tasks)} {kind} variants, "
+        "95 % stratified bootstrap intervals"
     )
     print(f"{'':34}{'return':>8}{'interval':>18}{'x random':>10}{'interval':>14}")
     for name in scores:

@@ -5,8 +5,7 @@ What it is worth to start gently from an initialization, on a validation game.
     python benchmarks/gentle_starts.py --quick
 
 A2C learns from random weights, from the initialization as it is, with its encoder frozen for a tenth of the budget, and
-with a tenth of the learning rate for its encoder: same seeds, same budget. A run that ends is kept in --runs, which may
-be the folder of a `leap-rl compare` of the same runs.
+with a tenth of the learning rate for its encoder: same seeds, same budget. A run that ends is kept in --runs.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 from report import at_least_one, machine, parser
 
-import zoo
-from leap_rl import AtariTasks, Initialization, LeapA2C
+from leap_rl import AtariTasks, LeapA2C
+from leap_rl.commands.compare import start_of
 from leap_rl.core import Workers
 from leap_rl.evaluation import Comparison, compare, plot_comparison
 from leap_rl.evaluation.statistics import estimate
@@ -54,21 +53,20 @@ def main() -> None:
     if args.quick:
         # A game whose episodes are short, so that some end.
         args.game, args.steps, args.seeds, args.runs = "Asterix", 2_400, 2, args.runs / "quick"
-    path = Path(args.init)
-    start = Initialization.load(path) if path.is_dir() else zoo.load(args.init)
-    name = path.parent.name if path.name == "initialization" else path.name
+    name, start = start_of(args.init)
     curves: dict[str, Any] = {}
+    diverged: set[tuple[str, str, int]] = set()
     for algorithm, starts in (
         (LeapA2C, {name: start, "random": None}),
         (Frozen, {f"{name}, frozen first": start}),
         (Slow, {f"{name}, slow encoder": start}),
     ):
         tasks = AtariTasks(algorithm, "CnnPolicy", [args.game], args.steps, n_envs=8, algorithm_kwargs=SETTINGS)
-        compared = compare(
-            tasks, starts, range(args.seeds), Workers(), "encoder", "cpu", run_dir=args.runs, progress_bar=True
-        )
+        runs = args.runs / algorithm.__name__  # a folder has runs of one algorithm
+        compared = compare(tasks, starts, range(args.seeds), Workers(), "encoder", "cpu", runs, progress_bar=True)
         curves |= compared.curves
-    comparison = Comparison(curves, range(args.seeds))
+        diverged.update(compared.diverged)
+    comparison = Comparison(curves, range(args.seeds), diverged)
     print(comparison.table())
     rows = []
     as_it_is = comparison.areas(name, args.game)

@@ -15,7 +15,14 @@ from cyclopts import App, Parameter
 from cyclopts.config import Dict
 
 from leap_rl.ending import exit_code, run_program
-from leap_rl.settings import CompareSettings, EvaluateSettings, MetaTrainSettings, TrainSettings, read_preset
+from leap_rl.settings import (
+    CompareSettings,
+    EvaluateSettings,
+    MetaTrainSettings,
+    TrainSettings,
+    read_preset,
+    settings_file,
+)
 from leap_rl.threads import sleep_when_idle
 
 app = App(
@@ -217,11 +224,9 @@ def _run(arguments: list[str]) -> None:
     preset, resume = _option(arguments, "--preset"), _option(arguments, "--resume")
     if preset and resume:
         raise ValueError("--resume takes its settings from the run folder: leave --preset out")
-    if resume and not (Path(resume) / "settings.yaml").is_file():
-        raise ValueError(f"{resume} is no run folder: there is no settings.yaml in it")
     if resume and _option(arguments, "--run-dir"):
         raise ValueError("--resume goes on in the run's own folder: leave --run-dir out")
-    source = str(Path(resume) / "settings.yaml") if resume else preset
+    source = str(settings_file(Path(resume))) if resume else preset
     data = read_preset(source, COMMANDS) if source else {}
     if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
         raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")

@@ -268,6 +268,14 @@ def write_settings(folder: Path, command: str, settings: Settings) -> None:
     write_text(folder / "settings.yaml", text)
 
 
+def settings_file(folder: Path) -> Path:
+    """:raises ValueError: if it is no run's folder"""
+    file = folder / "settings.yaml"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no run folder: there is no settings.yaml in it")
+    return file
+
+
 def read_preset(name: str, commands: set[str]) -> dict[str, Any]:
     """
     :param name: of a preset that comes with leap_rl, or a YAML file

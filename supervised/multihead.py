@@ -30,12 +30,12 @@ class MultiHeadTrainer:
 
     :param tasks: whose networks share an ``encoder`` and have a ``head``
     :param learning_rate: of SGD
-    :param run_dir: folder of the checkpoints
+    :param run_dir: folder of the checkpoints; training goes on from the last of those that are there, to the same bits
     :param save_freq: updates between two of them
     :param tensorboard_log: folder of the TensorBoard run
     :param seed: of everything
     :param device: where the network lives
-    :raises ValueError: for what can't be trained; nothing has run then
+    :raises ValueError: for what can't be trained, or checkpoints of another training; nothing has run then
     """
 
     def __init__(
@@ -53,8 +53,6 @@ class MultiHeadTrainer:
         self.tasks = list(tasks)
         self.learning_rate = learning_rate
         self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)
-        if self.checkpoints is not None and self.checkpoints.steps():
-            raise ValueError(f"{run_dir} holds a run already: MultiHeadTrainer.load goes on with it, or choose another")
         self.save_freq = save_freq
         self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.seed = seed
@@ -71,6 +69,8 @@ class MultiHeadTrainer:
         self.model = nn.ModuleDict({"encoder": self.encoder, "heads": self.heads})
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=learning_rate)
         self.n_updates = 0
+        if self.checkpoints is not None and self.checkpoints.steps():
+            self._load(self.checkpoints)
 
     def learn(self, updates: int, progress_bar: bool = False) -> MultiHeadTrainer:
         """
@@ -159,36 +159,19 @@ class MultiHeadTrainer:
 
     def save(self) -> None:
         """Write a checkpoint, if there is a ``run_dir``; the last one stays until the new one is whole."""
-        if self.checkpoints is None:
-            return
-        state = {
-            "tasks": [task.name for task in self.tasks],
-            "settings": {"learning_rate": self.learning_rate, "save_freq": self.save_freq, "seed": self.seed},
-            "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
-            "n_updates": self.n_updates,
-        }
-        self.checkpoints.save(self.n_updates, self.model.state_dict(), state)
+        if self.checkpoints is not None:
+            state = {**self._settings(), "n_updates": self.n_updates}
+            self.checkpoints.save(self.n_updates, self.model.state_dict(), state)
 
-    @classmethod
-    def load(
-        cls, run_dir: str | os.PathLike[str], tasks: Sequence[ClassificationTask], device: str = "auto"
-    ) -> MultiHeadTrainer:
-        """
-        Go on from the last checkpoint, to the same bits as without the interruption.
+    def _settings(self) -> dict[str, Any]:
+        tasks = [task.name for task in self.tasks]
+        return {"tasks": tasks, "learning_rate": self.learning_rate, "seed": self.seed}
 
-        :param run_dir: of the trainer that wrote it
-        :param tasks: the same tasks
-        :param device: as in the constructor
-        :raises ValueError: if it is missing, foreign, damaged, or of other tasks
-        """
-        checkpoints = Checkpoints(Path(run_dir), keep=1)
+    def _load(self, checkpoints: Checkpoints) -> None:
         tensors, state = checkpoints.load()
         checkpoints.clean()
-        names = [task.name for task in tasks]
-        if names != state["tasks"]:
-            raise CheckpointError(f"{run_dir} was trained with tasks {state['tasks']}, not {names}")
-        trainer = cls(tasks, **state["settings"], tensorboard_log=state["tensorboard_log"], device=device)
-        trainer.checkpoints = checkpoints
-        trainer.model.load_state_dict(tensors)
-        trainer.n_updates = state["n_updates"]
-        return trainer
+        for name, value in self._settings().items():
+            if state.get(name) != value:
+                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {state.get(name)}, not {value}")
+        self.model.load_state_dict(tensors)
+        self.n_updates = state["n_updates"]

@@ -18,10 +18,11 @@ FRAMES = 64
 
 class RecycleDormant(MetaCallback):
     """
-    Before each meta step, draw anew the units of an encoder of images that are positive on no observation of any task. They compute nothing and, as a ReLU has no gradient there, learn nothing: the dormant
-    neurons of Sokar et al. (*The Dormant Neuron Phenomenon in Deep Reinforcement Learning*, ICML 2023), with a
-    threshold of 0. Observations are those of random actions, drawn once. The heads, which read the encoder, are drawn
-    anew at every visit to a task, so they need no care.
+    Before each meta step, draw anew the units of an encoder of images that are positive on no observation of any
+    task. They compute nothing and, as a ReLU has no gradient there, learn nothing: the dormant neurons of Sokar et
+    al. (*The Dormant Neuron Phenomenon in Deep Reinforcement Learning*, ICML 2023), with a threshold of 0.
+    Observations are those of random actions, drawn once. The heads, which read the encoder, are drawn anew at every
+    visit to a task, so they need no care.
 
     Of one θ⁰ always the same is made, so a run that is resumed has the same bits.
     """

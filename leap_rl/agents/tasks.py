@@ -160,7 +160,8 @@ class EnvTask(Task):
             env.close()
         path = model.gradient_path
         meta_gradient = statistics = None
-        if path is not None and (path.n_updates or not diverged):
+        # What diverged before its second rollout has nothing that FOMAML could look at.
+        if path is not None and not (diverged and (path.n_updates == 0 or isinstance(path, LookAhead))):
             meta_gradient, statistics = path.meta_gradient(), path.statistics()
             meta_gradient = {name: g.cpu() for name, g in meta_gradient.items()}
             diverged = diverged or not all(g.isfinite().all() for g in meta_gradient.values())

@@ -43,7 +43,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     :raises ValueError: for what can't be compared
     """
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
-    starts = {name: start for name, start in map(_start, settings.starts)}
+    starts = {name: start for name, start in map(start_of, settings.starts)}
     if not starts:
         raise ValueError("starts is empty: give folders of initializations, names of the zoo, or random")
     if len(starts) < len(settings.starts):
@@ -132,9 +132,11 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     print(f"  tensorboard --logdir {folder / 'tensorboard'}")
 
 
-def _start(start: str) -> tuple[str, Initialization | None]:
+def start_of(start: str) -> tuple[str, Initialization | None]:
     """
     :param start: ``random``, a folder or a name of the zoo, or ``name=`` one of them
+    :return: what it is called, and what it is; ``None`` is random
+    :raises ValueError: if there is no such initialization
     """
     if start == "random":
         return "random", None

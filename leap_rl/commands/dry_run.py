@@ -10,6 +10,7 @@ from datetime import timedelta
 from leap_rl.commands.meta_train import make_trainer
 from leap_rl.commands.tasks import algorithm, make_tasks
 from leap_rl.core import Job, Workers
+from leap_rl.core.checkpoint import checkpoint_bytes
 from leap_rl.settings import AgentSettings, MetaTrainSettings
 
 MEASURED_STEPS = 1_000
@@ -29,10 +30,9 @@ def dry_run(settings: MetaTrainSettings) -> None:
     steps = visits * settings.timesteps
     evaluations = (1 + settings.meta_steps // settings.eval_freq) * len(eval_tasks)
     eval_steps = evaluations * (settings.eval_timesteps or settings.timesteps)
-    n_bytes = sum(t.nbytes for t in theta.parameters.values())
 
     print(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
-    print(f"scope {theta.scope}: {n_bytes // 4:,} parameters")
+    print(f"scope {theta.scope}: {sum(t.numel() for t in theta.parameters.values()):,} parameters")
     print(f"{settings.meta_steps} meta steps × {size} tasks = {visits:,} visits")
     per_visit = math.ceil(settings.timesteps / rollout) * updates
     print("What a training step counts:")
@@ -44,12 +44,13 @@ def dry_run(settings: MetaTrainSettings) -> None:
     if evaluations:
         print(f"{evaluations:,} evaluations: {eval_steps:,} steps")
     kept = settings.keep_checkpoints + (settings.meta_steps // settings.keep_every if settings.keep_every else 0)
-    print(f"disk: {n_bytes * (4 * (kept + 1) + size) / 1e6:,.0f} MB for checkpoints, and the TensorBoard files")
+    disk = checkpoint_bytes(theta, kept, size)
+    print(f"disk: at most {disk / 1e6:,.0f} MB for checkpoints, and the TensorBoard files")
 
     engine = Workers(settings.n_workers)
     print(f"Measuring on this machine, {engine.n_workers} processes ...", flush=True)
     short = [dataclasses.replace(task, steps=max(MEASURED_STEPS, 2 * rollout)) for task in tasks]
-    measured = [Job(short[i % len(short)], theta, trainer.learner, i) for i in range(engine.n_workers)]
+    measured = [Job(short[i % len(short)], theta, trainer.learner, i, settings.device) for i in range(engine.n_workers)]
     rate = 0.0
     for _, result in engine.run(measured, lambda index, steps: None):
         result.raise_for_status()

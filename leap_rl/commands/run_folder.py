@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from leap_rl.core.logger import next_run_folder
-from leap_rl.settings import Settings, as_dict, read_preset
+from leap_rl.settings import Settings, as_dict, read_preset, settings_file
+
+COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")
 
 
 def open_run_folder(run_dir: Path | None, resume: bool, command: str, settings: Settings, may_change: set[str]) -> Path:
@@ -51,10 +53,7 @@ def stored_settings(folder: Path, command: str) -> dict[str, Any]:
 
     :raises ValueError: if the folder is none of that command's
     """
-    file = folder / "settings.yaml"
-    if not file.is_file():
-        raise ValueError(f"{folder} is no run folder: there is no settings.yaml in it")
-    settings = read_preset(str(file), {command, *COMMANDS_WITH_RUNS})
+    settings = read_preset(str(settings_file(folder)), {command, *COMMANDS_WITH_RUNS})
     if command not in settings:
         raise ValueError(f"{folder} is a run of {', '.join(settings)}, not of {command}")
     return dict(settings[command])
@@ -83,6 +82,3 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
     return flat
-
-
-COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from leap_rl.commands.run_folder import stored_settings
+from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, stored_settings
 from leap_rl.commands.train import saved_agents
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.files import read_json
-from leap_rl.settings import read_preset
+from leap_rl.settings import read_preset, settings_file
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -28,10 +28,7 @@ def show(folder: Path) -> None:
     :param folder: of the run
     :raises ValueError: if it is none
     """
-    file = folder / "settings.yaml"
-    if not file.is_file():
-        raise ValueError(f"{folder} is no run folder: there is no settings.yaml in it")
-    command = next(iter(read_preset(str(file), {"meta-train", "train", "compare"})))
+    command = next(iter(read_preset(str(settings_file(folder)), set(COMMANDS_WITH_RUNS))))
     {"meta-train": _show_meta_train, "train": _show_train, "compare": _show_compare}[command](folder)
 
 
@@ -93,9 +90,11 @@ def _show_compare(folder: Path) -> None:
     settings = stored_settings(folder, "compare")
     file = folder / "results.json"
     compared = read_json(file, "leap-rl compare --resume writes it again") if file.is_file() else None
-    if compared is None or compared["settings"]["seeds"] != settings["seeds"]:  # more are being run
+    may_grow = ("games", "envs", "starts", "seeds")
+    if compared is None or any(compared["settings"][name] != settings[name] for name in may_grow):
         done = len([p for p in (folder / "results").glob("*") if not p.name.startswith(".")])
-        print(f"{folder}: {done} runs are finished; seeds {settings['seeds']}, starts {', '.join(settings['starts'])}")
+        tasks, starts = (", ".join(names) for names in (settings["games"] or settings["envs"], settings["starts"]))
+        print(f"{folder}: {done} runs are finished; {tasks} from {starts}, seeds {settings['seeds']}")
         return
     print(f"{folder}: finished\n\n{(folder / 'table.md').read_text()}")
     for task, starts in compared["results"].items():

@@ -86,7 +86,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     saved = saved_agents(begun / "agents") if begun else []
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
-    if gently and not settings.game and settings.agent.network in (None, "mlp"):
+    if gently and not settings.game:
         raise ValueError(
             "--freeze-encoder-steps and --encoder-lr-factor need an encoder: networks of vectors have none"
         )
@@ -110,8 +110,11 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
                 arithmetic=settings.agent.arithmetic,
             )
             if model.num_timesteps >= settings.timesteps:
-                if not (folder / "agent.zip").is_file():  # interrupted between the two
-                    save_agent(model, folder / "agent.zip")
+                agent = folder / "agent.zip"
+                if (
+                    not agent.is_file() or agent.stat().st_mtime < saved[-1].stat().st_mtime
+                ):  # interrupted between the two
+                    save_agent(model, agent)
                     _say_what_next(folder)
                     return
                 raise ValueError(

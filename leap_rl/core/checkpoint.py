@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from leap_rl.core.curve import LearningCurve
 from leap_rl.core.engines import Engine, OnProgress
 from leap_rl.core.files import replacing_folder
+from leap_rl.core.initialization import Initialization
 from leap_rl.core.path import PathStatistics
 from leap_rl.core.task import Job, TaskResult
 
@@ -79,7 +80,7 @@ class Checkpoints:
         """
         if not self.steps():
             raise CheckpointError(f"{self.run_dir} holds no checkpoint: it is no run of leap_rl, or has not begun")
-        return _read(self.folder / f"{self.steps()[-1]:06d}")
+        return _read(self.folder / f"{self.steps()[-1]:06d}", "without this folder the one before it is used")
 
     def state(self) -> dict[str, Any]:
         """The last checkpoint without its tensors; as ``load`` otherwise."""
@@ -106,7 +107,7 @@ def load_result(folder: Path) -> TaskResult | None:
     """
     if not folder.exists():
         return None
-    tensors, state = _read(folder)
+    tensors, state = _read(folder, "without this folder it is run again")
     prefix = "meta_gradient."
     gradient = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     return TaskResult(
@@ -121,6 +122,14 @@ def load_result(folder: Path) -> TaskResult | None:
         scores=state["scores"],
         log=[(step, values) for step, values in state["log"]],
     )
+
+
+def checkpoint_bytes(theta: Initialization, kept: int, meta_batch_size: int) -> int:
+    """
+    At most so many bytes are on disk at once: checkpoints of θ⁰, the meta optimizer (Adam's two moments), the best and
+    the averaged θ⁰, one more of them than stay, and the results of a meta batch.
+    """
+    return sum(t.nbytes for t in theta.parameters.values()) * (5 * (kept + 1) + meta_batch_size)
 
 
 def run_kept(
@@ -171,21 +180,19 @@ def _write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> N
         ) from None
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(folder: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         state = json.loads((folder / "state.json").read_text())
         data = (folder / "state.safetensors").read_bytes()
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"{folder} can't be read: {error}; without this folder the one before it is used"
-        ) from None
+        raise CheckpointError(f"{folder} can't be read: {error}; {remedy}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is no checkpoint of leap_rl")
     if state.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{folder} has format version {state.get('format_version')}, this leap_rl reads {FORMAT_VERSION}"
         )
-    damaged = f"{folder} is damaged ({{}}); without this folder the one before it is used"
+    damaged = f"{folder} is damaged ({{}}); {remedy}"
     if state.get("sha256") != hashlib.sha256(data).hexdigest():
         raise CheckpointError(damaged.format("the sha256 of state.safetensors is not the one in state.json"))
     try:

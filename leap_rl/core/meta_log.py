@@ -20,10 +20,10 @@ _SHOWN = ("area", "final_score", "length", "energy", "loss_share", "top_share", 
 class MetaLog:
     """
     :param folder: of the TensorBoard run; ``None`` logs nowhere
-    :param last_step: the meta step after which an interrupted run goes on; ``None`` for a new one
+    :param last_step: the meta step after which an interrupted run goes on; -1 for a new one
     """
 
-    def __init__(self, folder: Path | None, last_step: int | None = None) -> None:
+    def __init__(self, folder: Path | None, last_step: int) -> None:
         self.folder = folder
         self.run: LoggerLike = NoLogger() if folder is None else TensorBoardLogger(folder, last_step)
         self._tasks: dict[str, TensorBoardLogger] = {}

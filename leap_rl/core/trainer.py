@@ -23,6 +23,7 @@ from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
 from leap_rl.core.checkpoint import (
     CheckpointError,
     Checkpoints,
+    checkpoint_bytes,
     optimizer_state,
     restore_optimizer,
     run_kept,
@@ -419,10 +420,7 @@ class MetaTrainer:
                 pass
         except OSError as error:
             raise ValueError(f"run_dir={str(self.run_dir)!r} can't be written to: {error.strerror}") from None
-        theta = sum(t.nbytes for t in self._theta.parameters.values())
-        # θ⁰, the meta optimizer (Adam's two moments), the best and the averaged θ⁰, in one checkpoint more than stay; a
-        # meta batch.
-        needed = theta * (5 * (self.checkpoints.keep + 1) + self.meta_batch_size)
+        needed = checkpoint_bytes(self._theta, self.checkpoints.keep, self.meta_batch_size)
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise ValueError(
@@ -514,8 +512,17 @@ class MetaTrainer:
             "seed": self.seed,
             "device": self.device,
             "arithmetic": self.engine.arithmetic,
-            "tensorboard_log": None if self.tensorboard_log is None else str(self.tensorboard_log),
+            "tensorboard_log": self._as_stored(self.tensorboard_log),
         }
+
+    def _as_stored(self, path: Path | None) -> str | None:
+        """What lies in ``run_dir`` is found again where that was moved, the rest wherever training goes on from."""
+        if path is None:
+            return None
+        if self.run_dir is None:
+            return str(path)
+        path, run_dir = path.absolute(), self.run_dir.absolute()
+        return str(path.relative_to(run_dir) if path.is_relative_to(run_dir) else path)
 
     def _optimizer_settings(self) -> dict[str, Any]:
         settings = {
@@ -559,7 +566,7 @@ class MetaTrainer:
             "history": self.history,
             "best": None if best is None else {"score": self.best_score, "config": best.config},
             "eval_reference": self._eval_reference,
-            "log_folder": None if self._log_folder is None else str(self._log_folder),
+            "log_folder": self._as_stored(self._log_folder),
         }
         self.checkpoints.save(self.meta_step, tensors, state)
 
@@ -600,6 +607,8 @@ class MetaTrainer:
         tensors, state = checkpoints.load()
         checkpoints.clean()
         settings = dict(state["settings"])
+        if settings["tensorboard_log"] is not None:
+            settings["tensorboard_log"] = run_dir / settings["tensorboard_log"]
         for what, names in (("tasks", tasks), ("eval_tasks", eval_tasks or [])):
             given = [task.name for task in names]
             if given != state[what]:
@@ -636,6 +645,7 @@ class MetaTrainer:
         # Constructing needs some lr (the real one comes with the optimizer's state).
         group: dict[str, Any] = next(iter(state["optimizer"]["param_groups"]), {})
         for key, value in (meta_optimizer_kwargs or {}).items():
+            value = list(value) if isinstance(value, tuple) else value  # as JSON has betas
             if not callable(value) and group.get(key, value) != value:
                 raise CheckpointError(
                     f"{run_dir} was trained with {key}={group[key]} of the meta optimizer, not {value}: a new run "
@@ -676,5 +686,5 @@ class MetaTrainer:
                 named("best."), settings["scope"], named("best_buffer."), state["best"]["config"]
             )
         if state["log_folder"] is not None:
-            trainer._log_folder = Path(state["log_folder"])
+            trainer._log_folder = run_dir / state["log_folder"]
         return trainer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,8 +24,8 @@ def _(model: BaseAlgorithm, initialization: Initialization, head: str) -> Initia
     :param head: ``"map"`` takes the row of the action that means the same; ``"redraw"`` leaves the model's own head
     :raises InitializationError: if there is no head, or nothing says what its actions mean
     """
-    if head not in ("map", "redraw"):
-        raise ValueError(f"head={head!r} is unknown, choose map or redraw")
+    if head not in get_args(Head):
+        raise ValueError(f"head={head!r} is unknown, choose {' or '.join(get_args(Head))}")
     if not all(name in initialization.parameters for name in HEAD):
         raise InitializationError(
             f"head={head!r}, but the initialization has none (its scope is {initialization.scope!r}): "

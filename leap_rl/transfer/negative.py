@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-_log = logging.getLogger(__name__)
+from leap_rl.core import LearningCurve
 
-WINDOW = 50
-"""Episodes of a moving average, as those of ``LearningCurve``."""
+_log = logging.getLogger(__name__)
 
 
 class WatchTransfer(BaseCallback):
@@ -42,13 +41,13 @@ class WatchTransfer(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if len(self.returns) < WINDOW or self.num_timesteps > self.steps:
+        if len(self.returns) < LearningCurve.window or self.num_timesteps > self.steps:
             return
         known = [values[steps <= self.num_timesteps] for steps, values in self.from_scratch]
         now = np.array([values[-1] for values in known if len(values)])
         if len(now) < 2 or not now.std() > 0:
             return
-        own = float(np.mean(self.returns[-WINDOW:]))
+        own = float(np.mean(self.returns[-LearningCurve.window :]))
         mean, spread = float(now.mean()), float(now.std(ddof=1))
         lead = (own - mean) / spread
         self.logger.record("transfer/lead", lead)
@@ -57,7 +56,7 @@ class WatchTransfer(BaseCallback):
                 "negative transfer after %s steps: the last %d episodes returned %.1f; started at random they returned "
                 "%.1f ± %.1f over %d seeds",
                 f"{self.num_timesteps:,}",
-                WINDOW,
+                LearningCurve.window,
                 own,
                 mean,
                 spread,

@@ -212,12 +212,9 @@ def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_
     if run.learner == "none":
         start, images = tasks.draw_initialization(None, run.seed), 0
     elif run.learner == "multihead":
-        if Checkpoints(folder).steps():
-            joint = MultiHeadTrainer.load(folder, tasks.tasks)
-        else:
-            joint = MultiHeadTrainer(
-                tasks.tasks, LEARNING_RATE, folder, tensorboard_log=tensorboard / run.learner, seed=run.seed
-            )
+        joint = MultiHeadTrainer(
+            tasks.tasks, LEARNING_RATE, folder, tensorboard_log=tensorboard / run.learner, seed=run.seed
+        )
         if joint.n_updates < budget:
             joint.learn(budget - joint.n_updates, progress_bar)
         start, images = joint.initialization, joint.n_updates * run.batch_size

@@ -195,8 +195,6 @@ def _trainer(run: Run, pretraining: Alphabets, folder: Path, engine: Engine) -> 
     if not started:
         show_examples(pretraining, tensorboard)
     if learner is None:
-        if started:
-            return MultiHeadTrainer.load(folder, pretraining.tasks)
         return MultiHeadTrainer(
             pretraining.tasks, rate, run_dir=folder, tensorboard_log=tensorboard / "multihead", seed=run.seed
         )

@@ -17,7 +17,7 @@ from leap_rl.core.checkpoint import Checkpoints, load_result
 from supervised.intervals import bootstrap_interval, difference_cell
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
-from supervised.runs import missing_runs, read_runs
+from supervised.runs import missing_runs, read_runs, save_rows
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -141,7 +141,7 @@ def _visits(folder: Path, evaluated: Sequence[int]) -> dict[int, float]:
 
 def save(found: Sequence[Findings], file: Path) -> None:
     """Write what ``collect`` reads."""
-    file.write_text("[\n" + ",\n".join(json.dumps(asdict(run)) for run in found) + "\n]\n")
+    save_rows(file, [asdict(run) for run in found])
 
 
 def table(found: Sequence[Findings], meta_step: int | None = None) -> str:

@@ -71,9 +71,11 @@ def test_what_is_not_in_scope_is_redrawn_at_every_visit() -> None:
     assert not torch.equal(finals[0], finals[1])
 
 
-def test_a_process_that_diverges_says_so_instead_of_failing() -> None:
+@pytest.mark.parametrize("learner", [Leap(), FOMAML()])
+def test_a_process_that_diverges_says_so_instead_of_failing(learner: Any) -> None:
+    """After its first update, when FOMAML has nothing to look at yet, too."""
     tasks = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 400, 2, {"learning_rate": 1e30})
-    j = job(tasks)
+    j = Job(tasks[0], tasks.draw_initialization(None, 0), learner, 0, "cpu")
     assert j.task.run(j, lambda n: None).status == "non_finite"
 
 

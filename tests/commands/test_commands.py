@@ -21,8 +21,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import Adam
 
-from leap_rl import Initialization, Mnih2013CNN
+from leap_rl import Initialization, LeapA2C, Mnih2013CNN
 from leap_rl.cli import _script, main
+from leap_rl.core.files import write_text
 from leap_rl.transfer import policy_kwargs
 
 ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
@@ -122,6 +123,10 @@ def test_train_starts_from_the_initialization_and_goes_on(agent_run: Path, meta_
     assert steps == sorted(set(steps)) and steps[-1] > 260
     assert main(["train", "--resume", str(longer)]) == 2
     assert "is finished" in capsys.readouterr().err
+    # Stopped between its last checkpoint and the agent: the one that is there is the shorter run's.
+    shutil.copy2(agent_run / "agent.zip", longer / "agent.zip")
+    assert main(["train", "--resume", str(longer)]) == 0
+    assert LeapA2C.load(longer / "agent.zip").num_timesteps >= 512
 
 
 def test_train_leaves_what_sb3_would_have_learned(tmp_path: Path) -> None:
@@ -186,7 +191,12 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     assert [r["seed"] for r in results["Leap"]] == [0, 1] == [r["seed"] for r in results["random"]]
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items())  # not run again
     assert main(["show", str(run)]) == 0
-    assert "finished" in capsys.readouterr().out
+    assert f"{run}: finished" in capsys.readouterr().out
+    settings = (run / "settings.yaml").read_text()
+    write_text(run / "settings.yaml", settings.replace("- Qbert", "- Qbert\n  - Pong"))  # one game more has begun
+    assert main(["show", str(run)]) == 0
+    assert f"{run}: 5 runs are finished; Qbert, Pong from " in capsys.readouterr().out
+    write_text(run / "settings.yaml", settings)
     # Such random starts are what a training can be watched against, once they ended an episode.
     watched = ["train", "Qbert", "--watch", str(run), "--timesteps", "64", *ATARI[2:]]
     assert main([*watched, "--run-dir", str(tmp_path / "other")]) == 2

@@ -472,6 +472,17 @@ def test_tensorboard_holds_what_is_promised(tmp_path: Path) -> None:
     assert trainer(tensorboard_log=tmp_path).learn(1) and (tmp_path / "Leap_2").is_dir()
 
 
+def test_a_run_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer(run_dir="before", tensorboard_log="before/tensorboard").learn(1)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "before").rename(tmp_path / "elsewhere" / "after")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    MetaTrainer.load("after", Quadratics(), engine=InProcess()).learn(1)
+    assert [s for s, _ in read_tensorboard(Path("after/tensorboard/Leap_1"))["meta/gradient_norm"]] == [1, 2]
+    assert [p.name for p in tmp_path.rglob("*") if p.name in ("before", "after")] == ["after"]
+
+
 def test_sb3s_logger_is_a_logger(tmp_path: Path) -> None:
     meta = trainer()
     logger = Logger(None, [])
@@ -555,6 +566,8 @@ def test_a_run_goes_on_as_it_began(tmp_path: Path, given: dict[str, Any], messag
     with pytest.raises(CheckpointError, match=message):
         MetaTrainer.load(tmp_path, Quadratics(), **given)
     MetaTrainer.load(tmp_path, Quadratics(), learner=Leap(metric="length"), **sgd)
+    trainer(run_dir=tmp_path / "adam", meta_optimizer_kwargs={"lr": 0.1, "betas": (0.9, 0.99)}).learn(1)
+    MetaTrainer.load(tmp_path / "adam", Quadratics(), meta_optimizer_kwargs={"betas": (0.9, 0.99)})
     longer = Quadratics()
     longer.tasks = [Quadratic(i, steps=13) for i in range(5)]
     with pytest.raises(CheckpointError, match="of other budgets than"):

@@ -76,14 +76,14 @@ def test_it_learns_all_tasks_and_a_new_one_starts_from_the_encoder() -> None:
 def test_resuming_is_exact_also_amid_a_pass(tmp_path: Path) -> None:
     whole = trainer().learn(20)
     trainer(run_dir=tmp_path).learn(12)
-    resumed = MultiHeadTrainer.load(tmp_path, noise(3), device="cpu").learn(8)
+    resumed = trainer(run_dir=tmp_path).learn(8)
     assert resumed.n_updates == 20
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    with pytest.raises(ValueError, match="holds a run already"):
-        trainer(run_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="trained with seed 0, not 1"):
+        trainer(run_dir=tmp_path, seed=1)
     with pytest.raises(CheckpointError, match=r"trained with tasks \['noise0', 'noise1', 'noise2'\], not \['noise0'\]"):
-        MultiHeadTrainer.load(tmp_path, noise(1))
+        MultiHeadTrainer(noise(1), 0.1, tmp_path)
 
 
 def test_what_cannot_be_trained() -> None:
