@@ -6,14 +6,27 @@ import copy
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leap_rl.core import MAML, GradientPath, Initialization, Job, LearningCurve, LookAhead, Report, Task, TaskResult
+from leap_rl.core import (
+    MAML,
+    GradientPath,
+    Initialization,
+    Job,
+    LearningCurve,
+    LookAhead,
+    MetaLearner,
+    Report,
+    Task,
+    TaskFamily,
+    TaskResult,
+)
 from supervised.networks import Classifier
 
 LOGS_PER_PROCESS = 10
@@ -328,3 +341,37 @@ class Minibatches:
 
     def _transformed(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return (x if self._transform is None else self._transform(x, generator)).to(self._device)
+
+
+class ClassificationTasks(TaskFamily):
+    """
+    Classification tasks whose networks share what is meta-learned.
+
+    :param tasks: to learn
+    :param scope: of an initialization, where none is asked for
+    :param config: what an initialization says of these tasks
+    """
+
+    def __init__(self, tasks: Sequence[ClassificationTask], scope: str, config: Mapping[str, Any]) -> None:
+        self.tasks = list(tasks)
+        self.scope = scope
+        self.config = dict(config)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> ClassificationTask:  # type: ignore[override]
+        return self.tasks[index]
+
+    def check_learner(self, learner: MetaLearner) -> None:
+        if getattr(learner, "loss_delta", None) == "same_batch":
+            raise ValueError(
+                'loss_delta="same_batch" needs a minibatch\'s loss twice, and here it is computed once: '
+                'use "consecutive" or "none"; a training loop of your own has GradientPath.backward(recompute=...)'
+            )
+
+    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.tasks[0].network()
+        return Initialization.of(model, scope or self.scope, {"network": type(model).__name__, **self.config})

@@ -269,7 +269,12 @@ def _evaluate(run: Run, held_out: DataSets, folder: Path, engine: Engine) -> Tas
     task = held_out[0]
     start = Initialization.load(folder / "initialization")
     if run.learner in TASK_NETWORKS:
-        job = Job(NextTask.of(task, task.n_classes, partial(_task_network, run)), start, NoPretraining(), run.seed)
+        job = Job(
+            NextTask.of(task, DATA_SETS[run.held_out].n_classes, partial(_task_network, run)),
+            start,
+            NoPretraining(),
+            run.seed,
+        )
     else:
         job = Job(task, start, NoPretraining(), run.seed)
     return evaluate([job], f"held-out {run.held_out}", folder, engine)[run.held_out]

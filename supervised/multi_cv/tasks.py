@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leap_rl.core import Initialization, TaskFamily
 from supervised.multi_cv.data import DATA_SETS, SIZE, MultiCVError, load
 from supervised.networks import ConvNet
-from supervised.tasks import ClassificationTask, Images
+from supervised.tasks import ClassificationTask, ClassificationTasks, Images
 
 # Not published, so ours.
 LEARNING_RATE = 0.1
@@ -128,7 +127,7 @@ class DataSetTask(ClassificationTask):
         return ConvNet(self.n_classes, channels=3, image_size=SIZE)
 
 
-class DataSets(TaskFamily):
+class DataSets(ClassificationTasks):
     """
     Data sets to learn. Images are normalized by mean and standard deviation of the channels over the training images in
     use (ours: Serrà et al. have those of whole data sets as constants), and not augmented.
@@ -151,7 +150,7 @@ class DataSets(TaskFamily):
         passes: int = 1,
         batch_size: int = 64,
     ) -> None:
-        self.tasks = []
+        tasks = []
         for name in names:
             images, transform = _images(data_dir, name, run_seed, limit)
             per_pass = len(images.train) // batch_size
@@ -159,7 +158,7 @@ class DataSets(TaskFamily):
                 raise MultiCVError(
                     f"{name} has {len(images.train)} images to learn from: too few for batches of {batch_size}"
                 )
-            self.tasks.append(
+            tasks.append(
                 DataSetTask(
                     name,
                     passes * per_pass,
@@ -174,15 +173,4 @@ class DataSets(TaskFamily):
                     validation_freq=per_pass,
                 )
             )
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __getitem__(self, index: int) -> DataSetTask:  # type: ignore[override]
-        return self.tasks[index]
-
-    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = self.tasks[0].network()
-        return Initialization.of(model, scope or "encoder", {"network": "ConvNet", "data": "Multi-CV"})
+        super().__init__(tasks, "encoder", {"data": "Multi-CV"})

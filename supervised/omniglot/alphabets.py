@@ -9,11 +9,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from leap_rl.core import Initialization, TaskFamily
 from supervised.augmentation import RandomAffine
 from supervised.networks import ConvNet
 from supervised.omniglot.data import DRAWINGS, absent_sets, load_omniglot
-from supervised.tasks import ClassificationTask, Images
+from supervised.tasks import ClassificationTask, ClassificationTasks, Images
 
 # Appendix D of the paper, unless said otherwise.
 CLASSES = 20
@@ -65,7 +64,7 @@ class AlphabetTask(ClassificationTask):
         return ConvNet(CLASSES)
 
 
-class Alphabets(TaskFamily):
+class Alphabets(ClassificationTasks):
     """
     Alphabets to learn.
 
@@ -86,23 +85,11 @@ class Alphabets(TaskFamily):
                 )
             if alphabets.count(alphabet) > 1:
                 raise ValueError(f"{alphabet} is named {alphabets.count(alphabet)} times: once is enough")
-        self.tasks = [
+        tasks = [
             AlphabetTask(alphabet, updates, BATCH_SIZE, LEARNING_RATE, AUGMENTATION, data_dir, run_seed)
             for alphabet in alphabets
         ]
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __getitem__(self, index: int) -> AlphabetTask:  # type: ignore[override]
-        return self.tasks[index]
-
-    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = self.tasks[0].network()
-        config = {"network": "ConvNet", "data": "Omniglot", "updates_per_visit": self.tasks[0].updates}
-        return Initialization.of(model, scope or "all", config)
+        super().__init__(tasks, "all", {"data": "Omniglot", "updates_per_visit": updates})
 
 
 def large_alphabets(data_dir: str) -> list[str]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from leap_rl.core import Initialization, TaskFamily
 from supervised.networks import ConvNet
-from supervised.tasks import ClassificationTask, Images
+from supervised.tasks import ClassificationTask, ClassificationTasks, Images
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,6 @@ def noise(n_tasks: int, updates: int = 2, **kwargs: int) -> list[Noise]:
     return [Noise(f"noise{i}", updates, 8, 0.05, None, seed=i, **kwargs) for i in range(n_tasks)]
 
 
-class NoiseFamily(TaskFamily):
+class NoiseFamily(ClassificationTasks):
     def __init__(self, n_tasks: int) -> None:
-        self.tasks = noise(n_tasks)
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __getitem__(self, index: int) -> Noise:  # type: ignore[override]
-        return self.tasks[index]
-
-    def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
-        torch.manual_seed(seed)
-        return Initialization.of(self.tasks[0].network(), scope or "all")
+        super().__init__(noise(n_tasks), "all", {})

@@ -19,6 +19,7 @@ from supervised.augmentation import RandomAffine
 from supervised.networks import ConvNet
 from supervised.omniglot.alphabets import BATCH_SIZE, CLASSES, Alphabets, large_alphabets, split
 from supervised.omniglot.data import OmniglotError, load_omniglot
+from tests.supervised.noise import NoiseFamily
 
 # -- data ------------------------------------------------------------------------------------------
 
@@ -212,6 +213,11 @@ def test_every_learner_meta_trains_and_resumes_to_the_same_bits(drawn: Path, tmp
     if not isinstance(learner, MAML):
         assert 0 <= row["test_error"] <= 1
     assert json.loads(json.dumps(row)) == row and not math.isnan(row["area"])
+
+
+def test_a_learner_that_needs_a_loss_twice_is_refused_before_any_run() -> None:
+    with pytest.raises(ValueError, match=r'"same_batch" needs .* use "consecutive" or "none"'):
+        MetaTrainer(NoiseFamily(2), Leap(loss_delta="same_batch"), 2)
 
 
 def test_tasks_reach_worker_processes(drawn: Path) -> None:
