@@ -157,7 +157,8 @@ def model_card(
 def _visits(config: dict[str, Any]) -> str:
     """How the steps were spent, where it is recorded."""
     try:
-        visits = f"{config['meta_batch_size']} visits of {config['steps_per_visit']:,} steps"
+        size = config["meta_batch_size"]
+        visits = f"{size} visit{'s' * (size != 1)} of {config['steps_per_visit']:,} steps"
         averaged = f", averaged from meta step {config['averaged_from']} on" if "averaged_from" in config else ""
         return f", in {config['meta_steps']:,} meta steps of {visits}{averaged}"
     except (KeyError, TypeError, ValueError):  # a stranger's, or imported

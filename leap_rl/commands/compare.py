@@ -94,7 +94,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         raise
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
-    table = f"{comparison.table()}\n\n({note})"
+    table = f"{comparison.table(over_tasks=not settings.games)}\n\n({note})"
     if random_policy:
         statistics = Statistics(comparison, random_policy)
         table += (

@@ -109,10 +109,12 @@ class Comparison:
             for task in next(iter(self.curves.values()))
         }
 
-    def table(self) -> str:
+    def table(self, over_tasks: bool = False) -> str:
         """
-        Markdown: mean over the seeds and, in brackets, each seed alone. Where there are several tasks the last rows are
-        means over them: they say something only where the tasks' returns are of one size.
+        Markdown: mean over the seeds and, in brackets, each seed alone.
+
+        :param over_tasks: with rows of the means over tasks, for tasks whose returns are of one size (those of games
+            are not)
         """
         rows = [
             "| task | start | area under the curve (each seed) | final score (each seed) |",
@@ -123,7 +125,7 @@ class Comparison:
                 cells = [self._cell(self.areas(start, task)), self._cell(self.final_scores(start, task))]
                 rows.append(f"| {task} | {start} | {cells[0]} | {cells[1]} |")
         tasks = list(next(iter(self.curves.values())))
-        if len(tasks) > 1:
+        if over_tasks and len(tasks) > 1:
             for start in self.curves:
                 areas = np.mean([self.areas(start, task) for task in tasks], axis=0)
                 scores = np.mean([self.final_scores(start, task) for task in tasks], axis=0)
