@@ -111,9 +111,8 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
             )
             if model.num_timesteps >= settings.timesteps:
                 agent = folder / "agent.zip"
-                if (
-                    not agent.is_file() or agent.stat().st_mtime < saved[-1].stat().st_mtime
-                ):  # interrupted between the two
+                # Interrupted between the two.
+                if not agent.is_file() or agent.stat().st_mtime < saved[-1].stat().st_mtime:
                     save_agent(model, agent)
                     _say_what_next(folder)
                     return
