@@ -67,6 +67,8 @@ class Evidence:
         """A name may come to stand for another initialization; a hash does not."""
         preprocessing = self.results.get("config", {}).get("preprocessing")
         said = f"Learned with `{preprocessing}`. " if preprocessing else ""
+        if versions := self.results.get("versions"):
+            said += f"Written with {', '.join(f'{library} {v}' for library, v in versions.items())}. "
         said += "The starts, with the hashes that `leap-rl zoo show` has of them:\n\n"
         hashes = self.results["sha256"].items()
         return said + "\n".join(f"- `{start}`: {sha256}" for start, sha256 in hashes if sha256) + "\n"

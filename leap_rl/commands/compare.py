@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 # A kept run is known by game, start and seed: others may join it.
 MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "note"}
+
+LIBRARIES = ("leap-rl", "stable-baselines3", "gymnasium", "ale-py", "torch")
+"""What decides the bits of a run, besides the hardware."""
 
 RANDOM_POLICY = "a random policy"
 
@@ -121,6 +125,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         "settings": as_dict(settings),
         "sha256": {name: start and start.sha256 for name, start in starts.items()},
         "config": what_learns(random.config),
+        "versions": {library: version(library) for library in LIBRARIES},
         "random_policy": {task: [json_number(a) for a in areas.tolist()] for task, areas in random_policy.items()},
         "results": comparison.as_dict(),
     }

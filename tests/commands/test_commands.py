@@ -235,6 +235,7 @@ def test_from_three_seeds_on_a_comparison_has_intervals(tmp_path: Path, capsys: 
     assert main(["compare", *arguments, "--run-dir", str(tmp_path / "compared")]) == 0
     table = (tmp_path / "compared" / "table.md").read_text()
     results = json.loads((tmp_path / "compared" / "results.json").read_text())
+    assert torch.__version__.startswith(results["versions"]["torch"])
     floor = results["random_policy"]["CartPole-v1"]
     assert len(floor) == 3 and 5 < min(floor) and max(floor) < 40 and "| CartPole-v1 | a random policy | " in table
     assert re.search(r"\| CartPole-v1 \| run \| [\d.]+ \([\d.]+ to [\d.]+\)", table)

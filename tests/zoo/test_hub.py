@@ -70,6 +70,7 @@ def test_evidence_becomes_a_card_with_results(
             "settings": {"games": ["SpaceInvaders"], "starts": ["mine=/home/me/x", "random"], "timesteps": 1_000},
             "sha256": {"mine": sha256, "random": None},
             "config": {"preprocessing": "ale-vector-2"},
+            "versions": {"leap-rl": "0.1.0", "torch": "2.9.1"},
             "results": {
                 "SpaceInvaders": {
                     start: [{"seed": i, "area": a, "final_score": a, "curve": curve} for i, a in enumerate(areas)]
@@ -106,6 +107,7 @@ def test_evidence_becomes_a_card_with_results(
     assert index["name"] == "mine" and metric["value"] == 200.0
     assert metric["name"] == "mean return over 1,000 steps, 2 seeds (random 100.0)"
     assert f"- `mine`: {zoo.load('mine').sha256}\n" in card.text and "Learned with `ale-vector-2`" in card.text
+    assert "Written with leap-rl 0.1.0, torch 2.9.1." in card.text
     assert zoo.artifacts.summary("mine")["sha256"] in card.text
     assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
     curves = (zoo.folder_of("mine") / "curves.json").read_text()
