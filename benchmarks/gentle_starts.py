@@ -18,6 +18,7 @@ import numpy as np
 from report import at_least_one, machine, parser
 
 from leap_rl import AtariTasks, LeapA2C
+from leap_rl.atari import game_name
 from leap_rl.commands.compare import start_of
 from leap_rl.core import Workers
 from leap_rl.evaluation import Comparison, compare, plot_comparison
@@ -53,7 +54,11 @@ def main() -> None:
     if args.quick:
         # A game whose episodes are short, so that some end.
         args.game, args.steps, args.seeds, args.runs = "Asterix", 2_400, 2, args.runs / "quick"
-    name, start = start_of(args.init)
+    try:
+        name, start = start_of(args.init)
+        game_name(args.game)
+    except ValueError as error:
+        cli.error(str(error))
     curves: dict[str, Any] = {}
     diverged: set[tuple[str, str, int]] = set()
     for algorithm, starts in (

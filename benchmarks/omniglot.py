@@ -104,7 +104,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     cores = torch.get_num_threads()
-    tasks = Alphabets(args.data_dir, split(args.data_dir, TASKS, 0)[0], 0, args.updates)
+    try:
+        tasks = Alphabets(args.data_dir, split(args.data_dir, TASKS, 0)[0], 0, args.updates)
+    except ValueError as error:
+        parser.error(str(error))
     ways: dict[str, Callable[[Alphabets, str], None]] = {
         "plain loop, 1 thread": plain_loop,
         "one task after the other, 1 thread": MetaBatch(InProcess(), 1),

@@ -7,12 +7,11 @@ Batch norm undoes the scale of a convolution, but the larger its weights are, th
 twice the norm, by a quarter. So each convolution that Leap found is given the norm that the same one has in the random
 weights of the run without pretraining, and the other way round. Both compute what they did before, and learn the
 held-out data set as in the runs of ``python -m supervised.multi_cv`` that are there. Differences are to random weights,
-of the same seeds, with Student's interval of 95 %.
+of the same seeds, with Student's interval of 95 %. Rows that the JSON file has already stay, of runs that are gone.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from report import parser
 
 from leap_rl.core import Initialization, InProcess, Job, NoPretraining
 from leap_rl.core.checkpoint import load_result
-from leap_rl.core.files import write_text
 from supervised.intervals import difference_cell
 from supervised.multi_cv.data import DATA_SETS, default_data_dir
 from supervised.multi_cv.experiment import Run
-from supervised.runs import evaluate
+from supervised.runs import evaluate, read_runs, save_rows
 
 STARTS = ("leap", "leap, norms of none", "none, norms of leap")
 MEASURES = ("test error", "area")
@@ -69,6 +67,11 @@ def main() -> None:
     cli.add_argument("--kept", type=Path, default=Path("runs/weight_norms"), help="folder of the results")
     args = cli.parse_args()
     rows: list[dict[str, Any]] = []
+    if args.json is not None and args.json.is_file():
+        try:
+            rows = read_runs(args.json, ("held_out", "seed", "start", *MEASURES))
+        except ValueError as error:
+            cli.error(str(error))
     for folder in sorted(args.runs.glob("leap-*-seed*")):
         run = Run.read(folder, str(args.data_dir.absolute()))
         none = args.runs / f"none-{run.held_out}-seed{run.seed}"
@@ -80,19 +83,19 @@ def main() -> None:
                 break
     if not rows:
         cli.error(f"{args.runs} has no run of leap that is finished, with one of none on the same data set and seed")
-    found = {(row["held_out"], row["seed"], row["start"]): row for row in rows}
+    found = {(row["held_out"], row["seed"], row["start"]): row for row in rows}  # the latest of each
     for measure in MEASURES:
         print(f"\n{measure} less that of random weights, points\n\n| held out | {' | '.join(STARTS)} |")
         print("|---" * (len(STARTS) + 1) + "|")
-        for name in [name for name in DATA_SETS if any(row["held_out"] == name for row in rows)]:
-            seeds = sorted({row["seed"] for row in rows if row["held_out"] == name})
+        for name in [name for name in DATA_SETS if any(held_out == name for held_out, _, _ in found)]:
+            seeds = sorted({seed for held_out, seed, _ in found if held_out == name})
             cells = [
                 difference_cell([found[name, s, start][measure] - found[name, s, "none"][measure] for s in seeds])
                 for start in STARTS
             ]
             print(f"| {name} | {' | '.join(cells)} |")
     if args.json is not None:
-        write_text(args.json, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        save_rows(args.json, list(found.values()))
 
 
 if __name__ == "__main__":
