@@ -283,7 +283,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
     assert "25 tasks: AirRaid" in out and "100 meta steps × 16 tasks = 1,600 visits" in out
     assert "5,000,000 steps = 31,250 updates a visit" in out and "8,000,000,000 steps = 50,000,000 updates" in out
     assert "5,000,000 updates = 800,000,000 steps a visit" in out
-    assert re.search(r"disk: \d+ MB", out) and re.search(r" 1 such machines: [\d,.]+ hours", out)
+    assert re.search(r"disk: at most [\d,]+ MB", out) and re.search(r" 1 such machines: [\d,.]+ hours", out)
     assert not Path("runs").exists() or "paper" not in " ".join(p.name for p in Path("runs").iterdir())
 
 
