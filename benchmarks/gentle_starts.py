@@ -56,7 +56,7 @@ def main() -> None:
         args.game, args.steps, args.seeds, args.runs = "Asterix", 2_400, 2, args.runs / "quick"
     try:
         name, start = start_of(args.init)
-        game_name(args.game)
+        args.game = game_name(args.game)
     except ValueError as error:
         cli.error(str(error))
     curves: dict[str, Any] = {}

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "note"}
 
 LIBRARIES = ("leap-rl", "stable-baselines3", "gymnasium", "ale-py", "torch")
-"""What decides the bits of a run, besides the hardware."""
+"""What decides the bits of a run, besides the hardware; results have the versions of the last sitting."""
 
 RANDOM_POLICY = "a random policy"
 
