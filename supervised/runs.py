@@ -26,9 +26,17 @@ def read_runs(file: Path, keys: Collection[str]) -> list[dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{file} is no run.json, nor what table --save wrote: {error}") from None
     rows = content if isinstance(content, list) else [content]
-    if not all(isinstance(row, dict) and row.keys() >= set(keys) for row in rows):
+    if not rows or not all(isinstance(row, dict) and row.keys() >= set(keys) for row in rows):
         raise ValueError(f"{file} is of no run of this experiment, which has {', '.join(keys)}")
     return rows
+
+
+def read_run(folder: Path, keys: Collection[str]) -> dict[str, Any]:
+    """As ``read_runs``, what ``run.json`` says of the run in a folder."""
+    rows = read_runs(folder / "run.json", keys)
+    if len(rows) > 1:
+        raise ValueError(f"{folder / 'run.json'} is of {len(rows)} runs, expected one")
+    return rows[0]
 
 
 def save_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -39,26 +47,28 @@ def save_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
     """
     :param folder: where a run is to be, or is already
-    :param settings: of the run, those that must not change when it goes on; older runs have kept fewer
+    :param settings: of the run, those that must not change when it goes on
     :param budget: what its last checkpoint is to count; ``None``: as it is
-    :raises ValueError: if it is of another run, or of this one with a larger budget
+    :raises ValueError: if it is of another run, or of this one with a larger budget, or no folder
     """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file, where a folder of runs is to be: choose another --root")
+    made = Checkpoints(folder).steps()
     if (folder / "run.json").is_file():
-        given = json.loads(json.dumps(settings))
-        for kept in read_runs(folder / "run.json", ("learner", "seed")):
-            for name, value in kept.items():
-                if name not in given or given[name] != value:
-                    raise ValueError(
-                        f"{folder} is of another run: its {name} is {value}, not {given.get(name)}; go on with the "
-                        "settings and the data that it began with, or choose another --root"
-                    )
-    if budget is None:
-        return
-    made = (Checkpoints(folder).steps() or [0])[-1]
-    if made > budget:
+        kept, given = read_run(folder, ("learner", "seed")), json.loads(json.dumps(settings))
+        for name in {**given, **kept}:
+            if kept.get(name) != given.get(name):
+                raise ValueError(
+                    f"{folder} is of another run: its {name} is {kept.get(name)}, not {given.get(name)}; go on with "
+                    "the settings and the data that it began with, or choose another --root"
+                )
+    elif made or any(folder.glob("[0-9]*")):
+        raise ValueError(f"{folder} has no run.json that says of which run it is: remove it, or choose another --root")
+    if budget is not None and made and made[-1] > budget:
         raise ValueError(
-            f"{folder} has gone further than it is asked to: to {made}, not {budget} (meta steps, visits or updates, "
-            "as its learner counts); ask for as many meta steps as it has made, or more"
+            f"{folder} has gone further than it is asked to: to {made[-1]}, not {budget} (meta steps, visits or "
+            "updates, as its learner counts); ask for as many meta steps as it has made, or more"
         )
 
 

@@ -84,6 +84,8 @@ def train(
     data = (data_dir or default_data_dir()).absolute()
     if download:
         fetch(str(data), [*held_out, *(name for name, d in DATA_SETS.items() if d.torchvision is not None)])
+    if data_dir is not None and not data.is_dir():
+        raise ValueError(f"there is no folder {data}: --data-dir names that of the data sets")
     there = available(str(data))
     for name in held_out:
         load(str(data), name)  # says what is wrong with it
@@ -95,7 +97,7 @@ def train(
     given = {"meta_steps": meta_steps, "meta_batch_size": meta_batch_size, "passes": passes}
     given |= {"batch_size": batch_size, "limit": limit}
     budget: dict[str, Any] = PRESETS[preset] | {setting: value for setting, value in given.items() if value is not None}
-    runs = [
+    runs = dict.fromkeys(
         Run(
             data_dir=str(data),
             learner=learner,
@@ -107,7 +109,7 @@ def train(
         for seed in seeds
         for name in held_out or (there[:1] if preset == "quick" else there)
         for learner in learners
-    ]
+    )
     if not runs:
         raise ValueError("nothing to run: give at least one of --learners and --seeds, or leave them out")
     for run in runs:

@@ -29,7 +29,6 @@ SIZE = 32
 HALVES = ("train", "test")
 IDX = {"train": "train", "test": "t10k"}
 """What the names of IDX files begin with."""
-ENDINGS = (".png", ".ppm", ".jpg", ".jpeg", ".bmp")
 MODES = ("RGB", "L", "P", "1")
 """Of Pillow, those that become RGB and lose nothing."""
 SPLIT_SEED = 0
@@ -216,9 +215,14 @@ def _missing(data_dir: Path, name: str) -> str:
 
 
 def _begun(data_dir: Path, name: str) -> list[str]:
-    """What there is of torchvision's download: files, or the folders that hold them."""
+    """What there is of torchvision's download, files or the folders that hold them; and what has the name misspelt."""
     parts = {Path(part).parts[0] for part in DATA_SETS[name].download} - {name}
-    return sorted(part for part in parts if (data_dir / part).exists())
+    misspelt = {found for found in _inside(data_dir) if _letters(Path(found).stem) == _letters(name)} - {name}
+    return sorted(misspelt.union(part for part in parts if (data_dir / part).exists()))
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _inside(folder: Path) -> list[str]:
@@ -236,9 +240,10 @@ def _idx_files(folder: Path) -> dict[str, Path]:
 
 
 def _from_idx(name: str, folder: Path, files: dict[str, Path]) -> dict[str, np.ndarray]:
-    if name == "gtsrb":
+    if DATA_SETS[name].size != 28:
         raise MultiCVError(
-            f"{folder} has GTSRB in IDX files, which can't say what images are of one track: use folders"
+            f"{folder} has IDX files, which are grey, expected {SIZE}×{SIZE} in color: use folders, train/CLASS/IMAGE "
+            "and test/CLASS/IMAGE"
         )
     images, labels = {}, {}
     for half, prefix in IDX.items():
@@ -326,16 +331,19 @@ def _from_files(name: str, where: Path, files: Iterable[str], read: Callable[[st
     :param read: gives what is in a file
     """
     found: dict[str, list[tuple[str, str]]] = {half: [] for half in HALVES}
+    endings = Image.registered_extensions()
     for file in sorted(files):
         half, *inner = file.removeprefix(f"{name}/").split("/")
-        if half in HALVES and file.lower().endswith(ENDINGS) and not Path(file).name.startswith("."):
+        if half in HALVES and Path(file).suffix.lower() in endings and not Path(file).name.startswith("."):
             if len(inner) != 2:
                 raise MultiCVError(f"{where} has {file}, expected {half}/CLASS/IMAGE")
             found[half].append((inner[0], file))
     for half in HALVES:
         if not found[half]:
-            kinds = ", ".join(ending[1:] for ending in ENDINGS)
-            raise MultiCVError(f"{where} has no {half}/CLASS/IMAGE ({kinds}), expected both train and test")
+            raise MultiCVError(
+                f"{where} has no {half}/CLASS/IMAGE (png, jpg, ppm or what else Pillow reads), expected both train and "
+                "test"
+            )
     # Whatever names alone can tell is told before any image is decoded.
     classes = _check_classes(name, where, *([label for label, _ in found[half]] for half in HALVES))
     number = {label: i for i, label in enumerate(classes)}

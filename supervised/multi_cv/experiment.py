@@ -30,7 +30,7 @@ from supervised.multi_cv.data import DATA_SETS, load
 from supervised.multi_cv.tasks import LEARNING_RATE, PATIENCE, VALIDATION, DataSets
 from supervised.multihead import MultiHeadTrainer
 from supervised.progressive import ProgressiveNet
-from supervised.runs import check_folder, evaluate, open_folder, read_runs
+from supervised.runs import check_folder, evaluate, open_folder, read_run
 from supervised.visits import NextTask, TaskNetwork, VisitsTrainer
 
 # Appendix E, and section 4.2 for the metric. λ, and Reptile's meta optimizer, are ours. SGD needs no update skipped.
@@ -109,7 +109,7 @@ class Run:
         :raises ValueError: if it has none of this experiment
         """
         names = [name for name in cls.__dataclass_fields__ if name not in ("data_dir", "meta_steps")]
-        (settings,) = read_runs(folder / "run.json", names)
+        settings = read_run(folder, names)
         given = {name: settings[name] for name in names} | {"pretraining": tuple(settings["pretraining"])}
         return cls(data_dir, meta_steps=settings.get("meta_steps", 0), **given)
 

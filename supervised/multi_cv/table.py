@@ -16,7 +16,7 @@ from leap_rl.core.checkpoint import load_result
 from supervised.intervals import difference_cell, mean_cell
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
-from supervised.runs import missing_runs, read_runs, save_rows
+from supervised.runs import missing_runs, read_run, read_runs, save_rows
 
 SHARED = ("meta_batch_size", "passes", "batch_size", "limit")
 KEPT = ("learner", "held_out", "pretraining", "seed", *SHARED, "constants", "learner_constants")
@@ -114,7 +114,7 @@ def _read(root: Path) -> list[Findings]:
         return [Findings(**row) for row in read_runs(root, list(Findings.__dataclass_fields__))]
     found = []
     for file in sorted(root.glob("*/run.json")):
-        (settings,) = read_runs(file, KEPT)
+        settings = read_run(file.parent, KEPT)
         protocol = {name: settings[name] for name in SHARED} | settings["constants"]
         protocol["data_sets"] = sorted([settings["held_out"], *settings["pretraining"]])
         for folder in sorted(file.parent.glob("[0-9]*")):

@@ -55,9 +55,13 @@ def _images(data_dir: str, name: str, seed: int, limit: int | None) -> tuple[Ima
     train, validation = torch.from_numpy(rows[~in_validation]), torch.from_numpy(rows[in_validation])
     test = torch.from_numpy(_at_most(limit, data.test_labels.numpy(), rng))
     for part, chosen in (("learn from", train), ("validate on", validation)):
-        missing = DATA_SETS[name].n_classes - len(data.train_labels[chosen].unique())
+        missing = sorted({*range(DATA_SETS[name].n_classes)} - {*data.train_labels[chosen].tolist()})
         if missing:
-            raise MultiCVError(f"{name}: {missing} classes have no image to {part}, out of {len(rows)}: take more")
+            raise MultiCVError(
+                f"{name}: {len(missing)} classes have no image to {part} (numbers {', '.join(map(str, missing[:5]))}"
+                f"{' …' * (len(missing) > 5)}), of {len(rows)} in use: each wants two, of two tracks in GTSRB and no "
+                f"copies of each other in notMNIST{'; take more of them with --limit' * (limit is not None)}"
+            )
     images = Images(
         data.train[train],
         data.train_labels[train],

@@ -76,7 +76,7 @@ def train(
             raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
     data = _data(data_dir, download)
     steps, batch, n_updates = PRESETS[preset]
-    runs = [
+    runs = dict.fromkeys(
         Run(
             data,
             learner,
@@ -92,7 +92,7 @@ def train(
         for n in pretraining
         for learner in learners
         for rate in (meta_learning_rates if meta_learning_rates and learner != "none" else (None,))
-    ]
+    )
     if not runs:
         raise ValueError(
             "nothing to run: give at least one of --learners, --pretraining and --seeds, or leave them out"

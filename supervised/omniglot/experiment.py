@@ -26,7 +26,7 @@ from leap_rl.core.checkpoint import Checkpoints
 from supervised.multihead import MultiHeadTrainer
 from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, held_out_alphabets, split
 from supervised.omniglot.curves import TrainingCurves, show_examples
-from supervised.runs import check_folder, evaluate, open_folder, read_runs
+from supervised.runs import check_folder, evaluate, open_folder, read_run
 
 EVALUATE_EVERY = 15
 """Meta steps (ours)."""
@@ -97,7 +97,7 @@ class Run:
         :raises ValueError: if it has none of this experiment
         """
         names = [name for name in cls.__dataclass_fields__ if name not in ("data_dir", "meta_steps")]
-        (settings,) = read_runs(folder / "run.json", names)
+        settings = read_run(folder, names)
         return cls(data_dir, meta_steps=0, **{name: settings[name] for name in names})
 
     @property

@@ -17,7 +17,7 @@ from leap_rl.core.checkpoint import Checkpoints, load_result
 from supervised.intervals import bootstrap_interval, difference_cell
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
-from supervised.runs import missing_runs, read_runs, save_rows
+from supervised.runs import missing_runs, read_run, read_runs, save_rows
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -103,7 +103,7 @@ def _read(root: Path) -> list[Findings]:
         return found
     found = []
     for file in sorted(root.glob("*/run.json")):
-        (settings,) = read_runs(file, SETTINGS)
+        settings = read_run(file.parent, SETTINGS)
         run = Findings(**{name: settings[name] for name in SETTINGS})
         for folder in sorted(file.parent.glob("[0-9]*")):
             results = [load_result(path) for path in sorted((folder / "held-out").glob("[!.]*"))]

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from leap_rl.core import InProcess, Job, MetaTrainer, NoPretraining, Reptile
 from supervised.multi_cv.__main__ import LEARNERS, main
 from supervised.multi_cv.experiment import LEARNERS as KNOWN
 from supervised.multi_cv.experiment import EarlyStopping, is_over
-from supervised.multi_cv.table import Findings, table
+from supervised.multi_cv.table import Findings, collect, table
 from supervised.multi_cv.tasks import PATIENCE, DataSets, DataSetTask, _at_most, _split
 from supervised.together import learn_together
 
@@ -119,6 +120,8 @@ def test_what_cannot_be_run_is_said_before_anything_runs(
 
 
 def test_folders_that_do_not_fit(drawn: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", "--data-dir", str(tmp_path / "nowhere")]) == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}: --data-dir names" in capsys.readouterr().err
     assert main(["train", "--data-dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "holds none of the data sets, at least two are needed" in error and "facescrub" in error
@@ -128,7 +131,7 @@ def test_folders_that_do_not_fit(drawn: Path, tmp_path: Path, capsys: Any) -> No
     command[command.index("--passes") + 1] = "3"
     assert main([*command, "--learners", "none"]) == 2
     assert "is of another run: its passes is 2, not 3" in capsys.readouterr().err
-    # Other data; what older runs kept did not say how much there was.
+    # Other data.
     command[command.index("--passes") + 1] = "2"
     folder = tmp_path / "none-mnist-seed0"
     evaluated = ["evaluate", str(folder), "--data-dir", str(drawn), "--engine", "in-process"]
@@ -138,7 +141,20 @@ def test_folders_that_do_not_fit(drawn: Path, tmp_path: Path, capsys: Any) -> No
     assert main([*command, "--learners", "none"]) == 2 == main(evaluated)
     assert capsys.readouterr().err.count("is of another run: its images is {'mnist': [60, 20]}, not {'mnist'") == 2
     (folder / "run.json").write_text(json.dumps({k: v for k, v in kept.items() if k != "images"}))
-    assert main(evaluated) == 0
+    assert main([*command, "--learners", "none"]) == 2
+    assert "is of another run: its images is None, not {'mnist'" in capsys.readouterr().err
+    (folder / "run.json").write_text(json.dumps([kept, kept]))
+    assert main([*command, "--learners", "none"]) == 2 == main(evaluated) == main(["table", str(tmp_path)])
+    assert capsys.readouterr().err.count("run.json is of 2 runs, expected one") == 3
+    (folder / "run.json").unlink()
+    assert main([*command, "--learners", "none"]) == 2
+    assert "none-mnist-seed0 has no run.json that says of which run it is" in capsys.readouterr().err
+    in_a_file = [*command, "--learners", "none"]
+    in_a_file[in_a_file.index("--root") + 1] = str(drawn / "mnist" / "train-images-idx3-ubyte.gz" / "runs")
+    assert main(in_a_file) == 2
+    assert "train-images-idx3-ubyte.gz is a file, where a folder of runs is to be" in capsys.readouterr().err
+    (folder / "run.json").write_text("[]")
+    assert main(["table", str(folder / "run.json")]) == 2
     (folder / "run.json").write_text('{"learner": "leap", "n_pretraining": 20, "seed": 0}')
     for wrong in (evaluated, ["table", str(tmp_path)], ["table", str(folder / "run.json")]):
         capsys.readouterr()
@@ -152,6 +168,35 @@ def test_folders_that_do_not_fit(drawn: Path, tmp_path: Path, capsys: Any) -> No
     assert "run.json is missing" in capsys.readouterr().err
     assert main(["table", str(drawn)]) == 2
     assert "has no finished run" in capsys.readouterr().err
+
+
+def test_learners_have_equal_budgets_and_dry_run_tells_them(drawn: Path, tmp_path: Path, capsys: Any) -> None:
+    """Six visits of 3 minibatches, as all data sets are of one size here: 60 images besides those for validation."""
+    command = ["train", "--data-dir", str(drawn), "--root", str(tmp_path), "--engine", "in-process"]
+    command += ["--held-out", "mnist", "--learners", *KNOWN, "--batch-size", "16"]
+    command += ["--meta-steps", "3", "--meta-batch-size", "2", "--passes", "2"]
+    assert main([*command, "--dry-run", "--seeds", "0", "0"]) == 0
+    told = dict(
+        re.findall(r"^(\S+)-mnist-seed0: (\d+) images in pretraining, 96 on mnist$", capsys.readouterr().out, re.M)
+    )
+    assert told == {learner: "0" if learner in ("none", "hat-none") else "288" for learner in KNOWN}
+    assert main(command) == 0
+    spent = {run.learner: run.pretraining_images for run in collect(tmp_path)}
+    assert spent == {learner: int(images) for learner, images in told.items()}
+
+
+def test_classes_of_one_group_are_named(tmp_path: Path, capsys: Any) -> None:
+    """As all training images of each class show one track, none is left to validate by."""
+    for name, n_classes in (("gtsrb", 43), ("cifar10", 10)):
+        for label in range(n_classes):
+            for half, file in (("train", "0_0"), ("train", "0_1"), ("test", "1_0")):
+                image = tmp_path / name / half / f"{label:02}" / f"{file}.png"
+                image.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (32, 32), (label, 0, 0)).save(image)
+    assert main(["train", "--data-dir", str(tmp_path), "--held-out", "gtsrb", "--batch-size", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "gtsrb: 43 classes have no image to learn from (numbers 0, 1, 2, 3, 4 …), of 86 in use" in error
+    assert "each wants two, of two tracks in GTSRB" in error
 
 
 def test_a_limit_takes_of_all_classes_and_validation_keeps_groups_whole() -> None:

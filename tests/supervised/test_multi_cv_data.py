@@ -112,7 +112,7 @@ def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
     image = Image.fromarray(noise(32, 32, 3))
     (folder / "train" / "class000" / "0_0.png").unlink()
     (folder / "train" / "class000" / "0_1.png").unlink()
-    kinds = ("L.png", "P.png", "1.bmp", "RGB.ppm", "RGB.JPG", "L.jpeg")
+    kinds = ("L.png", "P.png", "1.bmp", "RGB.ppm", "RGB.JPG", "L.webp")
     for i, kind in enumerate(kinds):
         image.convert(kind.split(".")[0]).save(folder / "train" / "class000" / f"{i}{kind}")
     data = load(str(tmp_path), "cifar10")
@@ -177,6 +177,12 @@ def test_what_is_there_is_known_without_reading_it(tmp_path: Path, monkeypatch: 
         available(str(tmp_path))
     (tmp_path / "train_32x32.mat").unlink()
     assert available(str(tmp_path)) == ["cifar100", "mnist", "notmnist"]
+    # Nor is another spelling of a name.
+    for spelling, title in (("CIFAR-10", "CIFAR-10"), ("FashionMnist.zip", "Fashion-MNIST")):
+        (tmp_path / spelling).mkdir()
+        with pytest.raises(MultiCVError, match=rf"no {title} in .*\(of which there is only {spelling}\)"):
+            available(str(tmp_path))
+        (tmp_path / spelling).rmdir()
     monkeypatch.setenv("LEAP_RL_DATA", "/some/where")
     assert default_data_dir() == Path("/some/where")
     monkeypatch.delenv("LEAP_RL_DATA")
@@ -519,10 +525,16 @@ def test_half_of_a_data_set_that_has_two(tmp_path: Path) -> None:
         load(str(tmp_path), "mnist")
 
 
-def test_idx_files_of_gtsrb_have_no_tracks(tmp_path: Path) -> None:
-    write_idx_pair(tmp_path / "gtsrb", "train", noise(43, 28, 28), np.arange(43, dtype=np.uint8))
-    with pytest.raises(MultiCVError, match="which can't say what images are of one track"):
-        load(str(tmp_path), "gtsrb")
+@pytest.mark.parametrize("name", [name for name, description in DATA_SETS.items() if description.size == 32])
+def test_idx_files_are_not_of_images_in_color(tmp_path: Path, name: str) -> None:
+    n_classes = DATA_SETS[name].n_classes
+    for half in ("train", "t10k"):
+        labels = np.tile(np.arange(n_classes, dtype=np.uint8), 2)
+        write_idx_pair(tmp_path / name, half, noise(2 * n_classes, 28, 28), labels)
+    with pytest.raises(
+        MultiCVError, match=f"{name} has IDX files, which are grey, expected 32×32 in color: use folders"
+    ):
+        load(str(tmp_path), name)
 
 
 def damaged_folders(folder: Path, damage: str) -> None:

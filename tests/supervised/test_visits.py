@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from leap_rl.core import InProcess, Job, NoPretraining
 from leap_rl.core.checkpoint import CheckpointError
-from supervised.hat import HAT, S_MAX, GatedClassifier
+from supervised.hat import HAT, GatedClassifier
 from supervised.networks import Classifier, ConvNet
 from supervised.progressive import ProgressiveNet
 from supervised.tasks import ClassificationTask, Images, Minibatches
@@ -63,24 +64,40 @@ def logits(network: TaskNetwork, task: int) -> torch.Tensor:
 # -- HAT -------------------------------------------------------------------------------------------
 
 
-def test_hat_keeps_what_a_task_claims() -> None:
+@pytest.mark.parametrize(("one", "two"), [(0, 1), (1, 0)])
+def test_hat_keeps_what_a_task_claims(one: int, two: int) -> None:
+    """Whichever comes first: tasks are revisited in any order."""
     network = hat()
     tasks = blobs(2, updates=60)
-    trainer = VisitsTrainer(network, tasks, order=[0, 1], seed=0).learn(1)
-    open_or_shut = (network.gates[0] < 1e-6) | (network.gates[0] > 1 - 1e-6)
-    assert open_or_shut.float().mean() > 0.9
+    trainer = VisitsTrainer(network, tasks, order=[one, two], seed=0).learn(1)
+    embedding = network.embeddings[one]
+    torch.testing.assert_close(network.gates[one], torch.sigmoid(400 * embedding))
+    open_or_shut = (network.gates[one] < 1e-6) | (network.gates[one] > 1 - 1e-6)
+    assert open_or_shut.float().mean() > 0.9 and 0.2 < network.gates[one].mean() < 0.8
+    assert not network.gates[two].any()
     # To rounding where units are claimed: make the few that s_max left between into the one or the other.
     with torch.no_grad():
-        network.embeddings[0].copy_(torch.where(network.gates[0] > 0.5, 6.0, -6.0))
-    network.end_visit(0)
-    before, weights = logits(network, 0), network.convolutions[1].weight.clone()  # type: ignore[operator]
+        embedding.copy_(torch.where(embedding > 0, 6.0, -6.0))
+    network.end_visit(one)
+    before, weights = logits(network, one), network.convolutions[1].weight.clone()  # type: ignore[operator]
+    assert (before.argmax(1) == tasks[one].images().test_labels).float().mean() > 0.8
     trainer.learn(1)
     assert not torch.equal(network.convolutions[1].weight, weights)  # type: ignore[arg-type]
-    assert torch.equal(logits(network, 0), before)
-    assert (logits(network, 1).argmax(1) == tasks[1].images().test_labels).float().mean() > 0.8
-    used = network.end_visit(1)
-    assert 0 < used["share of filters open"] <= used["share of filters claimed by any task"] <= 1
-    assert used["share of filters open"] == pytest.approx(network.gates[1].mean().item())
+    assert torch.equal(logits(network, one), before)
+    assert (logits(network, two).argmax(1) == tasks[two].images().test_labels).float().mean() > 0.8
+
+
+def test_hat_counts_the_capacity_that_tasks_claim() -> None:
+    network = hat(n=3)
+    opened = torch.zeros(3, 2, 8, dtype=torch.bool)
+    opened[0, 0, :4] = opened[1, 0, 2:6] = opened[1, 1, :1] = True
+    for task in (0, 1):
+        network.embeddings[task].data.copy_(torch.where(opened[task], 6.0, -6.0))
+    assert network.end_visit(0) == {"share of filters open": 4 / 16, "share of filters claimed by any task": 4 / 16}
+    assert network.end_visit(1) == {"share of filters open": 5 / 16, "share of filters claimed by any task": 7 / 16}
+    # A task that is visited again may let go of what it had.
+    network.embeddings[1].data.fill_(-6.0)
+    assert network.end_visit(1) == {"share of filters open": 0, "share of filters claimed by any task": 4 / 16}
 
 
 def test_hat_without_protection_would_not() -> None:
@@ -100,7 +117,7 @@ def test_hat_gradients_against_the_formulas() -> None:
     model = network.of_task(2)
     x, y = torch.randn(10, 3, 8, 8, dtype=torch.float64), torch.randint(CLASSES, (10,))
     model.before_update(0.01)
-    s = 1 / S_MAX + (S_MAX - 1 / S_MAX) * 0.01
+    s = 1 / 400 + (400 - 1 / 400) * 0.01
     gates = torch.sigmoid(s * network.embeddings[2])
     penalty = 0.75 * (gates * (1 - claimed)).sum() / (1 - claimed).sum()
     torch.testing.assert_close(model.penalty(), penalty)
@@ -124,7 +141,7 @@ def test_hat_gradients_against_the_formulas() -> None:
             expected = expected * (1 - claimed[1])
         elif name.endswith("embedding"):
             e = network.embeddings[2].detach()
-            expected = expected * S_MAX * (torch.cosh(s * e) + 1) / (s * (torch.cosh(e) + 1))
+            expected = expected * 400 * (torch.cosh(s * e) + 1) / (s * (torch.cosh(e) + 1))
         torch.testing.assert_close(p.grad, expected, msg=name)
 
 
@@ -164,7 +181,7 @@ def test_hat_anneals_its_gates_within_each_pass(monkeypatch: pytest.MonkeyPatch)
     seen: list[float] = []
     monkeypatch.setattr(GatedClassifier, "after_step", lambda model: seen.append(model.encoder.s))
     VisitsTrainer(hat(), blobs(2, updates=12), order=[0]).learn()
-    one_pass = torch.linspace(1 / S_MAX, S_MAX, 6).tolist()
+    one_pass = torch.linspace(1 / 400, 400, 6).tolist()
     assert seen == pytest.approx(one_pass * 2)
 
 
@@ -176,15 +193,16 @@ def test_hat_lets_a_task_have_what_none_has_claimed_yet() -> None:
     assert torch.equal(network.of_task(1).free, 1 - network.gates[0])
     network.add_task(CLASSES)
     assert torch.equal(network.of_task(1).free, 1 - network.gates[0])
+    assert 0.2 < network.gates[0].mean() < 0.8
 
 
 def test_hat_gates_end_open_or_shut_and_embeddings_stay_small() -> None:
     model = hat().of_task(0)
     model.before_update(0.0)
-    assert model.encoder.s == pytest.approx(1 / S_MAX)
+    assert model.encoder.s == pytest.approx(1 / 400)
     assert (model.encoder.gates() - 0.5).abs().max() < 0.01
     model.before_update(1.0)
-    assert model.encoder.s == pytest.approx(S_MAX)
+    assert model.encoder.s == pytest.approx(400)
     model.encoder.embedding.data.mul_(100)
     model.after_step()
     assert model.encoder.embedding.abs().max() <= 6
@@ -216,23 +234,32 @@ def test_every_part_of_a_column_gets_a_gradient_and_nothing_else_does(lateral: s
         assert (p.grad is not None and bool(p.grad.abs().max() > 0)) == name.startswith("columns.1."), name
 
 
-def test_a_column_against_the_formula() -> None:
-    """Equation 2 of Rusu et al., written out for two columns of two blocks."""
-    network = progressive("earlier", n=2).eval()
+@pytest.mark.parametrize("lateral", ["earlier", "all"])
+def test_columns_against_the_formula(lateral: str) -> None:
+    """Equation 2 of Rusu et al., written out layer by layer for all columns at once: three of three blocks."""
+    torch.manual_seed(0)
+    network: Any = ProgressiveNet([CLASSES] * 3, lateral, image_size=8, n_blocks=3, n_filters=8)  # type: ignore[arg-type]
+    network.add_task(CLASSES)
+    for p in (p for name, p in network.named_parameters() if name.endswith("alpha")):
+        p.data.normal_()  # else what comes from the side is hardly seen
+    sources = [[j for j in range(3) if (j < i if lateral == "earlier" else j != i)] for i in range(3)] + [[0, 1, 2]]
+    assert [column.sources for column in network.columns] == sources
     x = torch.randn(5, 3, 8, 8)
 
-    def norm(column: nn.Module, i: int, h: torch.Tensor) -> torch.Tensor:
-        return nn.functional.max_pool2d(column.norms[i](h), 2).relu()  # type: ignore[index,operator]
+    def lateral_of(i: int, layer: int, h: list[torch.Tensor]) -> torch.Tensor:
+        adapter = network.columns[i].adapters[layer]
+        scaled = [alpha * h[j] for alpha, j in zip(adapter.alpha, sources[i], strict=True)]
+        return adapter.expand(adapter.reduce(torch.cat(scaled, dim=1)).relu())
 
-    one, two = network.columns
-    a0 = norm(one, 0, one.convolutions[0](x))  # type: ignore[index,operator]
-    a1 = norm(one, 1, one.convolutions[1](a0))  # type: ignore[index,operator]
-    b0 = norm(two, 0, two.convolutions[0](x))  # type: ignore[index,operator]
-    first, last = two.adapters  # type: ignore[misc]
-    b1 = norm(two, 1, two.convolutions[1](b0) + first.expand(first.reduce(first.alpha * a0).relu()))  # type: ignore
-    expected = two.head(b1.flatten(1)) + last.expand(last.reduce(last.alpha * a1.flatten(1)).relu())  # type: ignore
-    torch.testing.assert_close(network.of_task(1).eval()(x), expected)
-    torch.testing.assert_close(network.of_task(0).eval()(x), one.head(a1.flatten(1)))  # type: ignore[operator]
+    h = [x] * 4
+    for layer in range(3):
+        added = [lateral_of(i, layer - 1, h) if layer and sources[i] else 0 for i in range(4)]
+        sums = [column.convolutions[layer](h[i]) + added[i] for i, column in enumerate(network.eval().columns)]
+        h = [nn.functional.max_pool2d(c.norms[layer](s), 2).relu() for c, s in zip(network.columns, sums, strict=True)]
+    h = [features.flatten(1) for features in h]
+    for i, column in enumerate(network.columns):
+        expected = column.head(h[i]) + (lateral_of(i, -1, h) if sources[i] else 0)
+        torch.testing.assert_close(network.of_task(i).eval()(x), expected)
 
 
 @pytest.mark.parametrize("lateral", ["earlier", "all"])
@@ -280,11 +307,12 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(kind: str, tmp_path: P
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_task_that_is_new_starts_from_the_trained_network(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     trainer = VisitsTrainer(KINDS[kind](), blobs(2), order=[0, 1, 0, 1], seed=0).learn()
     theta = trainer.initialization
     theta.save(tmp_path / "theta")
-    task = NextTask.of(blobs(3, updates=20, annealing=True)[2], CLASSES, KINDS[kind])
-    assert task.updates == 20 and task.annealing
+    task = NextTask.of(blobs(3, updates=60, annealing=True)[2], CLASSES, KINDS[kind])
+    assert task.updates == 60 and task.annealing
     results = {}
     for name, start in (("trained", theta), ("again", type(theta).load(tmp_path / "theta"))):
         ((_, results[name]),) = InProcess().run([Job(task, start, NoPretraining(), 5)], lambda index, steps: None)
