@@ -28,7 +28,7 @@ from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
 from leap_rl.agents import EnvTask
 from leap_rl.atari import PREPROCESSING_VERSION, game_name
 from leap_rl.core import Job, JobsProgress, Workers
-from leap_rl.core.files import json_number, write_text
+from leap_rl.core.files import json_number, write_rows
 from leap_rl.evaluation.statistics import estimate
 
 GAMES = ["Breakout", "DemonAttack"]
@@ -97,7 +97,7 @@ def main() -> None:
             scores[game, way, seed] = row
             rows.append(row)
             if args.scores is not None:
-                write_text(args.scores, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+                write_rows(args.scores, rows)
     compared = []
     for game in args.games:
         for name in ("area", "final score"):

@@ -19,10 +19,11 @@ from report import parser
 
 from leap_rl.core import Initialization, InProcess, Job, NoPretraining
 from leap_rl.core.checkpoint import load_result
+from leap_rl.core.files import write_rows
 from supervised.intervals import difference_cell
 from supervised.multi_cv.data import DATA_SETS, default_data_dir
 from supervised.multi_cv.experiment import Run
-from supervised.runs import evaluate, read_runs, save_rows
+from supervised.runs import evaluate, read_runs
 
 STARTS = ("leap", "leap, norms of none", "none, norms of leap")
 MEASURES = ("test error", "area")
@@ -95,7 +96,7 @@ def main() -> None:
             ]
             print(f"| {name} | {' | '.join(cells)} |")
     if args.json is not None:
-        save_rows(args.json, list(found.values()))
+        write_rows(args.json, list(found.values()))
 
 
 if __name__ == "__main__":

@@ -39,11 +39,6 @@ def read_run(folder: Path, keys: Collection[str]) -> dict[str, Any]:
     return rows[0]
 
 
-def save_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line a run; it may replace what it was read from."""
-    write_text(file, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-
-
 def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
     """
     :param folder: where a run is to be, or is already

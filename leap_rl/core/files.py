@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def _sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """As ``write_text``, JSON with a line for each row."""
+    write_text(file, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 def write_text(file: Path, text: str) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 
 from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import load_result
+from leap_rl.core.files import write_rows
 from supervised.intervals import difference_cell, mean_cell
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
-from supervised.runs import missing_runs, read_run, read_runs, save_rows
+from supervised.runs import missing_runs, read_run, read_runs
 
 SHARED = ("meta_batch_size", "passes", "batch_size", "limit")
 KEPT = ("learner", "held_out", "pretraining", "seed", *SHARED, "constants", "learner_constants")
@@ -163,7 +164,7 @@ def at_budget(found: Sequence[Findings], meta_steps: int | None = None) -> list[
 
 def save(found: Sequence[Findings], file: Path) -> None:
     """One row a run."""
-    save_rows(file, [asdict(run) for run in found])
+    write_rows(file, [asdict(run) for run in found])
 
 
 def table(found: Sequence[Findings]) -> str:

@@ -64,7 +64,7 @@ def load_omniglot(data_dir: str) -> Omniglot:
     if not sources:
         raise OmniglotError(
             f"no Omniglot in {data_dir}: looked for {' or '.join(SETS)}, as a folder of alphabets or a zip. Give its "
-            "folder as --data-dir, or add --download, for torchvision to fetch it"
+            "folder as --data-dir, or have torchvision fetch it: python -m supervised.omniglot train --download"
         )
     data = decoded_once(f"omniglot-{SIZE}", sources, lambda: _decode(sources))
     images, names, counts = data["images"], data["names"].tolist(), data["counts"].tolist()

@@ -14,10 +14,11 @@ import numpy as np
 
 from leap_rl.core import LearningCurve
 from leap_rl.core.checkpoint import Checkpoints, load_result
+from leap_rl.core.files import write_rows
 from supervised.intervals import bootstrap_interval, difference_cell
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
-from supervised.runs import missing_runs, read_run, read_runs, save_rows
+from supervised.runs import missing_runs, read_run, read_runs
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -141,7 +142,7 @@ def _visits(folder: Path, evaluated: Sequence[int]) -> dict[int, float]:
 
 def save(found: Sequence[Findings], file: Path) -> None:
     """Write what ``collect`` reads."""
-    save_rows(file, [asdict(run) for run in found])
+    write_rows(file, [asdict(run) for run in found])
 
 
 def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
