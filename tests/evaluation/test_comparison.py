@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from leap_rl import EnvTasks, LeapA2C
 from leap_rl.core import InitializationError, InProcess, LearningCurve, Workers
@@ -45,6 +46,21 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
     (tmp_path / "compared.json").write_text("")
     with pytest.raises(ValueError, match=r"compared\.json can't be read .*: start in another folder"):
         compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+
+
+def test_every_seed_draws_a_random_start_of_its_own() -> None:
+    tasks, jobs = cartpoles(timesteps=20), []
+
+    class Watched(InProcess):
+        def run(self, given, on_progress):  # type: ignore[no-untyped-def]
+            jobs.extend(given)
+            return super().run(given, on_progress)
+
+    theta = tasks.draw_initialization(None, 7)
+    compare(tasks, {"one": theta, "random": None}, [0, 3], Watched())
+    drawn = [tasks.draw_initialization(None, seed).sha256 for seed in (0, 3)]
+    assert [job.initialization.sha256 for job in jobs] == [theta.sha256, theta.sha256, *drawn]
+    assert drawn[0] != drawn[1] and [job.seed for job in jobs] == [0, 3, 0, 3]
 
 
 def test_workers_measure_what_this_process_measures() -> None:
@@ -114,6 +130,26 @@ def test_the_figure_is_a_png_with_something_on_it(tmp_path: Path) -> None:
     image = imread(tmp_path / "figure.png")
     assert image.shape[0] > 300 and len(np.unique(image.reshape(-1, 4), axis=0)) > 20
     assert re.match(rb"\x89PNG", (tmp_path / "figure.png").read_bytes())
+
+
+def test_the_figure_has_the_moving_averages_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: figures.append(self))
+    values = np.array([[0.0, 8.0, 4.0, 12.0], [2.0, 2.0, 10.0, 10.0], [5.0, 1.0, 3.0, 3.0]])
+    curves = [LearningCurve(np.array([10, 40, 70, 100]), of, 100, window=2) for of in values]
+    plot_comparison(Comparison({"a": {"G": curves}}, range(3)), tmp_path / "figure.png")
+    (ax,) = figures[0].axes
+    averages = np.array([[0.0, 4.0, 6.0, 8.0], [2.0, 2.0, 6.0, 10.0], [5.0, 3.0, 2.0, 3.0]])
+    x, y = (np.asarray(of) for of in ax.lines[0].get_data())
+    for step, average in zip((15, 45, 75, 100), averages.T, strict=True):
+        drawn = y[np.searchsorted(x, step)]
+        assert drawn == pytest.approx(average.mean())
+    assert np.isnan(y[x < 10]).all()
+    (shade,) = ax.collections
+    last = shade.get_paths()[-1].vertices
+    edge = np.asarray(last)[:, 1][np.isclose(np.asarray(last)[:, 0], 100)]
+    spread = averages[:, -1].std(ddof=1)
+    assert edge.min() == pytest.approx(7 - spread) and edge.max() == pytest.approx(7 + spread)
 
 
 def test_the_figure_leaves_out_what_diverged(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from rliable import metrics
+from scipy.stats import trim_mean
 
 from leap_rl.core import LearningCurve
 from leap_rl.evaluation import Comparison
@@ -30,6 +33,35 @@ def two_games(hard: list[float] | None = None) -> Comparison:
         random={"easy": [110.0, 112.0, 108.0, 110.0], "hard": hard or [10.0, 12.0, 8.0, 11.0]},
         leap={"easy": [120.0, 122.0, 118.0, 120.0], "hard": [9.0, 12.0, 10.0, 13.0]},
     )
+
+
+SKEWED = {
+    "random": {"small": [10.0, 11.0, 9.5, 10.5, 16.0], "large": [1_000.0, 1_100.0, 950.0, 1_040.0, 1_020.0]},
+    "leap": {"small": [12.0, 10.0, 13.0, 12.5, 30.0], "large": [1_900.0, 1_300.0, 1_350.0, 4_000.0, 1_320.0]},
+}
+"""Areas of five seeds on two games of other sizes; final scores are a tenth of them."""
+SKEWED_FLOORS = {"small": np.array([2.0, 3.0, 1.0, 4.0, 2.5]), "large": np.array([600.0, 640.0, 580.0, 660.0, 610.0])}
+
+
+def skewed() -> Comparison:
+    """Both games are learned; whoever takes means, final scores or one game for the other finds something else."""
+
+    def curve(area: float) -> LearningCurve:
+        last = area / 10
+        return LearningCurve(np.array([1, 95]), np.array([(area - 0.05 * last) / 0.95, last]), 100, window=1)
+
+    return Comparison({s: {t: [*map(curve, a)] for t, a in of.items()} for s, of in SKEWED.items()}, range(5))
+
+
+def ratio_written_out(leap: np.ndarray, random: np.ndarray, floor: np.ndarray) -> float:
+    """Shapes (seeds, games)."""
+    unit = random.mean(axis=0) - floor.mean(axis=0)
+    gains = [trim_mean((runs - floor.mean(axis=0)) / unit, 0.25, axis=None) for runs in (leap, random)]
+    return float(gains[0] / gains[1])
+
+
+def stacked(of: Mapping[str, list[float] | np.ndarray]) -> np.ndarray:
+    return np.stack([np.asarray(of[game]) for game in ("small", "large")], axis=-1)
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (4, 2), (5, 3), (10, 8)])
@@ -73,6 +105,39 @@ def test_a_ratio_only_where_random_starts_learn() -> None:
     assert rows[4][:2] == ["| easy", "leap"] and rows[4][4].startswith("2.00 (")
     assert rows[6][4] == "not clearly above" and rows[7][4].endswith("SD")
     assert rows[8][0] == "| ratio: 1 of 2, probability: 2 of 2" and "2.00 (" in shown.table().splitlines()[8]
+
+
+def test_the_ratio_is_of_interquartile_means_of_areas_above_the_random_policys() -> None:
+    shown = Statistics(skewed(), SKEWED_FLOORS)
+    assert shown.learns("small") and shown.learns("large")
+    runs = [stacked(SKEWED["leap"]), stacked(SKEWED["random"]), stacked(SKEWED_FLOORS)]
+    found = shown.ratio_of_areas("leap", "small", "large")
+    assert found.value == pytest.approx(ratio_written_out(*runs))
+    means = [(of - runs[2].mean(axis=0)) / (runs[1] - runs[2]).mean(axis=0) for of in runs[:2]]
+    assert abs(found.value - means[0].mean() / means[1].mean()) > 0.1  # which would be another figure
+    # The bootstrap, written out: of every start, and of the random policy, the seeds of each game by themselves.
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(4_000):
+        rows = [rng.integers(5, size=of.shape) for of in runs]
+        drawn.append(ratio_written_out(*(np.take_along_axis(of, r, axis=0) for of, r in zip(runs, rows, strict=True))))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert found.low == pytest.approx(low, abs=0.06) and found.high == pytest.approx(high, abs=0.06)
+    # And the table says so, of areas and of final scores, of each game and of both.
+    rows_of = [row.strip("| ").split(" | ") for row in shown.table().splitlines()]
+    small, both = rows_of[4], rows_of[8]
+    middle = trim_mean(SKEWED["leap"]["small"], 0.25)
+    assert small[:2] == ["small", "leap"] and small[2].startswith(f"{middle:.1f} (")
+    assert small[3].startswith(f"{middle / 10:.2f} (")
+    assert both[0] == "ratio: 2 of 2, probability: 2 of 2" and both[-2] == f"{found:.2f}"
+
+
+def test_random_starts_learn_where_they_are_two_standard_deviations_above_a_random_policy() -> None:
+    areas, floor = np.array([100.0, 102.0, 98.0, 100.0]), np.array([50.0, 52.0, 49.0, 49.0])
+    spread = np.hypot(areas.std(ddof=1), floor.std(ddof=1))
+    for gap, learns in ((1.95, False), (2.05, True)):
+        random = {"game": (areas - areas.mean() + floor.mean() + gap * spread).tolist()}
+        assert Statistics(comparison(random=random), {"game": floor}).learns("game") is learns
 
 
 def test_what_is_not_known_of_the_random_policy_is_in_the_interval() -> None:
