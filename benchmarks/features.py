@@ -1,13 +1,14 @@
 """
 How much of its features an encoder still has: what is never positive is dead, and learns nothing any more.
 
-    python benchmarks/features.py atari-a2c-leap runs/1/initialization --game Assault
+    python benchmarks/features.py atari-a2c-leap runs/1/initialization --games Assault
+    python benchmarks/features.py atari-a2c-leap --games pretraining --frames 64    # of each game; dead on all of them
     python benchmarks/features.py --quick
 
-On frames of a game under random play, for each initialization of the Nature network: the share of the filters of each
-convolution, and of the features, that are never positive; the features' effective rank, exp of the entropy of their
-singular values as shares of their sum (Roy and Vetterli, 2007); the norm of each layer's weights. Random weights come
-first.
+On frames of games under random play, for each initialization of the Nature network: the share of the filters of each
+convolution, and of the features, that are never positive; the root mean square of the other features, and the features'
+effective rank, exp of the entropy of their singular values as shares of their sum (Roy and Vetterli, 2007); the norm of
+each layer's weights. Random weights come first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from leap_rl import AtariTasks, LeapA2C, make_atari_env
 from leap_rl.agents.dormant import random_observations
+from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization
 
 
@@ -39,34 +41,39 @@ def measure(encoder: nn.Module, images: Tensor) -> dict[str, list[float] | float
             norms.append(float(layer.weight.norm()))
     shares = torch.linalg.svdvals(activations - activations.mean(dim=0))
     shares = shares / shares.sum()
-    return {"dead": dead, "effective rank": float(torch.special.entr(shares).sum().exp()), "norms": norms}
+    rank = float(torch.special.entr(shares).sum().exp())
+    size = float(activations[:, activations.amax(dim=0) > 0].square().mean().sqrt())
+    return {"dead": dead, "effective rank": rank, "size": size, "norms": norms}
 
 
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("initializations", nargs="*", help="names of the zoo, or folders")
-    cli.add_argument("--game", default="Assault")
-    cli.add_argument("--frames", type=at_least_one, default=256)
+    cli.add_argument("--games", nargs="+", default=["Assault"], help="and pools of them")
+    cli.add_argument("--frames", type=at_least_one, default=256, help="of each game")
     args = cli.parse_args()
     if args.quick:
         args.frames = 32
     try:
         starts = {name: load_initialization(name) for name in args.initializations}
-        tasks = AtariTasks(LeapA2C, "CnnPolicy", [args.game], 1)
-        images = torch.from_numpy(random_observations(tasks[0], args.frames, seed=0)) / 255
+        games = [name for game in args.games for name in POOLS.get(game, (game,))]
+        tasks = AtariTasks(LeapA2C, "CnnPolicy", games, 1)
+        frames = [torch.from_numpy(random_observations(task, args.frames, seed=0)) for task in tasks]
     except ValueError as error:
         cli.error(str(error))
-    model = LeapA2C("CnnPolicy", make_atari_env(args.game, 1), device="cpu")
+    images = torch.cat(frames) / 255
+    model = LeapA2C("CnnPolicy", make_atari_env(games[0], 1), device="cpu")
     drawn = tasks.draw_initialization("encoder", 0)
     rows = {}
-    print(f"{args.game}\n\n| | dead: convolutions 1, 2, 3, features | effective rank | norms |\n|---|---|---|---|")
+    head = "| | dead: convolutions 1, 2, 3, features | size of the others | effective rank | norms |"
+    print(f"{', '.join(games)}\n\n{head}\n|---|---|---|---|---|")
     for name, start in {"random": drawn, **starts}.items():
         start.apply_to(model)
         row = rows[name] = measure(model.policy.features_extractor, images)
         dead, norms = (", ".join(f"{value:.{d}f}" for value in row[k]) for k, d in (("dead", 2), ("norms", 1)))  # type: ignore[union-attr]
-        print(f"| {name} | {dead} | {row['effective rank']:.1f} | {norms} |")
+        print(f"| {name} | {dead} | {row['size']:.2f} | {row['effective rank']:.1f} | {norms} |")
     if args.json is not None:
-        args.json.write_text(json.dumps({"game": args.game, "frames": args.frames, "starts": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"games": games, "frames": args.frames, "starts": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

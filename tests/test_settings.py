@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import zoo
 from leap_rl import cli
+from leap_rl.commands.meta_train import meta_learner
 from leap_rl.settings import (
     PRESETS,
     AgentSettings,
@@ -115,6 +117,30 @@ def test_unknown_keys_are_refused(command: str, key: str, tmp_path_factory: pyte
 def test_presets_are_what_the_commands_take(preset: str) -> None:
     for command in read_preset(preset, set(COMMANDS)):
         assert parse([command], preset) != COMMANDS[command]()
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(zoo.__file__).parent / "recipes").glob("*.yaml")), ids=lambda r: r.stem)
+def test_recipes_are_what_the_zoo_was_made_by(recipe: Path) -> None:
+    settings = parse(["meta-train"], str(recipe))
+    if recipe.stem not in zoo.list():
+        return  # written before it is run
+    theta = zoo.load(recipe.stem)
+    config, agent = theta.config, settings.agent
+    learner = meta_learner(settings)
+    assert config["learner"] == learner.settings() and config["seed"] == settings.seed and theta.scope == settings.scope
+    assert config["meta_steps"] == settings.meta_steps and config["steps_per_visit"] == settings.timesteps
+    assert config["meta_batch_size"] == (settings.meta_batch_size or 1)
+    visits = settings.meta_steps * (settings.meta_batch_size or 1)
+    assert config["timesteps"] == visits * settings.timesteps
+    assert config["n_envs"] == agent.n_envs and config["algorithm"] == f"Leap{agent.algorithm}"
+    given = config["algorithm_kwargs"]
+    assert given == {name: getattr(agent, name) for name in given} and {"ent_coef", "arithmetic"} <= given.keys()
+    if settings.learner != "finetuning":
+        assert config["meta_optimizer"]["lr"] == settings.meta_learning_rate
+        assert config["meta_optimizer"]["name"].lower() == settings.meta_optimizer
+    before = config.get("started_from", {}).get("sha256")
+    assert before == (zoo.load(str(settings.init)).sha256 if settings.init else None)
+    assert ("recycled_units" in config) == settings.recycle_dormant
 
 
 def test_the_papers_preset_is_the_papers_protocol() -> None:

@@ -16,11 +16,21 @@ from leap_rl.transfer import policy_kwargs as policy_kwargs_of
 
 PUBLISHED = Path(__file__).with_name("initializations")
 
+MOST_EVIDENCE = 5
+"""Comparisons of a card."""
+
+
+def figure_name(number: int) -> str:
+    """Of a comparison, counted from 1."""
+    return f"figure-{number}.png"
+
+
 LARGEST = {
     "config.json": 1_000_000,
     "model.safetensors": 100_000_000,
     "README.md": 1_000_000,
     "curves.json": 10_000_000,
+    **{figure_name(number): 2_000_000 for number in range(1, MOST_EVIDENCE + 1)},
 }
 """The files of an initialization, and the most bytes of each. Nothing else belongs in its folder."""
 REQUIRED = ("config.json", "model.safetensors")

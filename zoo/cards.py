@@ -14,7 +14,18 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
 from leap_rl.core.files import read_json
-from zoo.artifacts import ZooError
+from zoo.artifacts import ZooError, figure_name
+
+RECORDED = {
+    "agent": "algorithm",
+    "its settings, where they are not SB3's": "algorithm_kwargs",
+    "environments": "n_envs",
+    "meta optimizer": "meta_optimizer",
+    "dormant units drawn anew": "recycled_units",
+    "seed": "seed",
+    "versions": "versions",
+}
+"""Rows of a card, and what of the config they show."""
 
 
 @dataclass
@@ -24,10 +35,12 @@ class Evidence:
 
     :param results: what ``leap-rl compare`` wrote as ``results.json``
     :param table: its table, Markdown
+    :param figure: its learning curves, a PNG file
     """
 
     results: dict[str, Any]
     table: str
+    figure: Path
 
     @classmethod
     def of(cls, comparison: Path, name: str, initialization: Initialization) -> Evidence:
@@ -37,7 +50,7 @@ class Evidence:
         :param initialization: that the start must have been
         :raises ZooError: if it is no finished comparison, or one of something else
         """
-        for name_of_file in ("results.json", "table.md"):
+        for name_of_file in ("results.json", "table.md", "figure.png"):
             if not (comparison / name_of_file).is_file():
                 raise ZooError(f"{comparison} is no finished comparison: {name_of_file} is missing")
         results = read_json(comparison / "results.json", "leap-rl compare --resume writes it again")
@@ -53,7 +66,7 @@ class Evidence:
             raise ZooError(f"{comparison} compared another initialization as {name!r}: compare this one")
         # Where the folders of the starts lay is nobody's business.
         results["settings"]["starts"] = list(starts)
-        return cls(results, table)
+        return cls(results, table, comparison / "figure.png")
 
     def preset(self) -> str:
         """The comparison's settings as YAML; a start is called what the comparison called it."""
@@ -61,7 +74,10 @@ class Evidence:
         return yaml.safe_dump({"compare": settings}, sort_keys=False, allow_unicode=True)
 
     def title(self) -> str:
-        return f"{self.results['settings']['timesteps']:,} steps: {', '.join(self.results['results'])}"
+        games = self.results["results"]
+        seeds = sorted({run["seed"] for starts in games.values() for runs in starts.values() for run in runs})
+        steps = f"{self.results['settings']['timesteps']:,} steps, seeds {', '.join(map(str, seeds))}"
+        return f"{', '.join(games)}: {steps}"
 
     def what_learned(self) -> str:
         """A name may come to stand for another initialization; a hash does not."""
@@ -124,23 +140,30 @@ def model_card(
     steps = config.get("timesteps")
     before = config.get("started_from")
     steps_before = before.get("timesteps") if isinstance(before, dict) else None
-    earlier = f", after {steps_before:,} steps of the one it started from" if isinstance(steps_before, int) else ""
+    earlier = ""
+    if isinstance(steps, int) and isinstance(steps_before, int):
+        earlier = f", after {steps_before:,} of the one it started from: {steps + steps_before:,} in all"
     rows = [
         f"| network | {config['network']} |",
         f"| scope | {initialization.scope} |",
         f"| parameters | {sum(t.numel() for t in initialization.parameters.values()):,} |",
-        f"| learned by | {learner or config.get('source', 'not recorded')} |",
+        f"| learned by | {_listed(config['learner']) if learner else config.get('source', 'not recorded')} |",
         f"| learned from | {tasks} |",
         f"| steps | {f'{steps:,}{_visits(config)}{earlier}' if steps else 'not recorded'} |",
         f"| preprocessing | {config.get('preprocessing', 'not recorded')} |",
+        *(f"| {what} | {_listed(config[key])} |" for what, key in RECORDED.items() if key in config),
     ]
+    recipe = Path(__file__).with_name("recipes") / f"{name}.yaml"
+    if recipe.is_file():
+        rows.append(f"| made by | `leap-rl meta-train --preset zoo/recipes/{recipe.name}` |")
     shown = ["None is recorded: nothing says that it helps.\n"]
     if evidence:
         shown = ["The area is the mean return over the learning curve; the curves are in `curves.json`.\n"]
         for number, e in enumerate(evidence, 1):
             file = f"evidence-{number}.yaml"
             run = f"    leap-rl compare --preset {file}\n\nwith `{file}`:\n\n```yaml\n{e.preset()}```\n"
-            shown += [f"### {e.title()}\n", e.table, run, e.what_learned()]
+            figure = f"![Learning curves]({figure_name(number)})\n"
+            shown += [f"### {e.title()}\n", e.table, figure, run, e.what_learned()]
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---\n",
@@ -154,6 +177,15 @@ def model_card(
             *shown,
         ]
     )
+
+
+def _listed(value: Any) -> str:
+    """What a config says, in a cell; of a stranger's text and nothing else."""
+    said = [str(value)]
+    if isinstance(value, dict):
+        named_first = sorted(value.items(), key=lambda item: item[0] != "name")
+        said = [str(v) if k == "name" else f"{k} {v}" for k, v in named_first if v is not None]
+    return "".join(c for c in ", ".join(said)[:500] if c.isprintable() and c not in "|<>`")
 
 
 def _visits(config: dict[str, Any]) -> str:

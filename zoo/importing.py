@@ -14,7 +14,7 @@ from torch import Tensor
 from leap_rl.core.files import replacing_folder
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
-from zoo.artifacts import LARGEST, ZooError, check, first_line, new_folder
+from zoo.artifacts import LARGEST, MOST_EVIDENCE, ZooError, check, figure_name, first_line, new_folder
 
 
 def import_agent(agent: Path, name: str) -> Path:
@@ -55,19 +55,24 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
     """
     folder = new_folder(name)
     found = check(initialization)
-    files = {}
+    if len(comparisons) > MOST_EVIDENCE:
+        raise ZooError(f"{len(comparisons)} comparisons are more than the {MOST_EVIDENCE} that a card takes")
+    files: dict[str, bytes] = {}
     if comparisons:
         from zoo.cards import Evidence, model_card  # needs the extra `hub`
 
         evidence = [Evidence.of(comparison, name, found) for comparison in comparisons]
         if len({e.title() for e in evidence}) < len(evidence):
-            raise ZooError(f"two of {', '.join(map(str, comparisons))} are of the same games and steps: give one")
+            raise ZooError(
+                f"two of {', '.join(map(str, comparisons))} are of the same games, steps and seeds: give one"
+            )
         curves = json.dumps([e.results for e in evidence]) + "\n"
-        files = {"README.md": model_card(name, found, evidence), "curves.json": curves}
+        files = {"README.md": model_card(name, found, evidence).encode(), "curves.json": curves.encode()}
+        files |= {figure_name(number): e.figure.read_bytes() for number, e in enumerate(evidence, 1)}
     with replacing_folder(folder) as new:
         found.save(new)
-        for file, text in files.items():
-            (new / file).write_text(text)
+        for file, content in files.items():
+            (new / file).write_bytes(content)
         check(new)  # such as its sizes
     return folder
 

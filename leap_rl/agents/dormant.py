@@ -68,6 +68,7 @@ class RecycleDormant(MetaCallback):
         recycled = recycle(encoder, random, self.observations)
         if recycled:
             trainer.initialization = Initialization.of(self.model, "encoder", current.config)
+            trainer.config["recycled_units"] = trainer.config.get("recycled_units", 0) + recycled
         trainer.logger.record("meta/recycled_units", recycled)
 
 

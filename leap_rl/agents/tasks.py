@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 import gymnasium as gym
@@ -289,7 +288,6 @@ class EnvTasks(TaskFamily):
             "steps_per_visit": first.steps,
             "n_envs": first.n_envs,
             "algorithm_kwargs": as_json(first.algorithm_kwargs),
-            "versions": {"stable-baselines3": version("stable-baselines3")},
         }
 
 

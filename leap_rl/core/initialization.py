@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,17 @@ from leap_rl.core.files import replacing_folder
 FORMAT = "leap-rl initialization"
 FORMAT_VERSION = 1
 
+LIBRARIES = ("leap-rl", "stable-baselines3", "gymnasium", "ale-py", "torch", "numpy")
+"""What decides the bits of learning, besides the hardware."""
+
 
 class InitializationError(ValueError):
     """An initialization that cannot be read, or does not fit; says what and what to do."""
+
+
+def versions() -> dict[str, str]:
+    """Of ``LIBRARIES``, as they are installed."""
+    return {library: version(library) for library in LIBRARIES}
 
 
 def what_learns(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,7 +28,7 @@ from leap_rl.core.checkpoint import (
     run_kept,
 )
 from leap_rl.core.engines import Engine, InProcess, Workers
-from leap_rl.core.initialization import Initialization, InitializationError, relative_change, what_learns
+from leap_rl.core.initialization import Initialization, InitializationError, relative_change, versions, what_learns
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
 from leap_rl.core.logger import LoggerLike, TensorBoardLogger, next_run_folder
 from leap_rl.core.meta_log import MetaLog
@@ -149,7 +148,7 @@ class MetaTrainer:
             # In the model's order: safetensors keeps none, and a meta optimizer counts its parameters.
             parameters = {name: initialization.parameters[name] for name in drawn.parameters}
             # What it learned before counts, whoever asks how much learning is in the result.
-            recorded = ("tasks", "learner", "meta_steps", "timesteps", "started_from")
+            recorded = ("tasks", "learner", "meta_steps", "timesteps", "seed", "started_from")
             history = {key: initialization.config[key] for key in recorded if key in initialization.config}
             config = {**drawn.config, "started_from": {"sha256": initialization.sha256, **history}}
             drawn = Initialization(parameters, drawn.scope, initialization.buffers, config)
@@ -324,6 +323,11 @@ class MetaTrainer:
         )
 
     @property
+    def config(self) -> dict[str, Any]:
+        """What an initialization says of its tasks; callbacks add what they do to θ⁰. Kept in checkpoints."""
+        return self._theta.config
+
+    @property
     def initialization(self) -> Initialization:
         """θ⁰ as it is now, or its average, where ``average_from`` has been reached; a copy."""
         current = self._current()
@@ -340,10 +344,7 @@ class MetaTrainer:
             **({"averaged_from": self.average_from} if self._average else {}),
             "timesteps": self.num_timesteps,
             "seed": self.seed,
-            "versions": {
-                **self._theta.config.get("versions", {}),
-                **{package: version(package) for package in ("torch", "numpy")},
-            },
+            "versions": versions(),
         }
         return current
 

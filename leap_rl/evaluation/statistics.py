@@ -67,6 +67,11 @@ def ratio(runs: np.ndarray, reference: np.ndarray) -> float:
     return interquartile_mean(runs / unit) / interquartile_mean(reference / unit)
 
 
+def _probability(found: Estimate) -> str:
+    """For a table. Where all pairs agree, so do all that are drawn from them, and a bootstrap knows no interval."""
+    return f"{found.value:.2f}, all pairs" if found.low == found.high else f"{found:.2f}"
+
+
 def probability_of_improvement(runs: np.ndarray, reference: np.ndarray) -> float:
     """That one of ``runs`` is above one of ``reference``, mean over the tasks, shapes (seeds, tasks)."""
     above, level = runs[:, None] > reference, runs[:, None] == reference
@@ -176,7 +181,7 @@ class Statistics:
                 learned = [task for task in self._measurable(start, self.reference) if self.learns(task)]
                 ranked = self._rankable(start, self.reference)
                 cells = [f"{self.ratio_of_areas(start, *learned):.2f}" if learned else ""]
-                cells += [f"{self.probability_of_improvement(start, *ranked):.2f}" if ranked else ""]
+                cells += [_probability(self.probability_of_improvement(start, *ranked)) if ranked else ""]
                 counts = f"ratio: {len(learned)} {of_all}, probability: {len(ranked)} {of_all}"
                 rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
         return "\n".join(rows)
@@ -189,7 +194,7 @@ class Statistics:
             cells = []
             for other in starts:
                 ranked = [] if other == start else self._rankable(start, other)
-                cell = f"{self.probability_of_improvement(start, *ranked, over=other):.2f}" if ranked else ""
+                cell = _probability(self.probability_of_improvement(start, *ranked, over=other)) if ranked else ""
                 if 0 < len(ranked) < len(self.tasks):
                     cell += f", {len(ranked)} of {len(self.tasks)}"
                 cells.append(cell)
@@ -207,7 +212,7 @@ class Statistics:
         elif measurable:
             lead = self.lead(start, task)
             gain = "–" if np.isnan(lead.value) else f"{lead:+.1f} SD"
-        return [gain, f"{self.probability_of_improvement(start, task):.2f}" if ranked else ""]
+        return [gain, _probability(self.probability_of_improvement(start, task)) if ranked else ""]
 
 
 def _returns(runs: np.ndarray) -> str:

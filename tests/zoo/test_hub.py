@@ -82,6 +82,7 @@ def test_evidence_becomes_a_card_with_results(
         compared.mkdir(exist_ok=True)
         (compared / "results.json").write_text(json.dumps(results))
         (compared / "table.md").write_text("| SpaceInvaders | mine | 200.0 |\n")
+        (compared / "figure.png").write_bytes(b"\x89PNG drawn")
 
     arguments = ["zoo", "import", str(mine), "--name", "mine", "--evidence", str(compared)]
     assert main(arguments) == 2 and "is no finished comparison: results.json is missing" in capsys.readouterr().err
@@ -96,7 +97,7 @@ def test_evidence_becomes_a_card_with_results(
     assert main([*arguments[:4], "other", *arguments[5:]]) == 2
     assert "compared no start 'other', but mine, random" in capsys.readouterr().err
     assert main([*arguments, str(compared)]) == 2
-    assert "are of the same games and steps: give one" in capsys.readouterr().err
+    assert "are of the same games, steps and seeds: give one" in capsys.readouterr().err
     assert "mine" not in zoo.list() and "other" not in zoo.list()
     assert main(arguments) == 0
     assert torch.equal(zoo.load("mine").parameters["encoder.w"], torch.arange(6.0))
@@ -110,6 +111,9 @@ def test_evidence_becomes_a_card_with_results(
     assert "Written with leap-rl 0.1.0, torch 2.9.1." in card.text
     assert zoo.artifacts.summary("mine")["sha256"] in card.text
     assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
+    assert "### SpaceInvaders, Freeway: 1,000 steps, seeds 0, 1\n" in card.text
+    assert "![Learning curves](figure-1.png)" in card.text
+    assert (zoo.folder_of("mine") / "figure-1.png").read_bytes() == b"\x89PNG drawn"
     curves = (zoo.folder_of("mine") / "curves.json").read_text()
     assert json.loads(curves)[0]["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
 
