@@ -70,7 +70,7 @@ def main() -> None:
     for name, start in {"random": drawn, **starts}.items():
         start.apply_to(model)
         row = rows[name] = measure(model.policy.features_extractor, images)
-        dead, norms = (", ".join(f"{value:.{d}f}" for value in row[k]) for k, d in (("dead", 2), ("norms", 1)))  # type: ignore[union-attr]
+        dead, norms = (", ".join(f"{value:.{d}f}" for value in row[k]) for k, d in (("dead", 3), ("norms", 1)))  # type: ignore[union-attr]
         print(f"| {name} | {dead} | {row['size']:.2f} | {row['effective rank']:.1f} | {norms} |")
     if args.json is not None:
         args.json.write_text(json.dumps({"games": games, "frames": args.frames, "starts": rows}, indent=1) + "\n")

@@ -30,7 +30,7 @@ LARGEST = {
     "model.safetensors": 100_000_000,
     "README.md": 1_000_000,
     "curves.json": 10_000_000,
-    **{figure_name(number): 2_000_000 for number in range(1, MOST_EVIDENCE + 1)},
+    **{figure_name(number): 10_000_000 for number in range(1, MOST_EVIDENCE + 1)},
 }
 """The files of an initialization, and the most bytes of each. Nothing else belongs in its folder."""
 REQUIRED = ("config.json", "model.safetensors")
@@ -152,6 +152,7 @@ def check(folder: Path) -> Initialization:
         ("scope", _is_text(config["scope"])),
         ("learner", learner is None or (isinstance(learner, dict) and _is_text(learner.get("name", "-")))),
         ("timesteps", steps is None or (type(steps) is int and 0 <= steps < 10**15)),
+        *((key, _is_text(config[key])) for key in ("preprocessing", "source") if key in config),
         ("tasks", tasks is None or (isinstance(tasks, list) and all(map(_is_text, tasks)))),
     ):
         if not is_good:

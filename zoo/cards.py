@@ -138,24 +138,18 @@ def model_card(
     )
     tasks = ", ".join(config.get("tasks", [])) or "not recorded"
     steps = config.get("timesteps")
-    before = config.get("started_from")
-    steps_before = before.get("timesteps") if isinstance(before, dict) else None
-    earlier = ""
-    if isinstance(steps, int) and isinstance(steps_before, int):
-        earlier = f", after {steps_before:,} of the one it started from: {steps + steps_before:,} in all"
+    before = _steps_before(config)
+    earlier = f", after {before:,} of what it started from: {steps + before:,} in all" if steps and before else ""
     rows = [
-        f"| network | {config['network']} |",
-        f"| scope | {initialization.scope} |",
+        f"| network | {_cell(config['network'])} |",
+        f"| scope | {_cell(initialization.scope)} |",
         f"| parameters | {sum(t.numel() for t in initialization.parameters.values()):,} |",
-        f"| learned by | {_listed(config['learner']) if learner else config.get('source', 'not recorded')} |",
-        f"| learned from | {tasks} |",
+        f"| learned by | {_cell(config['learner'] if learner else config.get('source', 'not recorded'))} |",
+        f"| learned from | {_cell(tasks)} |",
         f"| steps | {f'{steps:,}{_visits(config)}{earlier}' if steps else 'not recorded'} |",
-        f"| preprocessing | {config.get('preprocessing', 'not recorded')} |",
-        *(f"| {what} | {_listed(config[key])} |" for what, key in RECORDED.items() if key in config),
+        f"| preprocessing | {_cell(config.get('preprocessing', 'not recorded'))} |",
+        *(f"| {what} | {_cell(config[key])} |" for what, key in RECORDED.items() if config.get(key) not in (None, {})),
     ]
-    recipe = Path(__file__).with_name("recipes") / f"{name}.yaml"
-    if recipe.is_file():
-        rows.append(f"| made by | `leap-rl meta-train --preset zoo/recipes/{recipe.name}` |")
     shown = ["None is recorded: nothing says that it helps.\n"]
     if evidence:
         shown = ["The area is the mean return over the learning curve; the curves are in `curves.json`.\n"]
@@ -179,13 +173,23 @@ def model_card(
     )
 
 
-def _listed(value: Any) -> str:
-    """What a config says, in a cell; of a stranger's text and nothing else."""
+def _cell(value: Any) -> str:
+    """What a config says, in a table; whatever a stranger's holds, it is shown as text and nothing else."""
     said = [str(value)]
     if isinstance(value, dict):
         named_first = sorted(value.items(), key=lambda item: item[0] != "name")
         said = [str(v) if k == "name" else f"{k} {v}" for k, v in named_first if v is not None]
-    return "".join(c for c in ", ".join(said)[:500] if c.isprintable() and c not in "|<>`")
+    text = "".join(c for c in ", ".join(said)[:1000] if c.isprintable() and c not in "|`")
+    return f"`{text}`"
+
+
+def _steps_before(config: dict[str, Any]) -> int:
+    """Of what it started from, and what that started from, and so on."""
+    before = config.get("started_from")
+    if not isinstance(before, dict):
+        return 0
+    steps = before.get("timesteps")
+    return (steps if isinstance(steps, int) else 0) + _steps_before(before)
 
 
 def _visits(config: dict[str, Any]) -> str:

@@ -49,6 +49,7 @@ class RecycleDormant(MetaCallback):
         trainer, tasks = self.trainer, self.trainer.tasks
         self.check(tasks, trainer.initialization, trainer.average_from)
         assert isinstance(tasks, EnvTasks)
+        trainer.config.setdefault("recycled_units", 0)
         first = tasks[0]
         env = first.make_vec_env("encoder", 1)
         kwargs = {name: value for name, value in first.algorithm_kwargs.items() if name != "arithmetic"}
@@ -68,7 +69,7 @@ class RecycleDormant(MetaCallback):
         recycled = recycle(encoder, random, self.observations)
         if recycled:
             trainer.initialization = Initialization.of(self.model, "encoder", current.config)
-            trainer.config["recycled_units"] = trainer.config.get("recycled_units", 0) + recycled
+            trainer.config["recycled_units"] += recycled
         trainer.logger.record("meta/recycled_units", recycled)
 
 

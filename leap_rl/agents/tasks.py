@@ -34,6 +34,7 @@ from leap_rl.core import (
     TaskFamily,
     TaskResult,
 )
+from leap_rl.core.initialization import versions
 
 LOGS_PER_VISIT = 10
 """How often SB3 logs in one visit: its own default for A2C, every 100 rollouts, is never in a short one."""
@@ -288,6 +289,7 @@ class EnvTasks(TaskFamily):
             "steps_per_visit": first.steps,
             "n_envs": first.n_envs,
             "algorithm_kwargs": as_json(first.algorithm_kwargs),
+            "versions": versions("stable-baselines3", "gymnasium"),
         }
 
 

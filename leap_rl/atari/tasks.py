@@ -13,6 +13,7 @@ from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
 from leap_rl.agents.tasks import as_json, check_names
 from leap_rl.atari.games import game_name
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
+from leap_rl.core.initialization import versions
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class AtariTasks(EnvTasks):
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
         config = {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}
+        config["versions"] |= versions("ale-py")
         config["env_kwargs"] = as_json(self._tasks[0].env_kwargs)  # type: ignore[attr-defined]
         if model.scope == "all":
             assert model.env is not None

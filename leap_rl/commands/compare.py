@@ -14,7 +14,7 @@ from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import json_number, write_text
-from leap_rl.core.initialization import versions, what_learns
+from leap_rl.core.initialization import what_learns
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
@@ -32,9 +32,12 @@ RANDOM_POLICY = "a random policy"
 
 TOO_NARROW = {
     3: " (of so few seeds too narrow: of three they are the range, which holds the truth three times in four)",
-    5: " (of one game alone too narrow: of five seeds they hold the truth nine times in ten, probabilities eight)",
+    5: (
+        " (too narrow of one game alone: of five seeds they hold the truth nine times in ten, and less often "
+        "where it is a probability near 0 or 1)"
+    ),
 }
-"""By the fewest seeds of which it is true, up to ten, by simulation."""
+"""By the fewest seeds of which it is true, up to ten; by ``benchmarks/coverage.py``."""
 
 
 def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
@@ -125,7 +128,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         "settings": as_dict(settings),
         "sha256": {name: start and start.sha256 for name, start in starts.items()},
         "config": what_learns(random.config),
-        "versions": versions(),  # of the last sitting
+        "versions": random.config["versions"],  # of the last sitting
         "random_policy": {task: [json_number(a) for a in areas.tolist()] for task, areas in random_policy.items()},
         "results": comparison.as_dict(),
     }

@@ -22,17 +22,14 @@ from leap_rl.core.files import replacing_folder
 FORMAT = "leap-rl initialization"
 FORMAT_VERSION = 1
 
-LIBRARIES = ("leap-rl", "stable-baselines3", "gymnasium", "ale-py", "torch", "numpy")
-"""What decides the bits of learning, besides the hardware."""
-
 
 class InitializationError(ValueError):
     """An initialization that cannot be read, or does not fit; says what and what to do."""
 
 
-def versions() -> dict[str, str]:
-    """Of ``LIBRARIES``, as they are installed."""
-    return {library: version(library) for library in LIBRARIES}
+def versions(*libraries: str) -> dict[str, str]:
+    """Of this one, torch and numpy, and of others that decide what is learned, as they are installed."""
+    return {library: version(library) for library in ("leap-rl", "torch", "numpy", *libraries)}
 
 
 def what_learns(config: Mapping[str, Any]) -> dict[str, Any]:

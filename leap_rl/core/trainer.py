@@ -148,10 +148,11 @@ class MetaTrainer:
             # In the model's order: safetensors keeps none, and a meta optimizer counts its parameters.
             parameters = {name: initialization.parameters[name] for name in drawn.parameters}
             # What it learned before counts, whoever asks how much learning is in the result.
-            recorded = ("tasks", "learner", "meta_steps", "timesteps", "seed", "started_from")
+            recorded = ("tasks", "learner", "meta_steps", "timesteps", "seed", "recycled_units", "started_from")
             history = {key: initialization.config[key] for key in recorded if key in initialization.config}
             config = {**drawn.config, "started_from": {"sha256": initialization.sha256, **history}}
             drawn = Initialization(parameters, drawn.scope, initialization.buffers, config)
+        self._versions = versions() | drawn.config.get("versions", {})
         self._theta = drawn.clone()
         for tensor in self._theta.parameters.values():
             tensor.requires_grad_(True)
@@ -344,7 +345,6 @@ class MetaTrainer:
             **({"averaged_from": self.average_from} if self._average else {}),
             "timesteps": self.num_timesteps,
             "seed": self.seed,
-            "versions": versions(),
         }
         return current
 
@@ -468,6 +468,7 @@ class MetaTrainer:
 
     def _record(self, results: Sequence[TaskResult], change: Mapping[str, float], seconds: float) -> None:
         """One meta step in the log and in ``history``; the tasks' own curves in runs of their own."""
+        self.config["versions"] = self._versions  # a checkpoint of older ones was gone on with
         log = self._meta_log()
         steps = sum(r.steps for r in results)
         self.num_timesteps += steps

@@ -69,7 +69,7 @@ def ratio(runs: np.ndarray, reference: np.ndarray) -> float:
 
 def _probability(found: Estimate) -> str:
     """For a table. Where all pairs agree, so do all that are drawn from them, and a bootstrap knows no interval."""
-    return f"{found.value:.2f}, all pairs" if found.low == found.high else f"{found:.2f}"
+    return {0.0: "0.00, no pair", 1.0: "1.00, all pairs"}.get(found.value, f"{found:.2f}")
 
 
 def probability_of_improvement(runs: np.ndarray, reference: np.ndarray) -> float:

@@ -29,6 +29,9 @@ SIZE = 32
 HALVES = ("train", "test")
 IDX = {"train": "train", "test": "t10k"}
 """What the names of IDX files begin with."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "GIF", "TIFF")
+"""Pillow's names of these: others of its readers run programs, or are too rarely used to be trusted."""
 MODES = ("RGB", "L", "P", "1")
 """Of Pillow, those that become RGB and lose nothing."""
 SPLIT_SEED = 0
@@ -116,8 +119,13 @@ def available(data_dir: str) -> list[str]:
     """
     names = [name for name in DATA_SETS if _found(Path(data_dir), name) is not None]
     for name in DATA_SETS:
-        if name not in names and (_inside(Path(data_dir) / name) or _begun(Path(data_dir), name)):
+        if name in names:
+            continue
+        if _inside(Path(data_dir) / name) or _begun(Path(data_dir), name):
             raise MultiCVError(_missing(Path(data_dir), name))
+        misspelt = _misspelt(Path(data_dir), name)
+        if misspelt:
+            raise MultiCVError(f"{data_dir} has {misspelt}: call it {name}{'.zip' * misspelt.endswith('.zip')}")
     return names
 
 
@@ -215,10 +223,20 @@ def _missing(data_dir: Path, name: str) -> str:
 
 
 def _begun(data_dir: Path, name: str) -> list[str]:
-    """What there is of torchvision's download, files or the folders that hold them; and what has the name misspelt."""
+    """What there is of torchvision's download: files, or the folders that hold them."""
     parts = {Path(part).parts[0] for part in DATA_SETS[name].download} - {name}
-    misspelt = {found for found in _inside(data_dir) if _letters(Path(found).stem) == _letters(name)} - {name}
-    return sorted(misspelt.union(part for part in parts if (data_dir / part).exists()))
+    return sorted(part for part in parts if (data_dir / part).exists())
+
+
+def _misspelt(data_dir: Path, name: str) -> str | None:
+    """A folder or zip whose name differs by its case and marks alone; torchvision's own have such names."""
+    own = {name, *(Path(part).parts[0] for part in DATA_SETS[name].download)}
+    for found in _inside(data_dir):
+        stem = found.removesuffix(".zip")
+        is_one = (data_dir / found).is_dir() or stem != found
+        if is_one and stem not in own and _letters(stem) == _letters(name):
+            return found
+    return None
 
 
 def _letters(name: str) -> str:
@@ -331,19 +349,16 @@ def _from_files(name: str, where: Path, files: Iterable[str], read: Callable[[st
     :param read: gives what is in a file
     """
     found: dict[str, list[tuple[str, str]]] = {half: [] for half in HALVES}
-    endings = Image.registered_extensions()
     for file in sorted(files):
         half, *inner = file.removeprefix(f"{name}/").split("/")
-        if half in HALVES and Path(file).suffix.lower() in endings and not Path(file).name.startswith("."):
+        if half in HALVES and file.lower().endswith(ENDINGS) and not Path(file).name.startswith("."):
             if len(inner) != 2:
                 raise MultiCVError(f"{where} has {file}, expected {half}/CLASS/IMAGE")
             found[half].append((inner[0], file))
     for half in HALVES:
         if not found[half]:
-            raise MultiCVError(
-                f"{where} has no {half}/CLASS/IMAGE (png, jpg, ppm or what else Pillow reads), expected both train and "
-                "test"
-            )
+            kinds = ", ".join(ending[1:] for ending in ENDINGS)
+            raise MultiCVError(f"{where} has no {half}/CLASS/IMAGE ({kinds}), expected both train and test")
     # Whatever names alone can tell is told before any image is decoded.
     classes = _check_classes(name, where, *([label for label, _ in found[half]] for half in HALVES))
     number = {label: i for i, label in enumerate(classes)}
@@ -366,7 +381,7 @@ def _image(name: str, where: Path, file: str, read: Callable[[str], bytes]) -> n
 def _opened(where: Path, file: str, read: Callable[[str], bytes]) -> Image.Image:
     """In RGB."""
     try:
-        image = Image.open(io.BytesIO(read(file)))
+        image = Image.open(io.BytesIO(read(file)), formats=FORMATS)
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MultiCVError(f"{where / file} is damaged: {error}") from None

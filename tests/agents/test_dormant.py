@@ -98,6 +98,8 @@ def test_meta_training_recycles_before_each_meta_step_and_a_resumed_run_has_the_
         assert torch.equal(resumed.initialization.parameters[name], tensor), name
     found = [recycled_units(tmp_path / name) for name in ("whole", "half")]
     assert found[0] == found[1] and found[0][0] >= 309
+    counted = [run.initialization.config["recycled_units"] for run in (whole, half, resumed)]
+    assert counted == [sum(found[0]), found[0][0], sum(found[0])]
 
 
 def test_what_can_not_be_recycled() -> None:

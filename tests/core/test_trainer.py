@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -576,8 +577,16 @@ def test_a_run_goes_on_as_it_began(tmp_path: Path, given: dict[str, Any], messag
     otherwise.config = {"preprocessing": "newer"}
     with pytest.raises(CheckpointError, match="was trained with preprocessing 'older', not 'newer'"):
         MetaTrainer.load(tmp_path, otherwise)
-    otherwise.config = {"preprocessing": "older", "versions": {"library": "2"}}
-    MetaTrainer.load(tmp_path, otherwise)
+
+
+def test_an_initialization_names_the_versions_that_it_was_learned_with(tmp_path: Path) -> None:
+    trainer(run_dir=tmp_path).learn(1)
+    newer = Quadratics()
+    newer.config["versions"] = {"library": "2"}
+    loaded = MetaTrainer.load(tmp_path, newer, engine=InProcess())
+    known = loaded.initialization.config["versions"]
+    assert known["library"] == "1" and known["torch"] == version("torch") and "leap-rl" in known
+    assert loaded.learn(1).initialization.config["versions"] == known | {"library": "2"}
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from rliable import metrics
 from scipy.stats import trim_mean
 
+from leap_rl.commands.compare import too_narrow
 from leap_rl.core import LearningCurve
 from leap_rl.evaluation import Comparison
 from leap_rl.evaluation.statistics import Statistics, estimate, interquartile_mean, probability_of_improvement, ratio
@@ -195,6 +196,23 @@ def test_each_start_is_held_against_each() -> None:
     games.curves["rival"]["hard"] = [LearningCurve(np.array([]), np.array([]), 100)] * 4
     rows = [row.strip("| ").split(" | ") for row in Statistics(games, FLOORS).each_against_each().splitlines()]
     assert rows[3][3].endswith("), 1 of 2") and rows[3][1].endswith(")")
+
+
+def test_a_probability_that_no_pair_contradicts_has_no_interval() -> None:
+    level, up, down = [10.0, 11.0, 12.0], [20.0, 21.0, 22.0], [1.0, 2.0, 3.0]
+    games = comparison(random={"a": level, "b": level}, up={"a": up, "b": up}, down={"a": down, "b": down})
+    games.curves |= comparison(both={"a": up, "b": down}, even={"a": [11.0] * 3, "b": [11.0] * 3}).curves
+    shown = Statistics(games, {"a": np.zeros(3), "b": np.zeros(3)}).table()
+    cells = {tuple(row.strip("| ").split(" | ")[:2]): row.strip("| ").split(" | ")[-1] for row in shown.splitlines()}
+    of_all = "ratio: 2 of 2, probability: 2 of 2"
+    assert cells["a", "up"] == cells[of_all, "up"] == "1.00, all pairs"
+    assert cells["a", "down"] == cells[of_all, "down"] == "0.00, no pair"
+    assert cells[of_all, "both"] == "0.50 (0.50 to 0.50)" and cells["a", "even"].startswith("0.50 (")
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(3, "three times in four"), (4, "three times"), (5, "nine"), (9, "nine")])
+def test_intervals_of_few_seeds_are_called_too_narrow(seeds: int, said: str) -> None:
+    assert said in too_narrow(seeds) and not too_narrow(10)
 
 
 def test_too_little_to_say_anything() -> None:

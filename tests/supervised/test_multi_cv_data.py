@@ -178,9 +178,12 @@ def test_what_is_there_is_known_without_reading_it(tmp_path: Path, monkeypatch: 
     (tmp_path / "train_32x32.mat").unlink()
     assert available(str(tmp_path)) == ["cifar100", "mnist", "notmnist"]
     # Nor is another spelling of a name.
-    for spelling, title in (("CIFAR-10", "CIFAR-10"), ("FashionMnist.zip", "Fashion-MNIST")):
+    for file in ("svhn.log", "CIFAR-10.tar", "mnist.md"):  # which are none
+        (tmp_path / file).touch()
+    assert available(str(tmp_path)) == ["cifar100", "mnist", "notmnist"]
+    for spelling, name in (("CIFAR-10", "cifar10"), ("fashionMnist", "fashion-mnist"), ("SVHN.zip", r"svhn\.zip")):
         (tmp_path / spelling).mkdir()
-        with pytest.raises(MultiCVError, match=rf"no {title} in .*\(of which there is only {spelling}\)"):
+        with pytest.raises(MultiCVError, match=rf"has {spelling}: call it {name}$"):
             available(str(tmp_path))
         (tmp_path / spelling).rmdir()
     monkeypatch.setenv("LEAP_RL_DATA", "/some/where")
@@ -574,11 +577,14 @@ def damaged_folders(folder: Path, damage: str) -> None:
             image.write_bytes(image.read_bytes()[:500])
         case "no image":
             image.write_bytes(b"no image")
+        case "a program":
+            image.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n")
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        ("a program", r"train/class004/0_0\.png is damaged"),
         ("no test", "cifar10 has no test/CLASS/IMAGE .*expected both train and test"),
         ("empty test", "cifar10 has no test/CLASS/IMAGE"),
         ("no classes", r"cifar10 has train/0_0\.png, expected train/CLASS/IMAGE"),

@@ -98,6 +98,8 @@ def test_evidence_becomes_a_card_with_results(
     assert "compared no start 'other', but mine, random" in capsys.readouterr().err
     assert main([*arguments, str(compared)]) == 2
     assert "are of the same games, steps and seeds: give one" in capsys.readouterr().err
+    assert main([*arguments, *[str(compared)] * 5]) == 2
+    assert "6 comparisons are more than the 5 that a card takes" in capsys.readouterr().err
     assert "mine" not in zoo.list() and "other" not in zoo.list()
     assert main(arguments) == 0
     assert torch.equal(zoo.load("mine").parameters["encoder.w"], torch.arange(6.0))
@@ -113,9 +115,25 @@ def test_evidence_becomes_a_card_with_results(
     assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
     assert "### SpaceInvaders, Freeway: 1,000 steps, seeds 0, 1\n" in card.text
     assert "![Learning curves](figure-1.png)" in card.text
-    assert (zoo.folder_of("mine") / "figure-1.png").read_bytes() == b"\x89PNG drawn"
+    zoo.hub.push("mine", "me/shown", endpoint=endpoint, token=TOKEN)
+    for folder in (zoo.folder_of("mine"), zoo.hub.pull("me/shown", endpoint=endpoint)):
+        assert (folder / "figure-1.png").read_bytes() == b"\x89PNG drawn"
     curves = (zoo.folder_of("mine") / "curves.json").read_text()
     assert json.loads(curves)[0]["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
+
+
+def test_a_card_shows_what_a_stranger_wrote_as_text_alone() -> None:
+    bad = "![x](http://y/z.png) <script>\n# Title | `code`\x1b[2J"
+    config = {"network": bad, "tasks": [bad], "preprocessing": bad, "algorithm": bad, "seed": [bad], "timesteps": 7}
+    config |= {"learner": {"name": bad, bad: bad}, "algorithm_kwargs": {}, "versions": {bad: bad}}
+    config["started_from"] = {"timesteps": 5, "started_from": {"timesteps": 10, "started_from": bad}}
+    card = zoo.cards.model_card("mine", Initialization({"w": torch.zeros(1)}, "encoder", {}, config))
+    rows = [line for line in card.partition("|---|---|")[2].partition("## Evidence")[0].splitlines() if line]
+    assert all(row.startswith("| ") and row.endswith(" |") and row.count("|") == 3 for row in rows)
+    assert all(row.count("`") in (0, 2) for row in rows) and "\x1b" not in card.partition("# mine")[2]
+    shown = [row.split(" | ")[1] for row in rows if "http" in row]
+    assert len(shown) == 7 and all(cell.startswith("`") and cell.rstrip(" |").endswith("`") for cell in shown)
+    assert "| steps | 7, after 15 of what it started from: 22 in all |" in card and "its settings" not in card
 
 
 def test_a_card_made_before_says_where_it_went(hub: FakeHub, endpoint: str, mine: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,13 @@ def test_every_published_initialization_is_good_and_learns(root: Path) -> None:
     assert "atari-a2c-leap" in zoo.list()
     for name in zoo.list():
         folder = zoo.folder_of(name)
-        assert {file.name for file in folder.iterdir()} >= {*zoo.artifacts.REQUIRED, "README.md", "curves.json"}
+        figures = re.findall(r"!\[[^]]*\]\((.*?)\)", (folder / "README.md").read_text())
+        assert figures and {file.name for file in folder.iterdir()} == {
+            *zoo.artifacts.REQUIRED,
+            "README.md",
+            "curves.json",
+            *figures,
+        }
         assert (folder / "model.safetensors").stat().st_size < (3_000_000 if "mnih2013" in name else 7_000_000)
         model = agent(n_steps=16, policy_kwargs=zoo.policy_kwargs(name))
         initialization = zoo.load(name)
