@@ -54,7 +54,7 @@ def ratios(truth: float, evidence: Path) -> Callable[[np.random.Generator, int],
         def curves(game: str, factor: float) -> list[LearningCurve]:
             mean, floor = areas[game].mean(), floors[game].mean()
             runs = rng.normal(floor + factor * (mean - floor), areas[game].std(ddof=1), n)
-            return [LearningCurve(np.array([1, 95]), np.array([area, area]), 100) for area in runs]
+            return [LearningCurve(np.array([100]), np.array([area]), 100) for area in runs]
 
         starts = {"random": 1.0, "start": truth}
         comparison = Comparison({s: {g: curves(g, f) for g in floors} for s, f in starts.items()}, range(n))

@@ -19,10 +19,11 @@ import torch
 from report import at_least_one, parser
 from torch import Tensor, nn
 
-from leap_rl import AtariTasks, LeapA2C, make_atari_env
+from leap_rl import LeapA2C, make_atari_env
 from leap_rl.agents.dormant import random_observations
-from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization
+from leap_rl.commands.tasks import make_tasks
+from leap_rl.settings import AgentSettings, AtariSettings
 
 
 @torch.no_grad()
@@ -56,12 +57,12 @@ def main() -> None:
         args.frames = 32
     try:
         starts = {name: load_initialization(name) for name in args.initializations}
-        games = [name for game in args.games for name in POOLS.get(game, (game,))]
-        tasks = AtariTasks(LeapA2C, "CnnPolicy", games, 1)
+        tasks = make_tasks(args.games, (), 1, AgentSettings(), AtariSettings())
         frames = [torch.from_numpy(random_observations(task, args.frames, seed=0)) for task in tasks]
     except ValueError as error:
         cli.error(str(error))
     images = torch.cat(frames) / 255
+    games = [task.name for task in tasks]
     model = LeapA2C("CnnPolicy", make_atari_env(games[0], 1), device="cpu")
     drawn = tasks.draw_initialization("encoder", 0)
     rows = {}

@@ -185,11 +185,12 @@ def _cell(value: Any) -> str:
 
 def _steps_before(config: dict[str, Any]) -> int:
     """Of what it started from, and what that started from, and so on."""
-    before = config.get("started_from")
-    if not isinstance(before, dict):
-        return 0
-    steps = before.get("timesteps")
-    return (steps if isinstance(steps, int) else 0) + _steps_before(before)
+    steps, before = 0, config.get("started_from")
+    while isinstance(before, dict):
+        known = before.get("timesteps")
+        steps += known if isinstance(known, int) else 0
+        before = before.get("started_from")
+    return steps
 
 
 def _visits(config: dict[str, Any]) -> str:

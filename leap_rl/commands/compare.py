@@ -30,15 +30,6 @@ MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "note"}
 
 RANDOM_POLICY = "a random policy"
 
-TOO_NARROW = {
-    3: " (of so few seeds too narrow: of three they are the range, which holds the truth three times in four)",
-    5: (
-        " (too narrow of one game alone: of five seeds they hold the truth nine times in ten, and less often "
-        "where it is a probability near 0 or 1)"
-    ),
-}
-"""By the fewest seeds of which it is true, up to ten; by ``benchmarks/coverage.py``."""
-
 
 def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
     """
@@ -141,8 +132,15 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
 
 
 def too_narrow(n_seeds: int) -> str:
-    """What is to be said of the intervals."""
-    return "" if n_seeds >= 10 else TOO_NARROW[5 if n_seeds >= 5 else 3]
+    """What is to be said of the intervals; ``benchmarks/coverage.py`` measured it."""
+    if n_seeds < 5:
+        return " (of so few seeds too narrow: of three they are the range, which holds the truth three times in four)"
+    if n_seeds < 10:
+        return (
+            " (too narrow of one game alone: of five seeds they hold the truth nine times in ten, and less often "
+            "where it is a probability near 0 or 1)"
+        )
+    return ""
 
 
 def start_of(start: str) -> tuple[str, Initialization | None]:

@@ -468,7 +468,7 @@ class MetaTrainer:
 
     def _record(self, results: Sequence[TaskResult], change: Mapping[str, float], seconds: float) -> None:
         """One meta step in the log and in ``history``; the tasks' own curves in runs of their own."""
-        self.config["versions"] = self._versions  # a checkpoint of older ones was gone on with
+        self.config["versions"] = self._versions  # the checkpoint that is gone on from may be of older ones
         log = self._meta_log()
         steps = sum(r.steps for r in results)
         self.num_timesteps += steps

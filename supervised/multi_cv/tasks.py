@@ -55,7 +55,7 @@ def _images(data_dir: str, name: str, seed: int, limit: int | None) -> tuple[Ima
     train, validation = torch.from_numpy(rows[~in_validation]), torch.from_numpy(rows[in_validation])
     test = torch.from_numpy(_at_most(limit, data.test_labels.numpy(), rng))
     for part, chosen in (("learn from", train), ("validate on", validation)):
-        missing = sorted({*range(DATA_SETS[name].n_classes)} - {*data.train_labels[chosen].tolist()})
+        missing = sorted({*range(DATA_SETS[name].n_classes)} - {*data.train_labels[chosen].unique().tolist()})
         if missing:
             raise MultiCVError(
                 f"{name}: {len(missing)} classes have no image to {part} (numbers {', '.join(map(str, missing[:5]))}"
