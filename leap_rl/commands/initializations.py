@@ -87,7 +87,7 @@ def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> No
     if what.is_dir():
         folder = zoo.import_folder(what, name, evidence)
         print(f"{what} is the initialization {name}, in {folder}. Next:")
-    elif evidence:
+    elif evidence and what.exists():
         raise ValueError(
             "--evidence is for folders of initializations: import the agent first, compare it, then import its folder"
         )

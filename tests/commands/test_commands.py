@@ -335,6 +335,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
         ("train Pong --init ../x", "is no name of an initialization"),
         ("zoo show nowhere", "no initialization 'nowhere' in the zoo"),
         ("zoo import nowhere.zip --name x", "nowhere.zip does not exist"),
+        ("zoo import nowhere --name x --evidence nothing", "nowhere does not exist"),
         ("compare --games Pong --starts nowhere", "nowhere is no initialization"),
         ("compare --games Pong --seeds 1 1", "none twice"),
         ("compare --games Pong --starts random random", "same name"),
