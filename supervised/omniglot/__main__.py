@@ -188,6 +188,7 @@ def evaluate(
 def table(
     *roots: Path,
     meta_steps: Positive | None = None,
+    less: str = "none",
     figure: Path | None = None,
     save: Path | None = None,
     validation: bool = False,
@@ -197,6 +198,8 @@ def table(
 
     :param roots: folders of runs, and files that --save wrote, together; without one runs/omniglot
     :param meta_steps: after which the runs are compared; without it the last that any was evaluated after
+    :param less: the learner to which differences are taken, on the same seeds; with its rate where there are several
+        ("leap, β 0.2")
     :param figure: PNG to write: area against the number of pretraining alphabets, learning curves on held-out
         alphabets, test error over the meta steps, and training curves getting shorter
     :param save: JSON to write, with all that table and figure need
@@ -215,7 +218,7 @@ def table(
         plot(shown, figure, meta_steps)
     if save is not None:
         write(found, save)
-    print(markdown(shown, meta_steps))
+    print(markdown(shown, meta_steps, less))
 
 
 def _data(data_dir: Path | None, download: bool) -> str:

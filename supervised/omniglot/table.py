@@ -145,15 +145,17 @@ def save(found: Sequence[Findings], file: Path) -> None:
     write_rows(file, [asdict(run) for run in found])
 
 
-def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
+def table(found: Sequence[Findings], meta_step: int | None = None, reference: str = "none") -> str:
     """
-    Markdown: means over seeds and held-out alphabets with 95 % bootstrap intervals over both, and the difference to no
-    pretraining on the same seeds and alphabets, with Student's interval over the seeds; the test error by meta step;
+    Markdown: means over seeds and held-out alphabets with 95 % bootstrap intervals over both, and the differences to a
+    reference on the same seeds and alphabets, with Student's interval over the seeds; the test error by meta step;
     and what is missing.
 
     :param found: runs
     :param meta_step: after which they are compared; ``None``: the last that any was evaluated after
-    :raises ValueError: if they are of several kinds, or none was evaluated after that meta step
+    :param reference: learner, or its label, as in ``"leap, β 0.2"``
+    :raises ValueError: if the runs are of several kinds, none was evaluated after that meta step, or the reference is
+        not one of them
     """
     kinds = sorted({(run.updates, run.meta_batch_size) for run in found})
     if len(kinds) > 1:
@@ -167,17 +169,18 @@ def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
         meta_step = steps[-1]
     if meta_step not in steps:
         raise ValueError(f"no run was evaluated after {meta_step} meta steps: there are {', '.join(map(str, steps))}")
+    reference = _label(found, reference)
     rows = [
-        f"After {meta_step} meta steps:\n",
-        "| learner | pretraining alphabets | seeds | test error, % | difference to none, points | area, % |",
-        "|---|---|---|---|---|---|",
+        f"After {meta_step} meta steps; differences are to {reference}, in points:\n",
+        "| learner | pretraining alphabets | seeds | test error, % | difference | area, % | difference |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (n, label), runs in _grouped(found):
         scored = [run for run in runs if run.at(meta_step)]
         if scored:
             error, area = (_cell(scored, meta_step, which) for which in (0, 1))
-            difference = _difference(scored, found, meta_step)
-            rows.append(f"| {label} | {n} | {len(scored)} | {error} | {difference} | {area} |")
+            less, less_area = (_difference(scored, found, reference, meta_step, which) for which in (0, 1))
+            rows.append(f"| {label} | {n} | {len(scored)} | {error} | {less} | {area} | {less_area} |")
     trends = {"Test error, %, by meta steps, of the seeds that got furthest:": False} if len(steps) > 2 else {}
     if any(run.visits for run in found):
         trends["The same of the pretraining alphabets themselves, mean over the visits of the meta steps before:"] = (
@@ -195,6 +198,16 @@ def table(found: Sequence[Findings], meta_step: int | None = None) -> str:
                 cells = [f" {errors[step]:.1f} |" if step in errors else " |" for step in steps]
                 rows.append(f"| {label} | {n} | {n_seeds} |{''.join(cells)}")
     return "\n".join(rows) + _missing(found, meta_step)
+
+
+def _label(found: Sequence[Findings], reference: str) -> str:
+    if reference == "none":
+        return reference
+    meant = {run.label for run in found if reference in (run.learner, run.label)}
+    if len(meant) != 1:
+        there = "; ".join(sorted(meant or {run.label for run in found}))
+        raise ValueError(f"{reference!r} is not one of those compared: name one of {there}")
+    return meant.pop()
 
 
 def _grouped(found: Sequence[Findings]) -> list[tuple[tuple[int, str], list[Findings]]]:
@@ -215,13 +228,17 @@ def _cell(runs: Sequence[Findings], meta_step: int, which: int) -> str:
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
-def _difference(runs: Sequence[Findings], found: Sequence[Findings], meta_step: int) -> str:
-    """In test error, to the runs without pretraining on the same seeds and held-out alphabets."""
-    if runs[0].learner == "none":
+def _difference(runs: Sequence[Findings], found: Sequence[Findings], reference: str, meta_step: int, which: int) -> str:
+    """To the runs with that label on the same seeds and held-out alphabets, learned from as many alphabets or none."""
+    n, label = runs[0].n_pretraining, runs[0].label
+    if label == reference:
         return ""
-    none = {(run.seed, frozenset(run.at(0))): _mean(run.at(0), 0) for run in found if run.learner == "none"}
-    ours = {(run.seed, frozenset(run.at(meta_step))): _mean(run.at(meta_step), 0) for run in runs}
-    return difference_cell([error - none[key] for key, error in ours.items() if key in none])
+    theirs = [run for run in found if run.label == reference and (run.n_pretraining == n or reference == "none")]
+    mean_of, compared = (
+        {(run.seed, frozenset(run.at(meta_step))): _mean(run.at(meta_step), which) for run in of if run.at(meta_step)}
+        for of in (runs, theirs)
+    )
+    return difference_cell([mean_of[key] - compared[key] for key in mean_of if key in compared])
 
 
 def _trend(runs: Sequence[Findings], visits: bool = False) -> tuple[int, dict[int, float]]:

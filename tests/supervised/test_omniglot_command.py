@@ -128,14 +128,16 @@ def test_the_ablation_is_the_six_different_variants(drawn: Path, capsys: Any) ->
 
 
 def test_the_table_compares_what_ran_as_long() -> None:
-    def run(learner: str, seed: int, scores: dict[int, float], updates: int = 100) -> Findings:
-        of_alphabets = {s: {"A": (e - 1, e), "B": (e + 1, e)} for s, e in scores.items()}
-        return Findings(learner, 20, seed, None, False, updates, 5, of_alphabets)
+    def run(
+        learner: str, seed: int, scores: dict[int, float], updates: int = 100, rate: float | None = None, n: int = 20
+    ) -> Findings:
+        of_alphabets = {s: {"A": (e - 1, e / 2), "B": (e + 1, e / 2)} for s, e in scores.items()}
+        return Findings(learner, n, seed, rate, False, updates, 5, of_alphabets)
 
     found = [run("none", 0, {0: 80}), run("leap", 0, {15: 50, 30: 40}), run("leap", 1, {15: 60})]
     text = table(found)
     assert "After 30 meta steps" in text
-    assert "| leap | 20 | 1 | 40.0 (39.0 to 41.0) | -40.0 | 40.0 (40.0 to 40.0) |" in text
+    assert "| leap | 20 | 1 | 40.0 (39.0 to 41.0) | -40.0 | 20.0 (20.0 to 20.0) | -20.0 |" in text
     assert "| none | 20 | 1 | 80.0 " in text
     assert "leap, 20 alphabets, seed 1; maml, 20 alphabets, seeds 0 1; " in text.partition("Missing: ")[2]
     assert "reptile, 20 alphabets, seeds 0 1; none, seed 1" in text
@@ -147,6 +149,16 @@ def test_the_table_compares_what_ran_as_long() -> None:
     found += [run("none", 1, {0: 58}), run("fomaml", 0, {15: 85}), run("fomaml", 1, {15: 63.2})]
     assert "| -14.0 (-217.3 to 189.3) |" in table(found, 15)  # of -30 and 2, each on its own seed
     assert "| +5.1 (3.8 to 6.4) worse |" in table(found, 15)
+    found += [run("leap", 0, {15: 1}, n=5), run("maml", 0, {15: 45}, rate=0.5), run("maml", 0, {15: 46}, rate=1)]
+    less = table(found, 15, "leap")  # of as many alphabets
+    assert "differences are to leap, in points" in less
+    assert "| +19.1 (-182.9 to 221.1) |" in less  # of 35 and 3.2
+    assert "| maml, β 0.5 | 20 | 1 | 45.0 (44.0 to 46.0) | -5.0 | 22.5 (22.5 to 22.5) | -2.5 |" in less
+    assert "| leap | 5 | 1 | 1.0 (0.0 to 2.0) |  | 0.5 (0.5 to 0.5) |  |" in table(found, 15, "maml, β 0.5")
+    with pytest.raises(ValueError, match=r"'maml' is not one of those compared: name one of maml, β 0.5; maml, β 1$"):
+        table(found, 15, "maml")
+    with pytest.raises(ValueError, match=r"'reptile' is not one .* fomaml; leap; maml, β 0.5; maml, β 1; none$"):
+        table(found, 15, "reptile")
     with pytest.raises(ValueError, match="50 updates and meta batches of 5, 100 updates and meta batches of 5"):
         table([*found, run("none", 2, {0: 80}, updates=50)])
 
