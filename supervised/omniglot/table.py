@@ -201,11 +201,12 @@ def table(found: Sequence[Findings], meta_step: int | None = None, reference: st
 
 
 def _label(found: Sequence[Findings], reference: str) -> str:
-    if reference == "none":
+    labels = {run.label for run in found}
+    if reference in {"none", *labels}:
         return reference
-    meant = {run.label for run in found if reference in (run.learner, run.label)}
+    meant = {run.label for run in found if run.learner == reference}
     if len(meant) != 1:
-        there = "; ".join(sorted(meant or {run.label for run in found}))
+        there = "; ".join(sorted(meant or labels))
         raise ValueError(f"{reference!r} is not one of those compared: name one of {there}")
     return meant.pop()
 

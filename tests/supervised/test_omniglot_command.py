@@ -159,6 +159,8 @@ def test_the_table_compares_what_ran_as_long() -> None:
         table(found, 15, "maml")
     with pytest.raises(ValueError, match=r"'reptile' is not one .* fomaml; leap; maml, β 0.5; maml, β 1; none$"):
         table(found, 15, "reptile")
+    plain = [*found, run("maml", 0, {15: 47})]  # a label comes before a learner
+    assert "differences are to maml, in points" in table(plain, 15, "maml")
     with pytest.raises(ValueError, match="50 updates and meta batches of 5, 100 updates and meta batches of 5"):
         table([*found, run("none", 2, {0: 80}, updates=50)])
 
