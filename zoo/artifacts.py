@@ -193,3 +193,18 @@ def summary(name: str) -> dict[str, Any]:
         # A stranger's card must not write to the terminal what is no text.
         "card": "".join(c for c in text if c.isprintable() or c in "\n\t"),
     }
+
+
+def total_steps(config: dict[str, Any]) -> int:
+    """
+    Steps that an initialization cost: its own, those of what it started from, and so on, as far as they are recorded.
+
+    :param config: of the initialization
+    """
+    total = 0
+    learned: Any = config
+    while isinstance(learned, dict):
+        steps = learned.get("timesteps")
+        total += steps if isinstance(steps, int) else 0
+        learned = learned.get("started_from")
+    return total

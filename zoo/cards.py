@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
 from leap_rl.core.files import read_json
-from zoo.artifacts import ZooError, figure_name
+from zoo.artifacts import ZooError, figure_name, total_steps
 
 RECORDED = {
     "agent": "algorithm",
@@ -138,8 +138,8 @@ def model_card(
     )
     tasks = ", ".join(config.get("tasks", [])) or "not recorded"
     steps = config.get("timesteps")
-    before = _steps_before(config)
-    earlier = f", after {before:,} of what it started from: {steps + before:,} in all" if steps and before else ""
+    total = total_steps(config)
+    earlier = f", after {total - steps:,} of what it started from: {total:,} in all" if steps and total > steps else ""
     rows = [
         f"| network | {_cell(config['network'])} |",
         f"| scope | {_cell(initialization.scope)} |",
@@ -181,16 +181,6 @@ def _cell(value: Any) -> str:
         said = [str(v) if k == "name" else f"{k} {v}" for k, v in named_first if v is not None]
     text = "".join(c for c in ", ".join(said)[:1000] if c.isprintable() and c not in "|`")
     return f"`{text}`"
-
-
-def _steps_before(config: dict[str, Any]) -> int:
-    """Of what it started from, and what that started from, and so on."""
-    steps, before = 0, config.get("started_from")
-    while isinstance(before, dict):
-        known = before.get("timesteps")
-        steps += known if isinstance(known, int) else 0
-        before = before.get("started_from")
-    return steps
 
 
 def _visits(config: dict[str, Any]) -> str:

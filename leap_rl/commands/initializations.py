@@ -42,7 +42,7 @@ def list_zoo() -> None:
             table.add_row(name, "can't be trusted: leap-rl zoo verify says why")
             continue
         learner = (config.get("learner") or {}).get("name", "-")
-        steps = config.get("timesteps")
+        steps = zoo.artifacts.total_steps(config)
         # What reads like markup is a stranger's text, not a colour.
         cells = (name, config["network"], config["scope"], learner, f"{steps:,}" if steps else "-")
         table.add_row(*map(escape, cells))

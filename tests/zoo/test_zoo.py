@@ -340,10 +340,13 @@ def test_one_bad_entry_does_not_hide_the_others(entry: Path, nature: Initializat
     _config(entry.parent / "bad", lambda c: c.update(learner="Leap", timesteps="1M"))
     nature.save(entry.parent / "like-markup")
     _config(entry.parent / "like-markup", lambda c: c.update(network="[/foo]"))
+    nature.save(entry.parent / "longer")
+    _config(entry.parent / "longer", lambda c: c.update(timesteps=8_000, started_from={"timesteps": 4_000}))
     (entry / "README.md").write_text("# Card\n\x1b[2J\n")
     assert main(["zoo", "list"]) == 0
     shown = capsys.readouterr().out
     assert "some-nature" in shown and "can't be trusted" in shown and "[/foo]" in shown
+    assert "12,000" in shown  # all that it cost
     assert main(["zoo", "show", "bad"]) == 2
     assert "has learner 'Leap': not as leap_rl writes it" in capsys.readouterr().err
     assert main(["zoo", "show", "some-nature"]) == 0
