@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from leap_rl.commands.compare import RANDOM_POLICY
 from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, stored_settings
 from leap_rl.commands.train import saved_agents
 from leap_rl.core.checkpoint import Checkpoints
@@ -92,7 +93,8 @@ def _show_compare(folder: Path) -> None:
     compared = read_json(file, "leap-rl compare --resume writes it again") if file.is_file() else None
     may_grow = ("games", "envs", "starts", "seeds")
     if compared is None or any(compared["settings"][name] != settings[name] for name in may_grow):
-        done = len([p for p in (folder / "results").glob("*") if not p.name.startswith(".")])
+        names = [path.name for path in (folder / "results").glob("[!.]*")]
+        done = sum(f" from {RANDOM_POLICY} seed " not in name for name in names)  # which learns nothing
         tasks, starts = (", ".join(names) for names in (settings["games"] or settings["envs"], settings["starts"]))
         print(f"{folder}: {done} runs are finished; {tasks} from {starts}, seeds {settings['seeds']}")
         return

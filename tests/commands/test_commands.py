@@ -194,8 +194,10 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     assert f"{run}: finished" in capsys.readouterr().out
     settings = (run / "settings.yaml").read_text()
     write_text(run / "settings.yaml", settings.replace("- Qbert", "- Qbert\n  - Pong"))  # one game more has begun
+    (run / "results" / "Pong from a random policy seed 0").mkdir()  # learns nothing
     assert main(["show", str(run)]) == 0
     assert f"{run}: 5 runs are finished; Qbert, Pong from " in capsys.readouterr().out
+    (run / "results" / "Pong from a random policy seed 0").rmdir()
     write_text(run / "settings.yaml", settings)
     # Such random starts are what a training can be watched against, once they ended an episode.
     watched = ["train", "Qbert", "--watch", str(run), "--timesteps", "64", *ATARI[2:]]
