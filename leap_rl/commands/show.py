@@ -93,8 +93,8 @@ def _show_compare(folder: Path) -> None:
     compared = read_json(file, "leap-rl compare --resume writes it again") if file.is_file() else None
     may_grow = ("games", "envs", "starts", "seeds")
     if compared is None or any(compared["settings"][name] != settings[name] for name in may_grow):
-        names = [path.name for path in (folder / "results").glob("[!.]*")]
-        done = sum(f" from {RANDOM_POLICY} seed " not in name for name in names)  # which learns nothing
+        kept = (folder / "results").glob("[!.]*")
+        done = sum(f" from {RANDOM_POLICY} seed " not in run.name for run in kept)
         tasks, starts = (", ".join(names) for names in (settings["games"] or settings["envs"], settings["starts"]))
         print(f"{folder}: {done} runs are finished; {tasks} from {starts}, seeds {settings['seeds']}")
         return
