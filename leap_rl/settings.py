@@ -94,6 +94,8 @@ class LeapSettings:
     """as the agent clips them, or as they come"""
     skip_updates: NotNegative | None = None
     """leave out the first updates; without it those of a cold RMSprop"""
+    scale_to_displacement: bool = False
+    """make the meta gradient as long as the way that the visit went, whatever the metric"""
 
 
 @Parameter(name="*")

@@ -65,6 +65,7 @@ leaps = st.builds(
     loss_scale=st.just("auto") | st.floats(0, 10),
     stabilizer=st.booleans(),
     skip_updates=optional(st.integers(0, 100)),
+    scale_to_displacement=st.booleans(),
 )
 settings_of_all_commands = st.one_of(
     st.builds(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ def meta_learner(settings: MetaTrainSettings) -> MetaLearner:
         return FOMAML()
     if settings.learner == "finetuning":
         return SequentialFinetuning()
-    leap = settings.leap
-    return Leap(leap.metric, leap.loss_delta, leap.loss_scale, leap.stabilizer, leap.gradients, leap.skip_updates)
+    return Leap(**asdict(settings.leap))
 
 
 def meta_optimizer(settings: MetaTrainSettings) -> tuple[type[torch.optim.Optimizer] | None, dict[str, Any]]:

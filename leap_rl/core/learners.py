@@ -59,6 +59,7 @@ class Leap(MetaLearner):
     stabilizer: bool = True
     gradients: Gradients = "clipped"
     skip_updates: int | None = None
+    scale_to_displacement: bool = False
 
     def __post_init__(self) -> None:
         check_path_settings(self.metric, self.loss_delta, self.loss_scale, self.gradients, self.skip_updates)
@@ -67,7 +68,7 @@ class Leap(MetaLearner):
     def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         # The energy's gradient holds θ⁰ - θ^K, so a rate below 1 stays between them. The length's is a sum of unit
         # vectors, which says where to go, but not how far.
-        if self.metric == "energy":
+        if self.metric == "energy" or self.scale_to_displacement:
             return torch.optim.SGD, {"lr": 0.5}
         return torch.optim.Adam, {"lr": 1e-3}
 
@@ -80,7 +81,14 @@ class Leap(MetaLearner):
             stabilizer=self.stabilizer,
             gradients=self.gradients,
             skip_updates=self.skip_updates,
+            scale_to_displacement=self.scale_to_displacement,
         )
+
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings()
+        if not self.scale_to_displacement:  # it is younger than runs that are gone on with
+            del settings["scale_to_displacement"]
+        return settings
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,10 @@ class GradientPath:
     :param gradients: g as the update rule ``"clipped"`` it, or ``"raw"`` as ``backward`` left it
     :param skip_updates: leave out the first n updates; ``None``: those in which the optimizer it is attached to is
         cold (see ``cold_updates``)
+    :param scale_to_displacement: shorten or lengthen the meta gradient to ‖θ^K - θ^0‖ (θ^0 at the first segment), so
+        that a meta rate of 1 goes as far as the process went. The length's is a sum of K vectors no longer than 1 and
+        says where to go, but not how far; and where the loss does not move, w is largest: on Atari, a game without
+        a reward had three times the meta gradient of one that was learned
     :raises ValueError: for an unknown setting, or without parameters
     """
 
@@ -109,6 +113,7 @@ class GradientPath:
         stabilizer: bool = True,
         gradients: Gradients = "clipped",
         skip_updates: int | None = None,
+        scale_to_displacement: bool = False,
     ) -> None:
         check_path_settings(metric, loss_delta, loss_scale, gradients, skip_updates)
         if not parameters:
@@ -119,6 +124,7 @@ class GradientPath:
         self.stabilizer = stabilizer
         self.gradients: Gradients = gradients
         self.skip_updates = skip_updates or 0
+        self.scale_to_displacement = scale_to_displacement
         self._balances = loss_scale == "auto" and metric == "energy"
         self._skips_cold_updates = skip_updates is None
         self.n_updates = 0
@@ -277,13 +283,13 @@ class GradientPath:
             self._previous_loss = loss
             self._crosses_rollouts = False
             self._take_gradient()
+        if self._start is None and (self.metric == "energy" or self.scale_to_displacement):
+            self._start = _Flat(self._like, self._parameters).copy_from(self._parameters)
         if self.metric == "length":
             if self._position is None:  # later positions are where the last step ended
                 self._position = _Flat(self._like, self._parameters).copy_from(self._parameters)
             self._measures_step = True
         else:
-            if self._start is None:
-                self._start = _Flat(self._like, self._parameters).copy_from(self._parameters)
             self._measures_step = self._n_segments < MEASURED_FIRST or self._n_segments % MEASURED_EVERY == 0
             if self._measures_step:
                 if self._position is None:
@@ -415,22 +421,29 @@ class GradientPath:
             if self._open:
                 assert self._step is not None
                 step_part.add_(torch.nn.functional.normalize(self._step.double(), dim=0, eps=1e-300))
-        elif self._start is None:
-            step_part = torch.zeros_like(self._like, dtype=torch.float64)
         else:
-            now = _Flat(self._like, self._parameters).copy_from(self._parameters).flat
-            step_part = now.double().sub_(self._start.flat)
+            step_part = self._displacement()
         return loss_part, step_part
+
+    def _displacement(self) -> Tensor:
+        """θ^K - θ^0 in float64"""
+        if self._start is None:
+            return torch.zeros_like(self._like, dtype=torch.float64)
+        now = _Flat(self._like, self._parameters).copy_from(self._parameters).flat
+        return now.double().sub_(self._start.flat)
 
     def _total(self, loss_part: Tensor | None, step_part: Tensor) -> Tensor:
         """-∇F"""
-        if loss_part is None:
-            return step_part
-        if self._balances:
-            # λ² scales the loss's part as a whole, so λ can still be chosen when the path is known.
-            ratio = torch.linalg.vector_norm(step_part) / torch.linalg.vector_norm(loss_part)
-            loss_part = loss_part * ratio.nan_to_num(1.0).clamp(max=1.0)
-        return step_part + loss_part
+        total = step_part
+        if loss_part is not None:
+            if self._balances:
+                # λ² scales the loss's part as a whole, so λ can still be chosen when the path is known.
+                ratio = torch.linalg.vector_norm(step_part) / torch.linalg.vector_norm(loss_part)
+                loss_part = loss_part * ratio.nan_to_num(1.0).clamp(max=1.0)
+            total = step_part + loss_part
+        if self.scale_to_displacement:
+            total = torch.nn.functional.normalize(total, dim=0, eps=1e-300) * self._displacement().norm()
+        return total
 
     @torch.no_grad()
     def meta_gradient(self) -> dict[str, Tensor]:

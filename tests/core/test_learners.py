@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leap_rl.core import FOMAML, MAML, LookAhead
+from leap_rl.core import FOMAML, MAML, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 
 RATE = 0.3
@@ -127,6 +127,22 @@ def test_maml_refuses_what_it_cannot_do() -> None:
         MAML().observe({})
 
 
-@pytest.mark.parametrize("learner", [FOMAML(), MAML(inner_steps=3)])
-def test_settings_round_trip(learner: FOMAML | MAML) -> None:
+@pytest.mark.parametrize(
+    "learner",
+    [FOMAML(), MAML(inner_steps=3), Leap("length", loss_scale=1.0), Leap("length", scale_to_displacement=True)],
+)
+def test_settings_round_trip(learner: MetaLearner) -> None:
     assert learner_from_settings(learner.settings()) == learner
+
+
+def test_settings_of_a_run_that_is_older_than_one_of_them() -> None:
+    before = {
+        "name": "Leap",
+        "metric": "energy",
+        "loss_delta": "consecutive",
+        "loss_scale": 0.01,
+        "stabilizer": True,
+        "gradients": "clipped",
+        "skip_updates": None,
+    }
+    assert learner_from_settings(before).settings() == before

@@ -192,6 +192,44 @@ def test_one_jump_of_the_loss_does_not_drown_the_energy(jump: float) -> None:
     assert paths["auto"].statistics().meta_gradient_norm == pytest.approx(auto.norm().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("metric", ["length", "energy"])
+@pytest.mark.parametrize("skip", [0, 4])
+@pytest.mark.parametrize("updates", [1, 3, 12])  # while all are skipped, and after
+def test_scaled_to_the_displacement_it_points_where_it_did(metric: str, skip: int, updates: int) -> None:
+    model = network()
+    inner = OPTIMIZERS["adam"](model.parameters())
+    path = GradientPath(
+        dict(model.named_parameters()),
+        metric,  # type: ignore[arg-type]
+        loss_scale=1.0,
+        skip_updates=skip,
+        scale_to_displacement=True,
+    )
+    path.attach(inner)
+    record = train(path, model, inner, updates)
+    if updates <= skip:
+        assert not flat(list(path.meta_gradient().values())).any()
+        return
+    expected = oracle(record, metric, "consecutive", 1.0, True, "clipped", skip)
+    displacement = float(np.linalg.norm(record.theta[-1] - record.theta[skip]))
+    assert error(path, expected * displacement / np.linalg.norm(expected)) < 2e-6
+    assert path.statistics().meta_gradient_norm == pytest.approx(displacement, rel=1e-6)
+
+
+def test_scaled_to_a_displacement_of_nothing_it_is_nothing() -> None:
+    """A process that ends where it began, and one that does not move: no direction, no NaN."""
+    for steps in ([1.0, -1.0], [0.0, 0.0]):
+        p = nn.Parameter(torch.zeros(3))
+        path = GradientPath({"p": p}, "length", loss_scale=1.0, scale_to_displacement=True)
+        for i, step in enumerate(steps):
+            p.grad = torch.ones(3)
+            path.before_update(float(i))
+            with torch.no_grad():
+                p.add_(step)
+            path.after_update()
+        assert torch.equal(path.meta_gradient()["p"], torch.zeros(3))
+
+
 @pytest.mark.parametrize(("name", "cold"), [("sgd", 0), ("adam", 0), ("rmsprop", 12)])
 def test_by_default_the_updates_of_a_cold_rmsprop_are_skipped(name: str, cold: int) -> None:
     model = network()
