@@ -54,7 +54,7 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
         if ax.get_legend_handles_labels()[0]:  # none where no episode ended
             ax.legend(frameon=False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, wrap=True)
     figure.savefig(file, dpi=150)
 
 

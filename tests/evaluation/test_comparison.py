@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from leap_rl import EnvTasks, LeapA2C
 from leap_rl.core import InitializationError, InProcess, LearningCurve, Workers
@@ -125,11 +126,16 @@ def test_the_table_has_every_seed() -> None:
 def test_the_figure_is_a_png_with_something_on_it(tmp_path: Path) -> None:
     comparison = Comparison({"a": {"G": [curve([1, 3]), curve([5, 5])]}, "b": {"G": [curve([]), curve([2.0])]}}, [0, 1])
     plot_comparison(comparison, tmp_path / "figure.png", "title")
-    from matplotlib.image import imread
-
     image = imread(tmp_path / "figure.png")
     assert image.shape[0] > 300 and len(np.unique(image.reshape(-1, 4), axis=0)) > 20
     assert re.match(rb"\x89PNG", (tmp_path / "figure.png").read_bytes())
+
+
+def test_a_long_title_is_wrapped_not_cut_off(tmp_path: Path) -> None:
+    plot_comparison(Comparison({"a": {"G": [curve([1, 3])]}}, [0]), tmp_path / "figure.png", "a word " * 40)
+    image = imread(tmp_path / "figure.png")[..., :3]
+    assert (image[:, [0, -1]] == 1).all(), "something touches the left or the right edge"
+    assert (image[:4] == 1).all() and (image[4:60] < 1).any()
 
 
 def test_the_figure_has_the_moving_averages_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
