@@ -130,10 +130,13 @@ def test_recipes_are_what_the_command_takes(recipe: Path) -> None:
     assert settings.games == ("pretraining",) and settings.timesteps * settings.meta_steps > 10**6
 
 
-@pytest.mark.parametrize("name", sorted(folder.name for folder in PUBLISHED.iterdir()))
-def test_what_is_published_was_made_by_its_recipe(name: str) -> None:
-    settings = parse(["meta-train"], str(RECIPES / f"{name}.yaml"))
-    theta = Initialization.load(PUBLISHED / name)
+NOT_IN_THE_ZOO = Path(__file__).parents[1] / "docs" / "evidence" / "initializations"
+
+
+@pytest.mark.parametrize("folder", sorted([*PUBLISHED.iterdir(), *NOT_IN_THE_ZOO.iterdir()]), ids=lambda f: f.name)
+def test_what_is_published_was_made_by_its_recipe(folder: Path) -> None:
+    settings = parse(["meta-train"], str(RECIPES / f"{folder.name}.yaml"))
+    theta = Initialization.load(folder)
     config, agent = theta.config, settings.agent
     assert set(config["tasks"]) <= set(POOLS["pretraining"])
     learner = meta_learner(settings)
