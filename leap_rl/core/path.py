@@ -158,6 +158,8 @@ class GradientPath:
         self._open = False  # a segment whose Δf is not known yet
         self._previous_loss: Tensor | None = None
         self._pending_loss: Tensor | None = None  # of backward passes since the last update
+        self._followed = self._parameters  # all that the optimizer owns, once there is one
+        self._left: list[tuple[Tensor, Tensor, int]] = []  # those that the last pass left with a gradient, its version
         self._recompute: Callable[[], Tensor] | None = None
         self._crosses_rollouts = False
         self._in_update = False
@@ -174,7 +176,8 @@ class GradientPath:
         :return: a function that detaches again
         :raises ValueError: if a parameter in scope is not one of the optimizer's
         """
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._followed = [p for group in optimizer.param_groups for p in group["params"]]
+        owned = {id(p) for p in self._followed}
         foreign = [name for name, p in zip(self._names, self._parameters, strict=True) if id(p) not in owned]
         if foreign:
             raise ValueError(
@@ -187,7 +190,7 @@ class GradientPath:
             if len(args) > 1 or kwargs.get("closure") is not None:  # args[0] is the optimizer
                 raise RuntimeError("an optimizer that is given a closure moves between losses: it can't be observed")
             self.before_update(self._pending_loss)
-            self._pending_loss = None
+            self._forget_pending_loss()
 
         def after(_optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
             recompute, self._recompute = self._recompute, None
@@ -219,18 +222,31 @@ class GradientPath:
         self._recompute = recompute
 
     def before_backward(self) -> None:
-        if self._parameters[0].grad is None:
-            # Gradients that were zeroed without a step in between never moved the parameters.
-            self._pending_loss = None
+        if self._pending_loss is not None and self._gradients_were_zeroed():
+            self._forget_pending_loss()  # it never moved the parameters
 
     def after_backward(self, loss: Tensor) -> None:
         loss = loss.detach()
         self._pending_loss = loss if self._pending_loss is None else self._pending_loss + loss
+        self._left = [(p, p.grad, p.grad._version) for p in self._followed if p.grad is not None]
         if self.gradients == "raw" and self._uses_loss:
             if self._raw is None:
                 self._raw = _Flat(self._like, self._parameters)
             self._raw.copy_from([p.grad for p in self._parameters])
             self._has_raw = True
+
+    def _gradients_were_zeroed(self) -> bool:
+        """
+        Whether nothing stands any more of what the last backward pass left, though no step took it. Only gradients that
+        were written to since, and are there still, are looked at, which waits for their device.
+        """
+        for p, gradient, version in self._left:
+            if p.grad is not None and ((p.grad is gradient and gradient._version == version) or p.grad.any()):
+                return False
+        return bool(self._left)
+
+    def _forget_pending_loss(self) -> None:
+        self._pending_loss, self._left = None, []
 
     @contextmanager
     def observe(self, optimizer: Optimizer) -> Iterator[GradientPath]:
@@ -245,7 +261,8 @@ class GradientPath:
                 yield self
         except BaseException:
             # Such as Ctrl-C between the two halves of an update: how far it went is not known, so it is left out.
-            self._in_update, self._pending_loss, self._open = False, None, False
+            self._in_update, self._open = False, False
+            self._forget_pending_loss()
             if self.metric == "length":
                 self._position = None
             raise

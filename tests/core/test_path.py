@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -418,6 +418,53 @@ def test_a_loss_that_was_zeroed_without_a_step_is_forgotten() -> None:
     inner.step()
     path.close(final_loss=0.0)
     assert path.statistics().length < 5
+
+
+_PARAMETERS = ("first", "second", "third")
+_zeroing = st.sampled_from(["kept", "set to none", "zeroed in place"])
+_pass = st.tuples(_zeroing, st.sets(st.sampled_from(_PARAMETERS), min_size=1).map(sorted))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    order=st.permutations(_PARAMETERS),
+    frozen=st.sets(st.sampled_from(_PARAMETERS), max_size=2),
+    updates=st.lists(st.lists(_pass, min_size=1, max_size=3), min_size=2, max_size=4),
+    metric=st.sampled_from(["length", "energy"]),
+    gradients=st.sampled_from(["raw", "clipped"]),
+)
+def test_the_loss_is_the_sum_since_gradients_were_zeroed_whichever_parameters_it_reaches(
+    order: list[str], frozen: set[str], updates: list[list[tuple[str, list[str]]]], metric: str, gradients: str
+) -> None:
+    parameters = {name: nn.Parameter(torch.full((2,), 1.0 + i, dtype=torch.float64)) for i, name in enumerate(order)}
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    inner = torch.optim.SGD(parameters.values(), lr=0.05, momentum=0.5)
+    path = GradientPath(parameters, metric, loss_scale=1.0, stabilizer=False, gradients=gradients)  # type: ignore[arg-type]
+    path.attach(inner)
+    head = nn.Parameter(torch.ones(1, dtype=torch.float64))  # is none of the optimizer's
+    record = Recorder()
+    for update in updates:
+        inner.zero_grad()
+        f, standing = 0.0, set[str]()
+        for weight, (zeroing, reached) in enumerate(update, start=1):
+            if zeroing != "kept":
+                inner.zero_grad(set_to_none=zeroing == "set to none")
+                assume(standing or not f)  # nobody can see that nothing was zeroed
+                f, standing = 0.0, set()
+            loss = weight * (torch.stack([parameters[name] for name in reached]).square().sum() + head).squeeze()
+            path.backward(loss)
+            f += loss.item()
+            standing |= set(reached) - frozen
+        record.theta.append(flat(list(parameters.values())))
+        record.f.append(f)
+        grads = flat([torch.zeros(2) if p.grad is None else p.grad for p in parameters.values()])
+        record.raw.append(grads), record.clipped.append(grads)
+        inner.step()
+    record.theta.append(flat(list(parameters.values())))
+    reference = oracle(record, metric, "consecutive", 1.0, False, gradients)
+    found = flat([path.meta_gradient()[name] for name in order])
+    np.testing.assert_allclose(found, reference, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("metric", ["length", "energy"])
