@@ -38,7 +38,8 @@ class Comparison:
     """
     Learning curves by start, task and seed.
 
-    :param curves: ``curves[start][task]`` has one curve per seed
+    :param curves: ``curves[start][task]`` has one curve per seed; starts called ``leap/0``, ``leap/1``, ... are
+        meta-trainings of one learner, ``leap``
     :param seeds: in the order of the curves
     :param diverged: start, task and seed of the runs that ended because something was not finite
     """
@@ -46,6 +47,13 @@ class Comparison:
     curves: dict[str, dict[str, list[LearningCurve]]]
     seeds: Sequence[int]
     diverged: Collection[tuple[str, str, int]] = ()
+
+    def learners(self) -> dict[str, list[str]]:
+        """The starts of each learner: its meta-trainings, or one start that is none."""
+        found: dict[str, list[str]] = {}
+        for start in self.curves:
+            found.setdefault(start.partition("/")[0], []).append(start)
+        return found
 
     def areas(self, start: str, task: str) -> np.ndarray:
         """Area under each curve, shape ``(seeds,)``; NaN where no episode ended, or the run diverged."""

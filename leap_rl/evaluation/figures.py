@@ -15,8 +15,8 @@ from leap_rl.evaluation.comparison import Comparison
 
 def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None:
     """
-    Draw the moving average of the return against steps: the mean over the seeds, shaded by one standard deviation of
-    them. A run that diverged is not drawn.
+    Draw the moving average of the return against steps: the mean over the seeds, and over the meta-trainings of a
+    learner, shaded by one standard deviation of these runs. A run that diverged is not drawn.
 
     :param comparison: what to draw, one panel per task, four in a row
     :param file: PNG to write
@@ -30,10 +30,11 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
     for ax in axes[len(tasks) :]:
         ax.set_visible(False)
     for ax, task in zip(axes, tasks, strict=False):
-        for color, (start, curves) in enumerate(comparison.curves.items()):
+        for color, (learner, starts) in enumerate(comparison.learners().items()):
             known = [
                 curve
-                for seed, curve in zip(comparison.seeds, curves[task], strict=True)
+                for start in starts
+                for seed, curve in zip(comparison.seeds, comparison.curves[start][task], strict=True)
                 if len(curve.values) and (start, task, seed) not in comparison.diverged
             ]
             if not known:
@@ -42,7 +43,9 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
             values = np.array([_at(curve, steps) for curve in known])
             # Only where every seed has finished an episode is a mean over the seeds one.
             mean, spread = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(known) - 1))
-            label = f"{start} ({len(known)} seeds, ± SD)" if len(known) > 1 else f"{start} (1 seed)"
+            label = f"{learner} ({len(known)} {'runs' if len(starts) > 1 else 'seeds'}, ± SD)"
+            if len(known) == 1:
+                label = f"{learner} (1 seed)"
             ax.plot(steps, mean, color=f"C{color}", linewidth=2, label=label)
             ax.fill_between(steps, mean - spread, mean + spread, color=f"C{color}", alpha=0.2, linewidth=0)
         ax.set_xlabel("steps")

@@ -22,7 +22,7 @@ FEWEST_SEEDS = 3
 @dataclass(frozen=True)
 class Estimate:
     """
-    A figure with its 95 % interval, by a percentile bootstrap over the seeds of each task.
+    A figure with its 95 % interval, by a percentile bootstrap over meta-trainings and over the seeds of each task.
 
     :param value: of all runs
     :param low: lower end
@@ -37,21 +37,36 @@ class Estimate:
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
+class _MetaTrainingsAndSeeds(library.StratifiedIndependentBootstrap):
+    """rliable's bootstrap of arrays (meta-trainings, seeds, tasks): meta-trainings are drawn, then seeds in each."""
+
+    def _get_indices(
+        self, num_runs: int, array_shape: tuple[int, ...], strata_indices: list[np.ndarray]
+    ) -> tuple[np.ndarray, ...]:
+        meta_trainings, seeds, _ = array_shape
+        drawn = np.random.choice(meta_trainings, (meta_trainings, 1, 1))
+        return drawn, np.random.choice(seeds, array_shape), strata_indices[-1]
+
+
 def estimate(statistic: Callable[..., float], *runs: np.ndarray) -> Estimate:
     """
-    :param statistic: of arrays like ``runs``
-    :param runs: measures of one start or several, shape (seeds, tasks); seeds are drawn anew for each task and start
+    :param statistic: of arrays of shape (runs, tasks), one for each of ``runs``
+    :param runs: measures of one start or several, shape (seeds, tasks), or (meta-trainings, seeds, tasks): seeds are
+        drawn anew for each task and start, meta-trainings for all tasks at once, since it is one initialization that
+        all of them start from
     """
-    scores = runs[0] if len(runs) == 1 else list(runs)
+    samples = [of.reshape(-1, *of.shape[-2:]) for of in runs]
+
+    def of_all(*drawn: np.ndarray) -> np.ndarray:
+        return np.array([statistic(*(of.reshape(-1, of.shape[-1]) for of in drawn))])
+
     state = np.random.get_state()
     np.random.seed(0)  # rliable draws from numpy's global generator, whatever random_state it is given
     try:
-        values, intervals = library.get_interval_estimates(
-            {"": scores}, lambda *drawn: np.array([statistic(*drawn)]), reps=RESAMPLES
-        )
+        interval = _MetaTrainingsAndSeeds(*samples).conf_int(of_all, RESAMPLES, size=0.95, method="percentile")
     finally:
         np.random.set_state(state)
-    return Estimate(float(values[""][0]), *(float(end) for end in intervals[""][:, 0]))
+    return Estimate(float(of_all(*samples)[0]), float(interval[0, 0]), float(interval[1, 0]))
 
 
 def interquartile_mean(runs: np.ndarray) -> float:
@@ -80,7 +95,7 @@ def probability_of_improvement(runs: np.ndarray, reference: np.ndarray) -> float
 
 class Statistics:
     """
-    Of a comparison of returns.
+    Of a comparison of returns. Starts that are meta-trainings of one learner are taken together.
 
     :param comparison: with at least three seeds
     :param random_policy: by task, the areas of actions drawn at random over the same budget, shape ``(seeds,)``: what
@@ -96,17 +111,19 @@ class Statistics:
         self.random_policy = random_policy
         self.reference = reference
         self.tasks = list(next(iter(comparison.curves.values())))
+        self.learners = comparison.learners()
         if len(comparison.seeds) < FEWEST_SEEDS:
             raise ValueError(f"intervals over {len(comparison.seeds)} seeds say nothing: {FEWEST_SEEDS} are needed")
         unknown = [task for task in self.tasks if task not in random_policy]
         if unknown:
             raise ValueError(f"the random policy's areas are not known for {', '.join(unknown)}")
 
-    def _areas(self, start: str, *tasks: str) -> np.ndarray:
-        """Shape (seeds, tasks); a run that diverged is worse than any that did not."""
-        areas = np.stack([self.comparison.areas(start, task) for task in tasks], axis=-1)
-        diverged = [[(start, task, s) in self.comparison.diverged for task in tasks] for s in self.comparison.seeds]
-        return np.where(diverged, -np.inf, areas)
+    def _areas(self, learner: str, *tasks: str) -> np.ndarray:
+        """Shape (meta-trainings, seeds, tasks); a run that diverged is worse than any that did not."""
+        starts, seeds, diverged = self.learners[learner], self.comparison.seeds, self.comparison.diverged
+        areas = np.stack([[self.comparison.areas(start, task) for task in tasks] for start in starts])
+        lost = [[[(start, task, seed) in diverged for seed in seeds] for task in tasks] for start in starts]
+        return np.where(lost, -np.inf, areas).swapaxes(1, 2)
 
     def _rankable(self, *starts: str) -> list[str]:
         """Tasks on which episodes ended in every run of these starts, if it did not diverge."""
@@ -126,7 +143,7 @@ class Statistics:
         Whether the reference's areas lie, on average, more than two standard deviations (of their seeds and of the
         random policy's together) above the random policy's. Where they don't, a ratio to them means nothing.
         """
-        areas, floor = self.comparison.areas(self.reference, task), self.random_policy[task]
+        areas, floor = self._areas(self.reference, task), self.random_policy[task]
         return bool(areas.mean() - floor.mean() > 2 * np.hypot(areas.std(ddof=1), floor.std(ddof=1)))
 
     def ratio_of_areas(self, start: str, *tasks: str) -> Estimate:
@@ -169,14 +186,14 @@ class Statistics:
         for task in self.tasks:
             floor = self.random_policy[task][:, None]
             rows.append(f"| {task} | a random policy | {_returns(floor)} | | | |")
-            for start in self.comparison.curves:
+            for start, meta_trainings in self.learners.items():
                 cells = [
-                    _returns(runs[:, None])
-                    for runs in (self.comparison.areas(start, task), self.comparison.final_scores(start, task))
+                    _returns(np.stack([measure(each, task) for each in meta_trainings])[..., None])
+                    for measure in (self.comparison.areas, self.comparison.final_scores)
                 ]
                 rows.append(f"| {task} | {start} | {' | '.join(cells + self._against_reference(start, task))} |")
         of_all = f"of {len(self.tasks)}"
-        for start in self.comparison.curves:
+        for start in self.learners:
             if start != self.reference and len(self.tasks) > 1:
                 learned = [task for task in self._measurable(start, self.reference) if self.learns(task)]
                 ranked = self._rankable(start, self.reference)
@@ -188,7 +205,7 @@ class Statistics:
 
     def each_against_each(self) -> str:
         """Markdown: the probability that a run of the row's start has a larger area than one of the column's."""
-        starts = list(self.comparison.curves)
+        starts = list(self.learners)
         rows = [f"| a larger area | than {' | than '.join(starts)} |", "|---|" + "---|" * len(starts)]
         for start in starts:
             cells = []
@@ -216,7 +233,7 @@ class Statistics:
 
 
 def _returns(runs: np.ndarray) -> str:
-    """Shape (seeds, 1)."""
+    """Shape ((meta-trainings,) seeds, 1)."""
     if not np.isfinite(runs).all():
         return "nan"
     found = estimate(interquartile_mean, runs)

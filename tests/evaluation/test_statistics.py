@@ -151,6 +151,43 @@ def test_what_is_not_known_of_the_random_policy_is_in_the_interval() -> None:
     assert not Statistics(two_games(), far).learns("easy")
 
 
+def test_the_noise_between_meta_trainings_is_in_the_interval() -> None:
+    """Against a bootstrap that is written out: of three meta-trainings, then of the seeds of each game in each."""
+    rng = np.random.default_rng(0)
+    games = ("a", "b")
+    runs = {f"leap/{i}": {g: (10 * i + rng.normal(120, 3, 5)).tolist() for g in games} for i in range(3)}
+    games_of = comparison(random={g: rng.normal(110, 3, 5).tolist() for g in games}, **runs)
+    shown = Statistics(games_of, dict.fromkeys(games, np.full(5, 100.0)))
+    found = shown.ratio_of_areas("leap", *games)
+
+    leap = np.stack([[games_of.areas(start, g) for g in games] for start in runs])  # meta-trainings, games, seeds
+    random = np.stack([games_of.areas("random", g) for g in games]) - 100
+
+    def gain(leap: np.ndarray, random: np.ndarray) -> float:
+        unit = random.mean(axis=1, keepdims=True)
+        return float(trim_mean((leap - 100) / unit, 0.25, axis=None) / trim_mean(random / unit, 0.25, axis=None))
+
+    drawn = []
+    for _ in range(3_000):
+        chosen = [[[rng.choice(of, 5) for of in leap[m]]] for m in rng.integers(3, size=3)]
+        drawn.append(gain(np.concatenate(chosen), np.stack([rng.choice(of, 5) for of in random])))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert found.value == pytest.approx(gain(leap, random))
+    assert found.low == pytest.approx(low, abs=0.1) and found.high == pytest.approx(high, abs=0.1)
+    # As if they were runs of one initialization, it is narrower by far.
+    pooled = comparison(
+        random={g: games_of.areas("random", g).tolist() * 3 for g in games},
+        leap={g: np.concatenate([games_of.areas(start, g) for start in runs]).tolist() for g in games},
+    )
+    narrow = Statistics(pooled, dict.fromkeys(games, np.full(15, 100.0))).ratio_of_areas("leap", *games)
+    assert found.high - found.low > 1.5 * (narrow.high - narrow.low)
+    rows = [row.strip("| ").split(" | ")[:2] for row in shown.table().splitlines()]
+    assert rows[2:] == [
+        *([g, start] for g in games for start in ("a random policy", "random", "leap")),
+        ["ratio: 2 of 2, probability: 2 of 2", "leap"],
+    ]
+
+
 def test_where_random_starts_are_all_equal_nothing_is_a_lead() -> None:
     equal = Statistics(two_games(hard=[10.0] * 4), FLOORS)
     assert np.isnan(equal.lead("leap", "hard").value) and " | – | " in equal.table() and "SD" not in equal.table()
