@@ -101,11 +101,15 @@ def evaluate(
 
 
 @app.command
-def games() -> None:
-    """List the games, and the pools of games."""
+def games(*, flavours: bool = False) -> None:
+    """
+    List the games, and the pools of games.
+
+    :param flavours: the pools of flavours (modes and difficulties of one game) instead
+    """
     from leap_rl.commands.games import games as run
 
-    run()
+    run(flavours)
 
 
 @app.command

@@ -1,6 +1,7 @@
-"""The Atari games: names and pools, the vector environment."""
+"""The Atari games: names, flavours and pools, the vector environment."""
 
 from leap_rl.atari.games import (
+    FLAVOUR_POOLS,
     HELD_OUT_GAMES,
     LARGER_ACTION_SPACE_GAMES,
     PAPER_GAMES,
@@ -9,7 +10,10 @@ from leap_rl.atari.games import (
     PRETRAINING_GAMES,
     SEEN_GAMES,
     VALIDATION_GAMES,
+    Flavour,
     all_games,
+    flavour_of,
+    flavours,
     game_name,
     rom_id,
 )
@@ -17,6 +21,7 @@ from leap_rl.atari.tasks import AtariTask, AtariTasks
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, AtariVecEnv, make_atari_env
 
 __all__ = [
+    "FLAVOUR_POOLS",
     "HELD_OUT_GAMES",
     "LARGER_ACTION_SPACE_GAMES",
     "PAPER_GAMES",
@@ -29,7 +34,10 @@ __all__ = [
     "AtariTask",
     "AtariTasks",
     "AtariVecEnv",
+    "Flavour",
     "all_games",
+    "flavour_of",
+    "flavours",
     "game_name",
     "make_atari_env",
     "rom_id",

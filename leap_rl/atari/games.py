@@ -1,10 +1,15 @@
-"""Names of the Atari games, and the pools of games that are trained, chosen and evaluated on."""
+"""Names of the Atari games and their flavours, and the pools that are trained, chosen and evaluated on."""
 
 import difflib
 import re
+from dataclasses import dataclass
+from functools import cache
 
+from ale_py import ALEInterface, LoggerMode
 from ale_py.registration import rom_id_to_name
-from ale_py.roms import get_all_rom_ids
+from ale_py.roms import get_all_rom_ids, get_rom_path
+
+from leap_rl.atari.flavour_splits import SPLITS, Split
 
 # Two players only: ALE cannot start them for one, and its native code ends the whole process when asked to.
 _TWO_PLAYER_ROMS = frozenset({"combat", "joust", "maze_craze", "warlords"})
@@ -13,7 +18,11 @@ _ROMS = {rom.replace("_", ""): rom for rom in sorted(set(get_all_rom_ids()) - _T
 
 # "ALE/Pong-v5", "Pong-v4", "PongNoFrameskip-v4", "PongDeterministic-v4": what surrounds the name selects frame skip
 # and sticky actions in gymnasium, which are arguments of their own here.
-_SPELLING = re.compile(r"(?:ale/)?(?P<name>.+?)(?:(?:noframeskip|deterministic)?-v\d+)?", re.IGNORECASE)
+# What follows it is the flavour.
+_SPELLING = re.compile(
+    r"(?:ale/)?(?P<name>.+?)(?:(?:noframeskip|deterministic)?-v\d+)?(?:-m(?P<mode>\d+))?(?:-d(?P<difficulty>\d+))?",
+    re.IGNORECASE,
+)
 
 #: "All environments with an action space of at most 10", as the paper names them (appendix F).
 PAPER_GAMES = (
@@ -64,8 +73,22 @@ SEEN_GAMES = ("AirRaid", "UpNDown", "WizardOfWor")
 #: Games with more actions than any game pretrained on, which the paper evaluates transfer to (appendix F).
 LARGER_ACTION_SPACE_GAMES = ("Alien", "Gravitar", "RoadRunner", "KungFuMaster", "Krull")
 
+
+def flavour_pool(game: str, split: Split) -> str:
+    """The name of the pool of a game's flavours of one split, such as ``flavours-SpaceInvaders-train``."""
+    return f"flavours-{game}-{split}"
+
+
+#: Flavours of one game each, and of all these games together.
+FLAVOUR_POOLS: dict[str, tuple[str, ...]] = {
+    **{flavour_pool(game, split): names for game, splits in SPLITS.items() for split, names in splits.items()},
+    "flavours-train": tuple(name for splits in SPLITS.values() for name in splits["train"]),
+    "flavours-validation": tuple(name for splits in SPLITS.values() for name in splits["validation"]),
+    "flavours-test": tuple(name for splits in SPLITS.values() for name in splits["test"]),
+}
+
 #: The pools by the names that the command line takes them by.
-POOLS = {
+POOLS: dict[str, tuple[str, ...]] = {
     "paper": PAPER_GAMES,
     "paper-pretraining": PAPER_PRETRAINING_GAMES,
     "pretraining": PRETRAINING_GAMES,
@@ -73,7 +96,97 @@ POOLS = {
     "held-out": HELD_OUT_GAMES,
     "seen": SEEN_GAMES,
     "larger-action-space": LARGER_ACTION_SPACE_GAMES,
+    **FLAVOUR_POOLS,
 }
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """
+    A game in one of its modes, at one of its difficulties.
+
+    :param rom: id of the game's ROM
+    :param mode: as ALE counts them
+    :param difficulty: as ALE counts them
+    """
+
+    rom: str
+    mode: int
+    difficulty: int
+
+    @property
+    def game(self) -> str:
+        return rom_id_to_name(self.rom)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the game begins so, if it is not asked for another."""
+        return self == flavours_of_rom(self.rom)[0]
+
+    @property
+    def name(self) -> str:
+        """``SpaceInvaders-m3-d1``; without a mode or a difficulty that is the default's."""
+        default = flavours_of_rom(self.rom)[0]
+        mode = f"-m{self.mode}" if self.mode != default.mode else ""
+        difficulty = f"-d{self.difficulty}" if self.difficulty != default.difficulty else ""
+        return f"{self.game}{mode}{difficulty}"
+
+
+@cache
+def flavours_of_rom(rom: str) -> tuple[Flavour, ...]:
+    """All flavours of a game, the default one first, by the id of its ROM."""
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    ale = ALEInterface()
+    ale.loadROM(get_rom_path(rom))
+    return tuple(Flavour(rom, m, d) for m in ale.getAvailableModes() for d in ale.getAvailableDifficulties())
+
+
+def flavours(game: str, split: Split | None = None) -> tuple[str, ...]:
+    """
+    The flavours of a game.
+
+    :param game: in any spelling that :func:`rom_id` takes
+    :param split: ``"train"``, ``"validation"`` or ``"test"``: those of one split, which is fixed; None: all there are
+    :return: their names, the default one first where it is among them
+    :raises ValueError: If there is no such game, or it has no splits
+    """
+    rom = rom_id(game)
+    if split is None:
+        return tuple(flavour.name for flavour in flavours_of_rom(rom))
+    known = SPLITS.get(rom_id_to_name(rom))
+    if known is None:
+        raise ValueError(f"{rom_id_to_name(rom)} has no splits of its flavours; there are some of {', '.join(SPLITS)}.")
+    if split not in known:
+        raise ValueError(f"split={split!r} is unknown, choose one of {', '.join(known)}.")
+    return known[split]
+
+
+def flavour_of(name: str, mode: int | None = None, difficulty: int | None = None) -> Flavour:
+    """
+    :param name: A game or a flavour of it, in any spelling that :func:`rom_id` takes, such as ``SpaceInvaders-m3-d1``
+    :param mode: None: that of the name, or the game's default
+    :param difficulty: None: that of the name, or the game's default
+    :return: The flavour
+    :raises ValueError: If the game is unknown or has no such mode or difficulty, which lists those there are
+    """
+    rom = rom_id(name)
+    match = _SPELLING.fullmatch(name.strip())
+    assert match is not None
+    known = flavours_of_rom(rom)
+    chosen = {}
+    for what, given, default in (("mode", mode, known[0].mode), ("difficulty", difficulty, known[0].difficulty)):
+        spelled = None if match[what] is None else int(match[what])
+        if given is not None and spelled is not None and given != spelled:
+            raise ValueError(f"{name!r} has the {what} {spelled}, but {what}={given} was given, too.")
+        there = sorted({getattr(flavour, what) for flavour in known})
+        value = next((v for v in (given, spelled) if v is not None), default)
+        if isinstance(value, bool) or value not in there:
+            several = "modes" if what == "mode" else "difficulties"
+            raise ValueError(
+                f"{rom_id_to_name(rom)} has no {what} {value!r}. Its {several}: {', '.join(map(str, there))}."
+            )
+        chosen[what] = int(value)
+    return Flavour(rom, **chosen)
 
 
 def rom_id(name: str) -> str:
@@ -81,7 +194,7 @@ def rom_id(name: str) -> str:
     The id of a game's ROM in ALE, such as ``space_invaders``.
 
     :param name: The game in any usual spelling and case: ``SpaceInvaders``, ``space_invaders``,
-        ``ALE/SpaceInvaders-v5``, ``SpaceInvadersNoFrameskip-v4``, ...
+        ``ALE/SpaceInvaders-v5``, ``SpaceInvadersNoFrameskip-v4``, ...; or a flavour of it, ``SpaceInvaders-m3-d1``
     :return: The id in snake case
     :raises ValueError: If ALE ships no such game, or only one for two players
     """
@@ -103,10 +216,15 @@ def all_games() -> list[str]:
 
 def game_name(name: str) -> str:
     """
-    The canonical name of a game, such as ``SpaceInvaders``, ``MsPacman`` or ``UpNDown``.
+    The canonical name of a game, such as ``SpaceInvaders``, ``MsPacman`` or ``UpNDown``, or of a flavour of it, such as
+    ``SpaceInvaders-m3-d1``.
 
-    :param name: The game in any spelling that :func:`rom_id` takes
-    :return: The name in camel case, as gymnasium writes it in ``ALE/SpaceInvaders-v5``
-    :raises ValueError: As :func:`rom_id`
+    :param name: The game or flavour in any spelling that :func:`rom_id` takes
+    :return: The game's name in camel case, as gymnasium writes it in ``ALE/SpaceInvaders-v5``, then mode and
+        difficulty, where they are not the game's default
+    :raises ValueError: As :func:`flavour_of`
     """
-    return rom_id_to_name(rom_id(name))
+    match = _SPELLING.fullmatch(name.strip())
+    if match is None or match["mode"] is match["difficulty"] is None:
+        return rom_id_to_name(rom_id(name))  # without a look at the game
+    return flavour_of(name).name

@@ -1,4 +1,4 @@
-"""ALE's native vector environment as an SB3 ``VecEnv``."""
+"""Atari games as an SB3 ``VecEnv``, on ALE's native vector environment or on an emulator each."""
 
 import difflib
 import inspect
@@ -16,7 +16,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from leap_rl.atari.games import game_name, rom_id
+from leap_rl.atari.emulator import Emulators, action_set
+from leap_rl.atari.games import flavour_of
 
 PREPROCESSING_VERSION = "ale-vector-2"
 """
@@ -24,6 +25,9 @@ What an agent sees and what its actions do: ALE's native frame skip, max-pooling
 and frame stack, and this module's FIRE at the start of a game and after a lost life. Agents and initializations are
 comparable only where it is the same; whoever changes any of this gives it a new version. See docs/preprocessing.md.
 """
+
+LARGEST_OBSERVATIONS = 4 * 2**30
+"""Bytes of the observations of one step; more would be taken for each, until no memory is left."""
 
 
 class GameView:
@@ -39,7 +43,7 @@ class GameView:
         # Weak: a cycle would keep the native threads of a forgotten environment alive until the garbage is collected.
         self._vec_env: AtariVecEnv = weakref.proxy(vec_env)
         self._index = index
-        self.game = vec_env.game
+        self.game = vec_env.flavours[index].name
         self.render_mode = vec_env.render_mode
 
     @property
@@ -53,18 +57,21 @@ class GameView:
 
     def render(self) -> np.ndarray:
         """
-        The newest frame that the agent sees. The native interface gives no access to the screen itself, so this is as
-        small as an observation, and grey where that is grey.
+        The screen, in colour, as a person would see it. ALE's native environment gives no access to it: there it is the
+        newest frame that the agent sees, as small and as grey.
 
-        :return: uint8, shape (screen_size, screen_size, 3), red, green and blue
+        :return: uint8, shape (210, 160, 3) in most games, or (screen_size, screen_size, 3), red, green and blue
         :raises RuntimeError: Before the first ``reset()``
         """
-        return self._vec_env.newest_frame(self._index)
+        return self._vec_env.screen(self._index)
 
 
 class AtariVecEnv(VecEnv):
     """
-    Copies of one Atari game, run and preprocessed by ALE's native threads, behind SB3's ``VecEnv`` interface.
+    Atari games behind SB3's ``VecEnv`` interface: copies of one, or of several flavours and games.
+
+    Copies of one game in its default flavour on more than one thread are run by ALE's native environment, all others by
+    an emulator each, on one thread. Both give the same observations, rewards and ends, to the bit.
 
     An observation is a stack of frames, channels first: uint8 of shape (frame_stack, screen_size, screen_size), or
     (3 * frame_stack, screen_size, screen_size) in colour, the newest frame last. An episode, for the agent, ends with
@@ -79,8 +86,12 @@ class AtariVecEnv(VecEnv):
 
     ``reset()`` always starts new games, also in the middle of one.
 
-    :param game: The game, in any spelling that :func:`~leap_rl.atari.games.rom_id` takes
-    :param n_envs: Number of copies
+    :param game: The game, in any spelling that :func:`~leap_rl.atari.games.rom_id` takes, or a flavour of it, such as
+        ``SpaceInvaders-m3-d1``; a sequence of them is given to the environments in turn, from the first one again
+        after the last
+    :param n_envs: Number of environments, at least as many as games
+    :param mode: Of the game, as ALE counts them. None: that of its name, or its default
+    :param difficulty: Of the game, as ALE counts them. None: that of its name, or its default
     :param noop_max: A game starts with fewer than this many frames of waiting, drawn at random; 0 and 1 mean none
     :param frame_skip: Emulator frames per agent step
     :param screen_size: Height and width of the observations, in pixels
@@ -100,9 +111,11 @@ class AtariVecEnv(VecEnv):
 
     def __init__(
         self,
-        game: str,
+        game: str | Sequence[str],
         n_envs: int = 1,
         *,
+        mode: int | None = None,
+        difficulty: int | None = None,
         noop_max: int = 30,
         frame_skip: int = 4,
         screen_size: int = 84,
@@ -118,56 +131,95 @@ class AtariVecEnv(VecEnv):
         monitor_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         # What the native code makes of such values is a crash or nonsense, so none of them gets there.
-        for name, value, lowest in (
-            ("n_envs", n_envs, 1),
-            ("noop_max", noop_max, 0),
-            ("frame_skip", frame_skip, 1),
-            ("screen_size", screen_size, 1),
-            ("frame_stack", frame_stack, 1),
-            ("max_episode_frames", max_episode_frames, 1),
-            ("n_threads", 1 if n_threads is None else n_threads, 1),
+        for name, value, lowest, highest in (
+            ("n_envs", n_envs, 1, 4_096),
+            ("noop_max", noop_max, 0, 10_000),
+            ("frame_skip", frame_skip, 1, 1_000),
+            ("screen_size", screen_size, 1, 1_024),
+            ("frame_stack", frame_stack, 1, 256),
+            ("max_episode_frames", max_episode_frames, 1, 2**31 - 1),
+            ("n_threads", 1 if n_threads is None else n_threads, 1, 1_024),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise ValueError(f"{name} must be an integer of at least {lowest}, not {value!r}.")
-        if not 0 <= action_repeat_probability < 1:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not lowest <= value <= highest:
+                raise ValueError(f"{name} must be an integer from {lowest:,} to {highest:,}, not {value!r}.")
+        for name, switch in (
+            ("terminal_on_life_loss", terminal_on_life_loss),
+            ("grayscale", grayscale),
+            ("full_action_space", full_action_space),
+        ):
+            if not isinstance(switch, bool | np.bool):
+                raise ValueError(f"{name} must be True or False, not {switch!r}.")
+        number = int | float | np.integer | np.floating
+        if not (isinstance(action_repeat_probability, number) and 0 <= action_repeat_probability < 1):
             raise ValueError(f"action_repeat_probability must be in [0, 1), not {action_repeat_probability!r}.")
-        if clip_reward is not False and not 0 < clip_reward < np.inf:
+        if clip_reward is not False and not (isinstance(clip_reward, number) and 0 < clip_reward < np.inf):
             raise ValueError(f"clip_reward must be True, False or a positive number, not {clip_reward!r}.")
         if render_mode not in ("rgb_array", None):
             raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
+        channels = frame_stack if grayscale else 3 * frame_stack
+        needed = n_envs * channels * screen_size**2
+        if needed > LARGEST_OBSERVATIONS:
+            raise ValueError(
+                f"n_envs must be smaller: observations of {n_envs:,} environments, {channels} x {screen_size} x "
+                f"{screen_size}, are {needed / 2**30:,.0f} GiB each step; so must frame_stack or screen_size."
+            )
 
-        self.game = game_name(game)
+        games = [game] if isinstance(game, str) else list(game)
+        n_envs = int(n_envs)
+        if not games or n_envs < len(games):
+            raise ValueError(f"n_envs={n_envs} environments can't hold {len(games)} games: give each at least one.")
+        named = [flavour_of(name, mode, difficulty) for name in games]
+        self.flavours = [named[index % len(named)] for index in range(n_envs)]
+        self.game = ", ".join(dict.fromkeys(flavour.name for flavour in named))
         self.render_mode = render_mode
         self.games = [GameView(self, index) for index in range(n_envs)]
         self._terminal_on_life_loss = terminal_on_life_loss
         self._max_reward = None if clip_reward is False else float(clip_reward)
-        # With life_loss_info the native `terminated` would also mean a lost life, whose `final_obs` is never written.
-        # Without it `terminated` is the end of the game, and lost lives show in `lives`.
-        self._native: AtariVectorEnv | None = AtariVectorEnv(
-            rom_id(game),
-            n_envs,
-            num_threads=n_threads or 0,
-            max_num_frames_per_episode=max_episode_frames,
-            repeat_action_probability=action_repeat_probability,
-            full_action_space=full_action_space,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=screen_size,
-            img_width=screen_size,
-            grayscale=grayscale,
-            stack_num=frame_stack,
-            frameskip=frame_skip,
-            noop_max=noop_max,
-            episodic_life=False,
-            life_loss_info=False,
-            reward_clipping=False,
-            # It presses FIRE before the waiting, and then Breakout's first ball is the same in every game.
-            use_fire_reset=False,
-        )
-        self.action_meanings = [action.name for action in self._native.ale.get_action_set()]
+        action_sets = {tuple(action_set(flavour.rom, full_action_space)): flavour for flavour in named}
+        if len(action_sets) > 1:
+            sizes = ", ".join(f"{flavour.game} {len(actions)}" for actions, flavour in action_sets.items())
+            raise ValueError(f"games of different actions ({sizes}) need full_action_space=True.")
+        self.action_meanings = [action.name for action in next(iter(action_sets))]
+        shared: dict[str, Any] = {
+            "full_action_space": full_action_space,
+            "noop_max": noop_max,
+            "grayscale": grayscale,
+        }
+        self._native: AtariVectorEnv | Emulators | None
+        if len(set(self.flavours)) == 1 and named[0].is_default and n_envs > 1 and _threads(n_threads) > 1:
+            # With life_loss_info the native `terminated` would also mean a lost life, whose `final_obs` is never
+            # written. Without it `terminated` is the end of the game, and lost lives show in `lives`.
+            self._native = AtariVectorEnv(
+                named[0].rom,
+                n_envs,
+                num_threads=n_threads or 0,
+                max_num_frames_per_episode=max_episode_frames,
+                repeat_action_probability=action_repeat_probability,
+                autoreset_mode=AutoresetMode.SAME_STEP,
+                img_height=screen_size,
+                img_width=screen_size,
+                stack_num=frame_stack,
+                frameskip=frame_skip,
+                episodic_life=False,
+                life_loss_info=False,
+                reward_clipping=False,
+                # It presses FIRE before the waiting, and then Breakout's first ball is the same in every game.
+                use_fire_reset=False,
+                **shared,
+            )
+        else:
+            self._native = Emulators(
+                self.flavours,
+                screen_size,
+                frame_stack,
+                max_frames=max_episode_frames,
+                action_repeat_probability=action_repeat_probability,
+                frame_skip=frame_skip,
+                **shared,
+            )
         self._n_actions = len(self.action_meanings)
         self._fire = self.action_meanings.index("FIRE") if "FIRE" in self.action_meanings else None
         self._grayscale = grayscale
-        channels = frame_stack if grayscale else 3 * frame_stack
         super().__init__(
             n_envs,
             spaces.Box(0, 255, (channels, screen_size, screen_size), np.uint8),
@@ -183,8 +235,9 @@ class AtariVecEnv(VecEnv):
         self._start_time = time.time()
         self._writers: list[ResultsWriter] = []
         if monitor_dir is not None:
-            header: dict[str, float | str] = {"t_start": self._start_time, "env_id": f"ALE/{self.game}-v5"}
-            self._writers = [ResultsWriter(os.path.join(monitor_dir, str(i)), header) for i in range(n_envs)]
+            for i, flavour in enumerate(self.flavours):
+                header: dict[str, float | str] = {"t_start": self._start_time, "env_id": f"ALE/{flavour.name}-v5"}
+                self._writers.append(ResultsWriter(os.path.join(monitor_dir, str(i)), header))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """
@@ -311,14 +364,16 @@ class AtariVecEnv(VecEnv):
         """
         return [None if self.render_mode is None else game.render() for game in self.games]
 
-    def newest_frame(self, index: int) -> np.ndarray:
+    def screen(self, index: int) -> np.ndarray:
         """
         :param index: Which environment
-        :return: The newest frame of its observation, uint8 of shape (screen_size, screen_size, 3)
+        :return: As :meth:`GameView.render`
         :raises RuntimeError: Before the first ``reset()``
         """
         if self._observations is None:
             raise RuntimeError("There is nothing to render before the first reset().")
+        if isinstance(self._native, Emulators):
+            return self._native.copies[index].screen()
         if self._grayscale:
             return np.repeat(self._observations[index, -1, :, :, None], 3, axis=2)
         return np.ascontiguousarray(self._observations[index, -3:].transpose(1, 2, 0))
@@ -365,7 +420,7 @@ class AtariVecEnv(VecEnv):
     def _target_games(self, indices: VecEnvIndices) -> Iterable[GameView]:
         return [self.games[i] for i in self._get_indices(indices)]
 
-    def _open_native(self) -> AtariVectorEnv:
+    def _open_native(self) -> AtariVectorEnv | Emulators:
         if self._native is None:
             raise RuntimeError(f"This environment of {self.game} is closed.")
         return self._native
@@ -392,8 +447,13 @@ class AtariVecEnv(VecEnv):
         return episode
 
 
+def _threads(n_threads: int | None) -> int:
+    """How many there would be."""
+    return (os.cpu_count() or 1) if n_threads is None else n_threads
+
+
 def make_atari_env(
-    game: str,
+    game: str | Sequence[str],
     n_envs: int = 1,
     seed: int | None = None,
     monitor_dir: str | os.PathLike[str] | None = None,
@@ -401,14 +461,17 @@ def make_atari_env(
     **kwargs: Any,
 ) -> AtariVecEnv:
     """
-    Make copies of an Atari game, seeded: what SB3's ``make_atari_env`` is, on ALE's native vector environment.
+    Make copies of an Atari game, seeded: what SB3's ``make_atari_env`` is, on ALE's own emulators; or of its flavours::
+
+        make_atari_env("SpaceInvaders", n_envs=8, mode=3, difficulty=1)
+        make_atari_env(["SpaceInvaders", "SpaceInvaders-m3-d1"], n_envs=8)  # four of each
 
     Every spelling of a game makes the same environment. The names of gymnasium's ids carry frame skip and sticky
     actions (``ALE/Pong-v5`` has them, ``PongNoFrameskip-v4`` has not); here these are arguments, and sticky actions are
     off unless ``action_repeat_probability`` is given.
 
-    :param game: The game, in any spelling that :func:`~leap_rl.atari.games.rom_id` takes
-    :param n_envs: Number of copies
+    :param game: The game or a flavour of it, in any spelling, or a sequence of them, as :class:`AtariVecEnv` takes it
+    :param n_envs: Number of environments
     :param seed: Seed of the first ``reset()``; None draws fresh ones
     :param monitor_dir: A folder for the monitor files; None writes none
     :param wrapper_kwargs: Settings under the names of SB3's ``AtariWrapper``, or any other of :class:`AtariVecEnv`

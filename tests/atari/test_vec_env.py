@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from stable_baselines3 import A2C
@@ -81,9 +82,20 @@ def test_colour_frames_show_what_grey_frames_show() -> None:
     stack = play(colour, 4)[-1][0][0].reshape(4, 3, 84, 84)
     luminance = np.tensordot([0.299, 0.587, 0.114], stack, axes=(0, 1))
     assert np.abs(luminance - play(grey, 4)[-1][0][0]).max() < 2
-    image = colour.render()
-    np.testing.assert_array_equal(image, stack[-1].transpose(1, 2, 0))
-    np.testing.assert_array_equal(grey.render()[:, :, 0], grey.get_images()[0][:, :, 2])
+
+
+def test_the_screen_is_what_the_newest_frame_shows() -> None:
+    """A single game's is ALE's own, in colour; the native environment has no more than the observation."""
+    env = make_atari_env("Breakout", seed=0, grayscale=False, frame_skip=1)
+    env.reset()
+    observation = play(env, 4)[-1][0][0, -3:].transpose(1, 2, 0)
+    image = env.render()
+    assert image.shape == (210, 160, 3)
+    shrunk = cv2.resize(image, (84, 84), interpolation=cv2.INTER_AREA)
+    assert (shrunk == observation).mean() > 0.99  # without the ball of the frame before
+    native = make_atari_env("Breakout", 2, seed=0, n_threads=2)
+    native.reset()
+    np.testing.assert_array_equal(native.get_images()[0][:, :, 0], native.get_images()[0][:, :, 2])
 
 
 def test_observations_are_not_overwritten() -> None:
@@ -347,6 +359,20 @@ def test_an_environment_that_is_dropped_is_freed_at_once() -> None:
     [
         {"n_envs": 0},
         {"n_envs": 1.0},
+        {"n_envs": 10**9},
+        {"n_envs": "8"},
+        {"n_envs": 4096, "screen_size": 1024},
+        {"screen_size": 10**6},
+        {"frame_stack": 10**6},
+        {"frame_skip": 10**9},
+        {"noop_max": 10**9},
+        {"max_episode_frames": 2**31},
+        {"n_threads": 10**6},
+        {"grayscale": "yes"},
+        {"full_action_space": 1},
+        {"terminal_on_life_loss": None},
+        {"clip_reward": "1"},
+        {"action_repeat_probability": "0.25"},
         {"noop_max": -1},
         {"frame_skip": 0},
         {"screen_size": 0},
@@ -391,13 +417,13 @@ def test_settings_by_sb3s_names() -> None:
 
 
 def test_attributes_and_methods() -> None:
-    env = make_atari_env("Breakout", 3, seed=0)
+    env = make_atari_env("Breakout", 3, seed=0, n_threads=1)
     env.reset()
     assert env.get_attr("lives") == [5, 5, 5]
     assert env.get_attr("game", indices=1) == ["Breakout"]
     assert env.get_attr("get_action_meanings")[0]() == ["NOOP", "FIRE", "RIGHT", "LEFT"]
     assert env.env_method("get_action_meanings", indices=[0, 2]) == [["NOOP", "FIRE", "RIGHT", "LEFT"]] * 2
-    assert [image.shape for image in env.env_method("render")] == [(84, 84, 3)] * 3
+    assert [image.shape for image in env.env_method("render")] == [(210, 160, 3)] * 3
     env.set_attr("difficulty", 3, indices=[0, 2])
     assert env.get_attr("difficulty", indices=[0, 2]) == [3, 3]
     assert not env.has_attr("difficulty")
@@ -409,7 +435,7 @@ def test_attributes_and_methods() -> None:
 
 
 def test_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make_atari_env("Breakout", 4, seed=0)
+    env = make_atari_env("Breakout", 4, seed=0, n_threads=2)
     env.reset()
     assert env.render().shape == (168, 168, 3) and env.render().dtype == np.uint8
     monkeypatch.setitem(sys.modules, "moviepy", ModuleType("moviepy"))  # only encodes, which is left out here

@@ -1,0 +1,122 @@
+"""
+What an initialization is worth within a family: flavours of one game, from the plan in docs/evidence/flavours/plan.md.
+
+    python benchmarks/flavours.py                      # 30 core-hours; the same command goes on where it stopped
+    python benchmarks/flavours.py --games Breakout     # of one game
+    python benchmarks/flavours.py --list               # what is done, and what is not
+
+Every step is a command of leap-rl that can be run alone: they are printed as they start. Meta-trainings use one core
+each and run side by side; comparisons use all.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from report import at_least_one, parser
+
+ROOT = Path(__file__).parents[1]
+EVIDENCE = ROOT / "docs" / "evidence" / "flavours"
+GAMES = ("SpaceInvaders", "Breakout", "DemonAttack")
+META_TRAININGS = 3
+# What the starts are meta-trained by; the presets are in zoo/recipes.
+META_LEARNERS = ("leap", "leap-length", "reptile", "finetune")
+# What people do without meta-learning: an agent of the default flavour, and one of all training flavours at once.
+AGENTS = ("default", "joint")
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    A command, and the file that is there when it has ended.
+
+    :param arguments: of leap-rl, for a new run
+    :param folder: of the run
+    :param result: in that folder, written last
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    result: str
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / self.result).exists()
+
+    def run(self) -> None:
+        """:raises RuntimeError: if the command fails; its output is beside its folder"""
+        command, *rest = self.arguments
+        begun = (self.folder / "settings.yaml").is_file()
+        arguments = [command, "--resume" if begun else "--run-dir", str(self.folder), *([] if begun else rest)]
+        print(f"leap-rl {shlex.join(arguments)}", flush=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        log = self.folder.with_suffix(".log")
+        with log.open("a") as output:
+            ended = subprocess.run(
+                [sys.executable, "-m", "leap_rl.cli", *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
+            )
+        if ended.returncode:
+            raise RuntimeError(f"{command} ended with {ended.returncode}: see {log}")
+
+
+def steps_of(game: str, runs: Path) -> tuple[list[Step], list[Step]]:
+    """
+    :param game: whose flavours are learned
+    :param runs: folder of the meta-trainings
+    :return: the meta-trainings, which need nothing, and the comparison of what came of them
+    """
+    here = runs / game
+    recipes = ROOT / "zoo" / "recipes"
+    made, starts = [], []
+    for seed in range(META_TRAININGS):
+        for learner in META_LEARNERS:
+            folder = here / f"{learner}-{seed}"
+            preset = str(recipes / f"flavours-{learner}.yaml")
+            arguments = ("meta-train", "--preset", preset, "--games", f"flavours-{game}-train", "--seed", str(seed))
+            made.append(Step(arguments, folder, "initialization"))
+            starts.append(f"{learner}/{seed}={folder / 'initialization'}")
+        for agent in AGENTS:
+            folder = here / f"{agent}-{seed}"
+            what = game if agent == "default" else f"flavours-{game}-train"
+            preset = str(recipes / f"flavours-{agent}.yaml")
+            made.append(Step(("train", what, "--preset", preset, "--seed", str(seed)), folder, "agent.zip"))
+            starts.append(f"{agent}/{seed}={folder / 'agent.zip'}")
+    judged = (
+        "compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", f"flavours-{game}-test",
+        "--starts", *starts, "random",
+    )  # fmt: skip
+    return made, [Step(judged, EVIDENCE / game, "results.json")]
+
+
+def main() -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--games", nargs="+", default=GAMES, choices=GAMES)
+    cli.add_argument("--list", action="store_true", help="print what is done, and what is not")
+    cli.add_argument("--runs", type=Path, default=ROOT / "runs" / "flavours", help="where meta-trainings are kept")
+    cli.add_argument("--processes", type=at_least_one, default=os.cpu_count(), help="meta-trainings side by side")
+    args = cli.parse_args()
+    for game in args.games:
+        made, judged = steps_of(game, args.runs)
+        if args.list:
+            for step in (*made, *judged):
+                print(f"{'done' if step.done else 'to do'}  {step.folder}")
+            continue
+        _run_all([step for step in made if not step.done], args.processes)
+        _run_all([step for step in judged if not step.done], 1)
+
+
+def _run_all(steps: Sequence[Step], processes: int) -> None:
+    with ThreadPoolExecutor(processes) as pool:
+        for ended in [pool.submit(step.run) for step in steps]:
+            ended.result()
+
+
+if __name__ == "__main__":
+    main()
