@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leap_rl.core import MAML, Engine, Job, LookAhead, OnProgress, TaskResult
+from leap_rl.core.engines import TaskError, described
 from supervised.tasks import ClassificationTask
 
 
@@ -49,7 +50,7 @@ class Together(Engine):
         except KeyboardInterrupt:  # the user's
             raise
         except BaseException as error:
-            outcomes = [error] * len(batch)
+            outcomes = [TaskError(described(error))] * len(batch)
         yield from zip(batch, outcomes, strict=True)
 
 

@@ -98,7 +98,7 @@ class InProcess(Engine):
             except KeyboardInterrupt:  # the user's
                 raise
             except BaseException as error:
-                outcome = error
+                outcome = TaskError(described(error))  # without what its traceback keeps alive
             yield index, outcome
 
 
@@ -165,7 +165,7 @@ class Workers(Engine):
             finally:
                 # Left early, by Ctrl-C for one: what still runs is of no use to anyone.
                 for run in running.values():
-                    _end_worker(run.worker, run.pid)
+                    _end_worker(run.worker, int(board["pid"][run.index]))
 
     def _is_late(self, run: _Run) -> bool:
         if self.task_timeout is None:
@@ -256,8 +256,8 @@ def _kill_group(leader: int) -> None:
 
 def _start_worker(trainer: int, start_method: str | None) -> None:
     """
-    In a worker: Ctrl-C is the trainer's to handle, and nothing outlives the trainer, however it ends. What a task starts
-    is of the group that the worker leads, and ends with it.
+    In a worker: Ctrl-C is the trainer's to handle, and nothing outlives the trainer, however it ends. What a task
+    starts is of the group that the worker leads, and ends with it.
 
     :param trainer: process id
     :param start_method: of the trainer's own processes; loky's is none that ``multiprocessing`` can use

@@ -229,7 +229,7 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
-SCRIPT = '''
+SCRIPT = """
 import multiprocessing, os, subprocess, sys, time
 sys.path.insert(0, {tests!r})
 from test_engines import Workers, result, run
@@ -245,7 +245,7 @@ def action():
     return result(1.0)
 
 run(Workers(1), [action])
-'''
+"""
 
 
 @pytest.mark.slow
@@ -301,3 +301,41 @@ def test_a_task_that_hangs_is_ended(tmp_path: Path, caplog: Any) -> None:
     assert sorted(began) == [0, 1, 2, 3, 4]
     assert caplog.text.count("is tried once more: it was ended after") == 2
     wait_until_gone([int((tmp_path / "child").read_text())])
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_begin_is_ended() -> None:
+    """Stopped before it was given anything: the time that workers have to start counts, and then another begins."""
+    engine = Workers(1, task_timeout=8)
+    engine.START_SECONDS = 0.0
+    pids = [run(engine, [lambda: result(float(os.getpid()))])[0].scores["value"]]
+    os.kill(int(pids[0]), signal.SIGSTOP)
+    pids += [run(engine, [lambda: result(float(os.getpid()))])[0].scores["value"]]
+    assert pids[0] != pids[1]
+    wait_until_gone([int(pids[0])])
+
+
+STOPPED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_engines import Workers, result, run
+
+def action():
+    print("began", flush=True)
+    time.sleep(7)
+    return result(1.0)
+
+print(run(Workers(1, task_timeout=5), [action])[0].status, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_while_the_trainer_is_stopped_no_time_counts() -> None:
+    script = STOPPED.format(tests=str(Path(__file__).parent))
+    trainer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert trainer.stdout is not None
+    assert trainer.stdout.readline() == "began\n"
+    os.kill(trainer.pid, signal.SIGSTOP)
+    time.sleep(6)
+    os.kill(trainer.pid, signal.SIGCONT)
+    assert trainer.communicate(timeout=60)[0] == "ok\n"
