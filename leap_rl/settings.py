@@ -19,6 +19,7 @@ from cyclopts.validators import Number
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
 Rate = Annotated[float, Parameter(validator=Number(gt=0))]
+Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
 Seeds = Annotated[tuple[NotNegative, ...], Parameter(consume_multiple=True, negative=())]
@@ -149,6 +150,8 @@ class MetaTrainSettings:
     """of everything"""
     n_workers: Positive | None = None
     """processes; without it one per core"""
+    task_timeout: Seconds | None = None
+    """seconds that a visit may take before it is ended as failed; --dry-run suggests a number"""
     device: str = "auto"
     """where the models live"""
     keep_checkpoints: Positive = 3
@@ -215,6 +218,8 @@ class CompareSettings:
     """below the table and above the figure"""
     n_workers: Positive | None = None
     """processes; without it one per core"""
+    task_timeout: Seconds | None = None
+    """seconds that a run may take before it is ended as failed"""
     device: str = "auto"
     """where the models live"""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from leap_rl.core import Engine
 
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
 Ints = Annotated[tuple[Positive, ...], Parameter(consume_multiple=True, negative=())]
 Rates = Annotated[
@@ -25,22 +26,25 @@ Seeds = Annotated[
 ]
 
 
-def chosen_engine(name: str, n_workers: int | None) -> Engine:
+def chosen_engine(name: str, n_workers: int | None, task_timeout: float | None) -> Engine:
     """
     :param name: ``workers``, ``in-process``, ``together``, or ``auto``: together on a GPU, else workers
     :param n_workers: worker processes; ``None``: one per core
-    :raises ValueError: for a number of workers with an engine that has none
+    :param task_timeout: seconds that one run of a task may take; ``None``: as long as it takes
+    :raises ValueError: for a number of workers, or a time limit, with an engine that has none
     """
     import torch
 
     from leap_rl.core import InProcess, Workers
     from supervised.together import Together
 
-    if n_workers is not None and name not in ("auto", "workers"):
-        raise ValueError(f"--n-workers is of --engine workers, not of {name}")
-    if name == "together" or (name == "auto" and n_workers is None and torch.cuda.is_available()):
+    of_workers = {"--n-workers": n_workers, "--task-timeout": task_timeout}
+    given = [option for option, value in of_workers.items() if value is not None]
+    if given and name not in ("auto", "workers"):
+        raise ValueError(f"{given[0]} is of --engine workers, not of {name}")
+    if name == "together" or (name == "auto" and not given and torch.cuda.is_available()):
         return Together()
-    return InProcess() if name == "in-process" else Workers(n_workers)
+    return InProcess() if name == "in-process" else Workers(n_workers, task_timeout)
 
 
 def run_all(runs: Mapping[str, Callable[[], None]]) -> None:

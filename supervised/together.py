@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leap_rl.core import MAML, Engine, Job, LookAhead, OnProgress, TaskResult
+from leap_rl.core.engines import TaskError, described
 from supervised.tasks import ClassificationTask
 
 
@@ -21,27 +22,36 @@ class Together(Engine):
     with those of other engines within float32, not to the bit. Nor is a resumed run exact to the bit: a batch of which
     some tasks were finished is smaller, and so adds in another order.
 
-    MAML's few updates are run one task after the other.
+    MAML's few updates are run one task after the other. Where a batch fails, its tasks are run once more each alone, so
+    that it is one of them that fails, and not all.
     """
 
     arithmetic = "together"
 
     def outcomes(
         self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
-    ) -> Iterator[tuple[int, TaskResult | Exception]]:
+    ) -> Iterator[tuple[int, TaskResult | BaseException]]:
+        batch = list(waiting)
+        waiting.clear()
+        yield from self._outcomes(jobs, batch, on_progress)
         while waiting:
-            indices = list(waiting)
-            waiting.clear()
+            yield from self._outcomes(jobs, [waiting.popleft()], on_progress)
 
-            def report(steps: int, indices: Sequence[int] = indices) -> None:
-                for index in indices:
-                    on_progress(index, steps)
+    @staticmethod
+    def _outcomes(
+        jobs: Sequence[Job], batch: Sequence[int], on_progress: OnProgress
+    ) -> Iterator[tuple[int, TaskResult | BaseException]]:
+        def report(steps: int) -> None:
+            for index in batch:
+                on_progress(index, steps)
 
-            try:
-                outcomes: Sequence[TaskResult | Exception] = learn_together([jobs[i] for i in indices], report)
-            except Exception as error:
-                outcomes = [error] * len(indices)
-            yield from zip(indices, outcomes, strict=True)
+        try:
+            outcomes: Sequence[TaskResult | BaseException] = learn_together([jobs[i] for i in batch], report)
+        except KeyboardInterrupt:  # the user's
+            raise
+        except BaseException as error:
+            outcomes = [TaskError(described(error))] * len(batch)
+        yield from zip(batch, outcomes, strict=True)
 
 
 def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[TaskResult]:

@@ -70,7 +70,8 @@ class Evidence:
 
     def preset(self) -> str:
         """The comparison's settings as YAML; a start is called what the comparison called it."""
-        settings = {k: v for k, v in self.results["settings"].items() if k not in ("n-workers", "device", "note")}
+        of_the_machine = ("n-workers", "task-timeout", "device", "note")
+        settings = {k: v for k, v in self.results["settings"].items() if k not in of_the_machine}
         return yaml.safe_dump({"compare": settings}, sort_keys=False, allow_unicode=True)
 
     def title(self) -> str:

@@ -26,7 +26,7 @@ from leap_rl.transfer import Initialization
 _log = logging.getLogger(__name__)
 
 # A kept run is known by game, start and seed: others may join it.
-MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "note"}
+MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "task-timeout", "note"}
 
 RANDOM_POLICY = "a random policy"
 
@@ -63,7 +63,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         learned_with = initialization.config.get("preprocessing") if initialization else None
         if learned_with not in (None, preprocessing):
             _log.warning("%s was learned with %s, and is compared with %s", name, learned_with, preprocessing)
-    engine = Workers(settings.n_workers)
+    engine = Workers(settings.n_workers, settings.task_timeout)
     random_policy: dict[str, np.ndarray] = {}
     try:
         comparison = compare_starts(

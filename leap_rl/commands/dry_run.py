@@ -14,6 +14,7 @@ from leap_rl.core.checkpoint import checkpoint_bytes
 from leap_rl.settings import AgentSettings, MetaTrainSettings
 
 MEASURED_STEPS = 1_000
+PATIENCE = 5  # times as long as a task should take is long enough to say that it hangs
 
 
 def dry_run(settings: MetaTrainSettings) -> None:
@@ -59,12 +60,28 @@ def dry_run(settings: MetaTrainSettings) -> None:
         # SB3's own rate, which leaves out how long the process took to start.
         rate += result.log[-1][1]["time/fps"]
     print(f"  {rate:,.0f} steps/s")
+    longest = max(settings.timesteps, settings.eval_timesteps or 0 if eval_tasks else 0) * engine.n_workers / rate
+    print(
+        f"  a visit takes some {longest:,.0f} s: one that hangs is ended by --task-timeout {sensible_timeout(longest)}"
+    )
+    if settings.task_timeout is not None and settings.task_timeout < longest:
+        print(f"  --task-timeout {settings.task_timeout:g} ends every visit before it is done")
     for machines in (1, 2, 4, 8, 16):
         # A visit runs in one process, so a meta batch is at least as long as a visit.
         waves = math.ceil(size / (engine.n_workers * machines))
         seconds = waves * settings.timesteps * settings.meta_steps * engine.n_workers / rate
         seconds += eval_steps / rate / machines
         print(f"  {machines:2} such machines: {seconds / 3600:,.1f} hours ({timedelta(seconds=round(seconds))})")
+
+
+def sensible_timeout(seconds: float) -> int:
+    """
+    :param seconds: that a visit takes
+    :return: seconds after which it hangs: a round number, at least a minute
+    """
+    timeout = max(60.0, PATIENCE * seconds)
+    unit = 10 ** (math.floor(math.log10(timeout)) - 1)
+    return math.ceil(timeout / unit) * unit
 
 
 def _updates(agent: AgentSettings) -> tuple[int, int]:

@@ -13,11 +13,20 @@ from leap_rl.agents import EnvTasks, RecycleDormant
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import open_run_folder
 from leap_rl.commands.tasks import make_tasks
-from leap_rl.core import FOMAML, Initialization, Leap, MetaLearner, MetaTrainer, Reptile, SequentialFinetuning
+from leap_rl.core import (
+    FOMAML,
+    Initialization,
+    Leap,
+    MetaLearner,
+    MetaTrainer,
+    Reptile,
+    SequentialFinetuning,
+    Workers,
+)
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, write_settings
 
-MAY_CHANGE = {"meta-steps", "n-workers", "keep-checkpoints", "keep-every"}
+MAY_CHANGE = {"meta-steps", "n-workers", "task-timeout", "keep-checkpoints", "keep-every"}
 
 
 def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) -> None:
@@ -100,6 +109,8 @@ def _always_given(settings: MetaTrainSettings) -> dict[str, Any]:
         "meta_optimizer_kwargs": optimizer_kwargs,
         "eval_tasks": evaluation_tasks(settings),
         "n_workers": settings.n_workers,
+        # A single task, too, is then in a process that can be ended.
+        "engine": Workers(settings.n_workers, settings.task_timeout) if settings.task_timeout is not None else None,
         "keep_checkpoints": settings.keep_checkpoints,
         "keep_every": settings.keep_every,
         "verbose": 0 if sys.stderr.isatty() else 1,  # a bar says the same

@@ -49,14 +49,18 @@ class TaskResult:
     log: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     final: Initialization | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line: the last of ``error``."""
+        return ((self.error or "").splitlines() or ["for no known reason"])[-1]
+
     def raise_for_status(self, what: str | None = None) -> None:
         """
         :param what: to call it; ``None``: the task
         :raises RuntimeError: if the process crashed, or its worker was lost; one that diverged is a result
         """
         if self.status == "failed":
-            reason = ((self.error or "").splitlines() or ["for no known reason"])[-1]
-            raise RuntimeError(f"{what or self.name} failed: {reason}")
+            raise RuntimeError(f"{what or self.name} failed: {self.reason}")
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,8 @@ class MetaTrainer:
         :param callback: called as SB3 calls its own; a meta step is the step
         :param progress_bar: draw one, if the output is a terminal
         :return: self
-        :raises RuntimeError: if more than half of a meta batch was lost; θ⁰ is as it was
+        :raises RuntimeError: if more than half of a meta batch was lost, or a task fails whenever it is visited; θ⁰ is
+            as it was
         :raises OSError: if there is no room for a checkpoint; the last one is intact
         """
         if meta_steps < 1:
@@ -248,6 +249,7 @@ class MetaTrainer:
                     self.seed, self.meta_step, len(self.tasks), self.meta_batch_size, self.sampling
                 )
                 results = self._run(batch)  # θ⁰ → θ^K on every τ, observed
+                self._check_not_hopeless(results)
                 meta_gradient = self._mean_meta_gradient(results)  # 1/|B| Σ ∇F
                 for c in callbacks:
                     c.update_locals({"results": results, "meta_gradient": meta_gradient})
@@ -277,11 +279,26 @@ class MetaTrainer:
             jobs.append(Job(self.tasks[index], theta, self.learner, seed, self.device))
         return self._run_jobs(jobs, "task")
 
+    def _check_not_hopeless(self, results: Sequence[TaskResult]) -> None:
+        """
+        :raises RuntimeError: if a task failed now, and whenever it was visited, in another meta step at least
+        """
+        for result in results:
+            if result.status != "failed":
+                continue
+            before = [row["status"] for step in self.history for row in step["tasks"] if row["name"] == result.name]
+            statuses = before + [r.status for r in results if r.name == result.name]
+            if before and set(statuses) == {"failed"}:
+                raise RuntimeError(
+                    f"{result.name} failed in each of its {len(statuses)} visits ({result.reason}); θ⁰ is as it was. "
+                    "Once the task is mended the run can go on; a new run can leave it out"
+                )
+
     def _mean_meta_gradient(self, results: Sequence[TaskResult]) -> dict[str, Tensor]:
         gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
         if 2 * len(gradients) < len(results):
             lost = ", ".join(sorted(f"{r.name}: {r.status}" for r in results if r.status != "ok"))
-            errors = "".join(f"; {r.name}: {r.error.splitlines()[-1]}" for r in results if r.error is not None)
+            errors = "".join(f"; {r.name}: {r.reason}" for r in results if r.error is not None)
             if self.checkpoints is not None:  # those of other settings must not be taken for lost, too
                 shutil.rmtree(self.checkpoints.running, ignore_errors=True)
             raise RuntimeError(
@@ -437,6 +454,8 @@ class MetaTrainer:
         Learn the evaluation tasks from ``initialization`` with the same seeds each time, and keep the best. Its score
         is the mean over these tasks of the area under the learning curve relative to that of the first evaluation,
         since games have scales of their own. A task that had no area then decides nothing.
+
+        :raises RuntimeError: if one fails in the first evaluation
         """
         is_first = not self._eval_reference
         theta = self.initialization
@@ -446,6 +465,8 @@ class MetaTrainer:
         ]
         scores = []
         for result in self._run_jobs(jobs, "evaluation", counted=False):
+            if is_first:  # the same seeds would fail in every evaluation
+                result.raise_for_status(f"evaluation task {result.name}")
             area = result.curve.area() if result.status == "ok" else float("nan")
             reference = self._eval_reference.setdefault(result.name, area)
             self.logger.record(f"eval/area/{result.name}", area)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App
 
 from leap_rl.ending import run_program
-from supervised.command_line import Names, Positive, Seeds, chosen_engine, run_all, run_command
+from supervised.command_line import Names, Positive, Seconds, Seeds, chosen_engine, run_all, run_command
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -47,6 +47,7 @@ def train(
     limit: Positive | None = None,
     engine: EngineName = "workers",
     n_workers: Positive | None = None,
+    task_timeout: Seconds | None = None,
     root: Path = Path("runs/multi_cv"),
     dry_run: bool = False,
 ) -> None:
@@ -67,6 +68,7 @@ def train(
     :param limit: images of a data set, in place of the preset's
     :param engine: how the data sets of a meta batch run: in worker processes, or one after the other in this process
     :param n_workers: worker processes; without it one per core
+    :param task_timeout: seconds that one run of a task may take before it is ended as failed
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
@@ -115,7 +117,7 @@ def train(
     for run in runs:
         run.data_sets()  # says what is wrong with the data
         check_folder(root / run.name, run.settings(), run.budget())
-    chosen = chosen_engine(engine, n_workers)
+    chosen = chosen_engine(engine, n_workers, task_timeout)
     print(f"Data sets: {', '.join(there)}")
     for name in DATA_SETS:
         if name not in there:
@@ -137,6 +139,7 @@ def evaluate(
     download: bool = False,
     engine: EngineName = "workers",
     n_workers: Positive | None = None,
+    task_timeout: Seconds | None = None,
 ) -> None:
     """
     Print how the held-out data set was learned from what a run found.
@@ -146,13 +149,14 @@ def evaluate(
     :param download: those of its data sets that are not there, as of train
     :param engine: as of train
     :param n_workers: as of train
+    :param task_timeout: as of train
     """
     from supervised.multi_cv.data import default_data_dir
     from supervised.multi_cv.data import download as fetch
     from supervised.multi_cv.experiment import Run, evaluate_run
     from supervised.multi_cv.table import training_error
 
-    chosen = chosen_engine(engine, n_workers)
+    chosen = chosen_engine(engine, n_workers, task_timeout)
     settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
     if download:
         fetch(settings.data_dir, [settings.held_out, *settings.pretraining])

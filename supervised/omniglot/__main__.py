@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import App
 
 from leap_rl.ending import run_program
-from supervised.command_line import Ints, Names, Positive, Rates, Seeds, chosen_engine, run_all, run_command
+from supervised.command_line import Ints, Names, Positive, Rates, Seconds, Seeds, chosen_engine, run_all, run_command
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -43,6 +43,7 @@ def train(
     validation: bool = False,
     engine: EngineName = "auto",
     n_workers: Positive | None = None,
+    task_timeout: Seconds | None = None,
     root: Path = Path("runs/omniglot"),
     dry_run: bool = False,
 ) -> None:
@@ -64,6 +65,7 @@ def train(
     :param engine: how the tasks of a meta batch run: in worker processes, one after the other in this process, or
         together in one stacked model; auto is together on a GPU, else workers
     :param n_workers: worker processes; without it one per core
+    :param task_timeout: seconds that one run of a task may take before it is ended as failed
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
@@ -99,7 +101,7 @@ def train(
         )
     for run in runs:
         check_folder(root / run.name, run.settings(), run.budget(run.meta_steps))
-    chosen = chosen_engine(engine, n_workers)
+    chosen = chosen_engine(engine, n_workers, task_timeout)
     for name in absent_sets(data):
         print(f"{data} has no {name}: the split is not that of all of Omniglot")
     if dry_run:
@@ -122,6 +124,7 @@ def ablation(
     meta_learning_rates: Rates = (),
     engine: EngineName = "auto",
     n_workers: Positive | None = None,
+    task_timeout: Seconds | None = None,
     root: Path = Path("runs/omniglot"),
     dry_run: bool = False,
 ) -> None:
@@ -137,6 +140,7 @@ def ablation(
     :param meta_learning_rates: as of train
     :param engine: as of train
     :param n_workers: as of train
+    :param task_timeout: as of train
     :param root: as of train
     :param dry_run: as of train
     """
@@ -152,6 +156,7 @@ def ablation(
         meta_learning_rates=meta_learning_rates,
         engine=engine,
         n_workers=n_workers,
+        task_timeout=task_timeout,
         root=root,
         dry_run=dry_run,
     )
@@ -165,6 +170,7 @@ def evaluate(
     download: bool = False,
     engine: EngineName = "auto",
     n_workers: Positive | None = None,
+    task_timeout: Seconds | None = None,
 ) -> None:
     """
     Print how each held-out alphabet was learned from what a run found, at the last meta step that was evaluated.
@@ -174,10 +180,11 @@ def evaluate(
     :param download: as of train
     :param engine: as of train
     :param n_workers: as of train
+    :param task_timeout: as of train
     """
     from supervised.omniglot.experiment import Run, evaluate_run
 
-    chosen = chosen_engine(engine, n_workers)
+    chosen = chosen_engine(engine, n_workers, task_timeout)
     results, meta_steps = evaluate_run(Run.read(run, _data(data_dir, download)), run, chosen)
     print(f"{run.name} after {meta_steps} meta steps\n\n| alphabet | test error, % | area, % |\n|---|---|---|")
     for name, result in sorted(results.items()):

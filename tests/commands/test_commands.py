@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -23,7 +24,13 @@ from torch.optim import Adam
 
 from leap_rl import Initialization, LeapA2C, Mnih2013CNN
 from leap_rl.cli import _script, main
+from leap_rl.commands.dry_run import sensible_timeout
+from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
+from leap_rl.commands.run_folder import check_same_settings
+from leap_rl.commands.tasks import make_tasks
+from leap_rl.core import Workers
 from leap_rl.core.files import write_text
+from leap_rl.settings import MetaTrainSettings, write_settings
 from leap_rl.transfer import policy_kwargs
 
 ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
@@ -285,8 +292,28 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
     assert "25 tasks: AirRaid" in out and "100 meta steps × 16 tasks = 1,600 visits" in out
     assert "5,000,000 steps = 31,250 updates a visit" in out and "8,000,000,000 steps = 50,000,000 updates" in out
     assert "5,000,000 updates = 800,000,000 steps a visit" in out
+    found = re.search(r"a visit takes some ([\d,]+) s: one that hangs is ended by --task-timeout (\d+)", out)
+    assert found and 4 < int(found[2]) / int(found[1].replace(",", "")) < 6
     assert re.search(r"disk: at most [\d,]+ MB", out) and re.search(r" 1 such machines: [\d,.]+ hours", out)
     assert not Path("runs").exists() or "paper" not in " ".join(p.name for p in Path("runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timeout"), [(0.3, 60), (12, 60), (13, 65), (100, 500), (123.4, 620), (199.9, 1000), (201, 1100)]
+)
+def test_a_time_limit_is_a_round_number_of_several_visits(seconds: float, timeout: int) -> None:
+    assert sensible_timeout(seconds) == timeout
+
+
+def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -> None:
+    """And may be another when a run goes on."""
+    settings = MetaTrainSettings(envs=("CartPole-v1",), n_workers=1, task_timeout=90)
+    tasks = make_tasks((), settings.envs, settings.timesteps, settings.agent, settings.atari)
+    engine = make_trainer(settings, tasks, None).engine
+    assert isinstance(engine, Workers) and (engine.n_workers, engine.task_timeout) == (1, 90)
+    write_settings(tmp_path, "meta-train", settings)
+    for other in (None, 5.0):
+        check_same_settings(tmp_path, "meta-train", dataclasses.replace(settings, task_timeout=other), MAY_CHANGE)
 
 
 # -- bad input -------------------------------------------------------------------------------------
@@ -297,6 +324,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
     [
         ("meta-train", "give either games or envs"),
         ("meta-train --games Pong --envs CartPole-v1", "give either games or envs"),
+        ("meta-train --games Pong --task-timeout 0", "Must be > 0"),
         ("meta-train --games Pongg", "Did you mean Pong"),
         ("meta-train --games Pong Pong", "listed twice"),
         ("meta-train --games Pong --timesteps 0", "Must be >= 1"),

@@ -339,6 +339,61 @@ def test_after_a_lost_meta_step_other_settings_start_it_anew(tmp_path: Path) -> 
     assert [row["status"] for row in resumed.history[0]["tasks"]] == ["ok"] * 4
 
 
+def exits_in_some(n: int, *broken: int) -> Quadratics:
+    """Tasks of which some end whatever they run in."""
+
+    @dataclass(frozen=True)
+    class Exits(Quadratic):
+        def run(self, job: Job, report: Report) -> TaskResult:
+            sys.exit("no licence")
+
+    tasks = Quadratics(n)
+    for index in broken:
+        tasks.tasks[index] = Exits(index)
+    return tasks
+
+
+def test_a_task_that_fails_whenever_it_is_visited_ends_the_run(tmp_path: Path) -> None:
+    """At its second visit, resumed or not; θ⁰ is that of the last whole meta step, from which a mended task goes on."""
+
+    tasks = exits_in_some(4, 3)
+    meta = trainer(tasks=tasks, meta_batch_size=4, run_dir=tmp_path).learn(1)
+    before = meta.initialization
+    said = r"quadratic-3 failed in each of its 2 visits \(SystemExit: no licence\); θ⁰ is as it was"
+    for fails in (meta, MetaTrainer.load(tmp_path, tasks, engine=InProcess())):
+        with pytest.raises(RuntimeError, match=said):
+            fails.learn(5)
+        assert fails.meta_step == 1 and same_bits(fails.initialization, before)
+        assert max((tmp_path / "checkpoints").iterdir()).name == "000001"
+    mended = MetaTrainer.load(tmp_path, Quadratics(4), engine=InProcess()).learn(1)
+    # From now on it has been seen to work, and is but left out where it fails.
+    assert [row["status"] for row in mended.history[1]["tasks"]] == ["ok"] * 4
+    last = MetaTrainer.load(tmp_path, tasks, engine=InProcess()).learn(2)
+    assert [[row["status"] for row in step["tasks"]].count("failed") for step in last.history] == [1, 0, 1, 1]
+
+
+def test_it_is_visits_that_count_not_meta_steps() -> None:
+    """Four tasks, two in a meta step: one that always fails is met again in the second pass."""
+    meta = trainer(tasks=exits_in_some(4, 2), sampling="reshuffle")
+    with pytest.raises(RuntimeError, match="quadratic-2 failed in each of its 2 visits"):
+        meta.learn(9)
+    batches = [sample_batch(0, meta_step, 4, 2, "reshuffle") for meta_step in range(9)]
+    assert meta.meta_step == [step for step, batch in enumerate(batches) if 2 in batch][1] >= 2
+
+
+def test_a_task_that_is_met_twice_in_one_meta_step_gets_another(caplog: Any) -> None:
+    seed = next(s for s in range(99) if sorted(sample_batch(s, 0, 3, 4, "with_replacement")) == [0, 1, 2, 2])
+    meta = trainer(tasks=exits_in_some(3, 2), meta_batch_size=4, sampling="with_replacement", seed=seed).learn(1)
+    assert [row["status"] for row in meta.history[0]["tasks"]].count("failed") == 2
+
+
+def test_an_evaluation_task_that_fails_ends_the_run_before_any_learning() -> None:
+    meta = trainer(eval_tasks=[exits_in_some(1, 0)[0]], eval_freq=1)
+    with pytest.raises(RuntimeError, match="evaluation task quadratic-0 failed: SystemExit: no licence"):
+        meta.learn(1)
+    assert meta.meta_step == 0 and not meta.history
+
+
 # -- evaluation, callbacks, logs -------------------------------------------------------------------
 
 

@@ -104,6 +104,7 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
         ("--held-out mnist --batch-size 1000", "too few for batches of 1000"),
         ("--held-out mnist --limit 12", "have no image to"),
         ("--engine in-process --n-workers 2 --dry-run", "--n-workers is of --engine workers"),
+        ("--engine in-process --task-timeout 9 --dry-run", "--task-timeout is of --engine workers"),
         ("--learners", "nothing to run: give at least one of --learners"),
         ("--download --held-out notmnits", "did you mean notmnist"),
         ("--download --held-out facescrub", "torchvision has no download of FaceScrub: scale the faces"),

@@ -189,6 +189,11 @@ def test_the_interval_holds_the_variation_of_seeds_and_of_alphabets() -> None:
         (["--validation", "--pretraining", "1"], "can't be held out of 1"),
         (["--pretraining", "2", "--engine", "together", "--n-workers", "2"], "--n-workers is of --engine workers"),
         (["--pretraining", "2", "--engine", "in-process", "--n-workers", "2", "--dry-run"], "not of in-process"),
+        (
+            ["--pretraining", "2", "--engine", "together", "--task-timeout", "9"],
+            "--task-timeout is of --engine workers",
+        ),
+        (["--task-timeout", "0"], "Must be > 0"),
         (["--learners"], "nothing to run: give at least one of --learners"),
         (["--preset", "huge"], "Choose from"),
         (["--data-dir", "/nowhere"], "no Omniglot in /nowhere"),

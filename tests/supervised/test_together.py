@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
+from supervised.tasks import Images
 from supervised.together import Together, learn_together
-from tests.supervised.noise import NoiseFamily, noise
+from tests.supervised.noise import Noise, NoiseFamily, noise
 
 LEARNERS = [
     Leap(metric="length", loss_scale=1.0),
@@ -91,6 +93,23 @@ def test_tasks_that_cannot_be_stacked() -> None:
     with pytest.raises(ValueError, match="noise1 has 4 images to learn from, too few"):
         learn_together(jobs(dataclasses.replace(second, n=4)), lambda steps: None)
     # An engine reports what can't be run, as it does what crashes.
-    results = dict(Together().run(jobs(dataclasses.replace(second, learning_rate=1.0)), lambda index, steps: None))
-    assert [r.status for r in results.values()] == ["failed", "failed"]
-    assert "other learning_rate" in (results[0].error or "")
+    results = dict(Together().run(jobs(dataclasses.replace(second, patience=1)), lambda index, steps: None))
+    assert [results[i].status for i in range(2)] == ["ok", "failed"]
+    assert "noise1 has a learning rate that falls, or stops early" in results[1].reason
+
+
+def test_a_task_that_fails_takes_no_other_with_it() -> None:
+    class Exits(Noise):
+        def images(self) -> Images:
+            sys.exit("no licence")
+
+    first, second, third = noise(3)
+    bad = Exits(**vars(second))
+    theta = NoiseFamily(1).draw_initialization(None, 0)
+    jobs = [Job(task, theta, Reptile(), 0, "cpu") for task in (first, bad, third)]
+    results = dict(Together().run(jobs, lambda index, steps: None))
+    assert [results[i].status for i in range(3)] == ["ok", "failed", "ok"]
+    assert results[1].reason == "SystemExit: no licence"
+    for i, alone in zip((0, 2), run(InProcess(), [jobs[0], jobs[2]]), strict=True):
+        for name, gradient in alone.meta_gradient.items():  # type: ignore[union-attr]
+            torch.testing.assert_close(results[i].meta_gradient[name], gradient, rtol=2e-3, atol=2e-5)  # type: ignore[index]
