@@ -250,8 +250,9 @@ def _end_worker(worker: int, pid: int = 0) -> None:
 
 
 def _kill_group(leader: int) -> None:
-    with suppress(OSError):  # none of it is left
-        os.killpg(leader, signal.SIGKILL)
+    if os.name == "posix":  # elsewhere there are no groups, and the worker alone is ended
+        with suppress(OSError):  # none of it is left
+            os.killpg(leader, signal.SIGKILL)
 
 
 def _start_worker(trainer: int, start_method: str | None) -> None:
@@ -262,7 +263,8 @@ def _start_worker(trainer: int, start_method: str | None) -> None:
     :param trainer: process id
     :param start_method: of the trainer's own processes; loky's is none that ``multiprocessing`` can use
     """
-    os.setsid()
+    if os.name == "posix":
+        os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.set_start_method(start_method, force=True)
     worker = os.getpid()
@@ -276,6 +278,7 @@ def _start_worker(trainer: int, start_method: str | None) -> None:
         while os.getppid() == trainer:
             time.sleep(1)
         _kill_group(worker)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
