@@ -32,7 +32,9 @@ def shrunk(command: str) -> list[str]:
         elif "--preset" in words and (option, words[0]) != ("--meta-steps", "compare") and option != "--episodes":
             words += [option, value]
     if words[0] in NEW_ENVS and not resumes and "paper" not in words:
-        if "--agent.n-envs" in words:
+        if words[1].startswith("flavours-"):
+            pass  # learned together: an environment each
+        elif "--agent.n-envs" in words:
             words[words.index("--agent.n-envs") + 1] = "2"
         elif not (words[0] == "evaluate" and "initialization" not in command):
             words += ["--agent.n-envs", "2"]
