@@ -61,7 +61,7 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
     print(f"The initialization is in {folder / 'initialization'}. Next:")
     print_commands(
         ["tensorboard", "--logdir", folder / "tensorboard"],
-        *next_commands(settings, trainer.scope, folder / "initialization"),
+        *next_commands(settings, trainer.initialization.scope, folder / "initialization"),
     )
 
 
