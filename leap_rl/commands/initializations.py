@@ -15,7 +15,7 @@ import zoo.artifacts
 from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.commands.run_folder import print_commands
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
-from leap_rl.transfer import Initialization
+from leap_rl.transfer import Initialization, network_of
 
 
 def load_initialization(what: str | Path) -> Initialization:
@@ -108,13 +108,15 @@ def next_commands(name: str) -> list[list[str]]:
     """
     initialization = zoo.load(name)
     commands = [["leap-rl", "zoo", "show", name]]
-    network = {"NatureCNN": None, "Mnih2013CNN": "mnih2013"}.get(initialization.config["network"], "mlp")
-    if network != "mlp":
+    shapes = {n: tuple(t.shape) for n, t in initialization.parameters.items() if n.startswith("encoder.")}
+    network = network_of(shapes)
+    if network is not None:
+        agent = AgentSettings(network="mnih2013" if network == "Mnih2013CNN" else None)
         channels = initialization.parameters["encoder.cnn.0.weight"].shape[1]
         grayscale = (initialization.config.get("env_kwargs") or {}).get("grayscale") is not False
         atari = AtariSettings(grayscale=grayscale, frame_stack=channels if grayscale else channels // 3)
         head = ["--head", "map"] if "action_meanings" in initialization.config else []
-        options = [*head, *as_options(AgentSettings(network=network), atari)]
+        options = [*head, *as_options(agent, atari)]
         commands.append(["leap-rl", "train", VALIDATION_GAMES[0], "--init", name, *options])
     return commands
 

@@ -83,9 +83,9 @@ def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
         except AgentError as error:
             errors.append(error)
             continue
-        for error in errors:
-            damaged = error.file.replace(error.file.with_suffix(".damaged"))
-            _log.warning("%s; it is %s now, and %s is gone on from", error, damaged.name, file.name)
+        for found in errors:
+            damaged = found.file.replace(found.file.with_suffix(".damaged"))
+            _log.warning("%s; it is %s now, and %s is gone on from", found, damaged.name, file.name)
         return file
     raise ValueError(f"{'; '.join(map(str, errors))}. The run begins again where {saved[0].parent} is removed")
 
