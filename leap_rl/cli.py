@@ -87,17 +87,23 @@ def compare(
 
 @app.command
 def evaluate(
-    what: Path, settings: EvaluateSettings = _DEFAULT, *, preset: Preset = None, video: Path | None = None
+    what: Path,
+    settings: EvaluateSettings = _DEFAULT,
+    *,
+    preset: Preset = None,
+    video: Path | None = None,
+    trust: bool = False,
 ) -> None:
     """
     Let a saved agent play, or an initialization learn and then play.
 
     :param what: run folder of leap-rl train, agent.zip, or an initialization: a folder, or a name of the zoo
     :param video: MP4 file to write, of one more episode
+    :param trust: load agent.zip as Stable-Baselines3 does, which runs whatever its author put there
     """
     from leap_rl.commands.evaluate import evaluate as run
 
-    run(settings or EvaluateSettings(), what, video)
+    run(settings or EvaluateSettings(), what, video, trust)
 
 
 @app.command

@@ -6,11 +6,15 @@ Exit codes: 2 for bad input, 1 for a failure, 130 after Ctrl-C (or SIGTERM, whic
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
 
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
@@ -43,7 +47,7 @@ def exit_code(program: str, command: Callable[[], object]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        message, code = f"{error.name} is not installed: pip install 'leap-rl[{EXTRAS[error.name]}]'", 2
+        message, code = f"{error.name} is not installed: {how_to_install(EXTRAS[error.name])}", 2
     except UnusedCliTokensError as error:
         message, code = f"no option before {' '.join(error.unused_tokens or ())}: --help lists them", 2
     except (CycloptsError, ValueError) as error:
@@ -52,6 +56,27 @@ def exit_code(program: str, command: Callable[[], object]) -> int:
         message, code = str(error), 1
     print(f"{program}: {message.strip()}", file=sys.stderr)
     return code
+
+
+def how_to_install(extra: str) -> str:
+    """
+    The command that brings an extra: from the checkout, if this is one. No index is known to have this package, so
+    elsewhere it is what the extra asks for.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        editable = ["-e"] if _is_editable() else []
+        return shlex.join(["pip", "install", *editable, f"{'.' if Path.cwd() == checkout else checkout}[{extra}]"])
+    asked = [text.replace('"', "'").partition(";") for text in metadata.requires("leap-rl") or ()]
+    return shlex.join(["pip", "install", *(what.strip() for what, _, when in asked if f"extra == '{extra}'" in when)])
+
+
+def _is_editable() -> bool:
+    try:
+        origin = metadata.distribution("leap-rl").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return False
+    return json.loads(origin or "{}").get("dir_info", {}).get("editable") is True
 
 
 def run_program(main: Callable[[], int], log_format: str) -> None:

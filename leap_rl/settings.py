@@ -267,6 +267,21 @@ def as_dict(settings: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(settings))
 
 
+def as_options(*sections: AgentSettings | AtariSettings) -> list[str]:
+    """What a command must be given to have these settings: those that are not built in."""
+    options = []
+    for section in sections:
+        prefix = type(section).__name__.removesuffix("Settings").lower()
+        for name, value in vars(section).items():
+            if value != getattr(type(section), name):
+                option = name.replace("_", "-")
+                if isinstance(value, bool):
+                    options.append(f"--{prefix}.{option}" if value else f"--{prefix}.no-{option}")
+                else:
+                    options += [f"--{prefix}.{option}", str(value)]
+    return options
+
+
 def write_settings(folder: Path, command: str, settings: Settings) -> None:
     """Into ``folder/settings.yaml``, which ``--preset`` reads again."""
     from leap_rl.core.files import write_text  # what writes has loaded torch already

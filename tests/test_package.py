@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from leap_rl.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("leap_rl", "supervised", "zoo")
@@ -296,6 +299,86 @@ def closure(requirements: list[str]) -> dict[str, importlib.metadata.Distributio
     return found
 
 
+EVERY_COMMAND = """
+import contextlib, io, os, re
+from pathlib import Path
+
+from leap_rl.cli import main
+from supervised.multi_cv.__main__ import main as multi_cv
+from supervised.omniglot.__main__ import main as omniglot
+
+os.environ["LEAP_RL_ZOO"] = str(Path("own-zoo").resolve())
+tiny = "--timesteps 64 --agent.n-envs 2"
+for command in (
+    f"meta-train --envs CartPole-v1 {tiny} --meta-steps 1 --n-workers 1 --run-dir m",
+    f"train --env CartPole-v1 {tiny} --init m/initialization --run-dir t",
+    "train --resume t --timesteps 100",
+    "show m",
+    "show t",
+    "evaluate t --episodes 1",
+    "evaluate t/agent.zip --env CartPole-v1 --episodes 1",
+    "evaluate t/agent.zip --env CartPole-v1 --episodes 1 --trust",
+    f"evaluate m/initialization --env CartPole-v1 {tiny} --episodes 1",
+    f"train Pong {tiny} --agent.network mnih2013 --run-dir p",
+    "zoo import p/agent.zip --name mine",
+    "zoo import m/initialization --name poles",
+    "zoo list",
+    "zoo show mine",
+    "zoo verify mine poles",
+    "games",
+):
+    print(f"$ {command}", flush=True)
+    assert main(command.split()) == 0
+# The rest says at once what it lacks, and leaves nothing.
+for command, module in (
+    ("evaluate t --video x.mp4", "moviepy"),
+    ("zoo pull someone/something", "huggingface_hub"),
+    ("zoo push mine someone/something", "huggingface_hub"),
+    (f"compare --envs CartPole-v1 {tiny} --run-dir c", "matplotlib|rliable"),
+):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main(command.split()) == 2
+    print(f"$ {command}", said.getvalue(), sep="\\n")
+    assert re.match(f"leap-rl: (?:{module}) is not installed: pip install ", said.getvalue()), said.getvalue()
+assert not Path("c").exists() and not Path("x.mp4").exists()
+for program in (omniglot, multi_cv):
+    for command in ("--help", "train --help", "table --help"):
+        assert program(command.split()) == 0
+"""
+
+
+def test_every_command_runs_with_base_dependencies_alone(tmp_path: Path) -> None:
+    """Here what else is installed is hidden; in the slow test below it is not installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {*closure(project["dependencies"]), "leap-rl"}
+    hidden = {
+        module
+        for module, dists in importlib.metadata.packages_distributions().items()
+        if not base & {canonicalize_name(dist) for dist in dists}
+    }
+    assert hidden >= {"moviepy", "rliable", "huggingface_hub", "sb3_contrib", "torchvision", "scipy", "cv2", "pytest"}
+    printed = run_in_tree(
+        f"""
+import sys
+from importlib.machinery import PathFinder
+
+class Base(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {hidden!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Base
+{EVERY_COMMAND}""",
+        tmp_path,
+    )
+    run_here = {line.split()[1] for line in printed.splitlines() if line.startswith("$ ")}
+    assert run_here == {*COMMANDS, "zoo"}
+    # In a checkout the remedy is one of its extras.
+    remedies = re.findall(rf"is not installed: pip install (?:-e )?'?{ROOT}\[(.*)\]'?$", printed, re.MULTILINE)
+    assert remedies == ["video", "hub", "hub", "evaluation"]
+    assert set(remedies) <= project["optional-dependencies"].keys()
+
+
 @pytest.mark.slow
 def test_wheel_works_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
     """
@@ -371,5 +454,15 @@ assert main(["compare", "--games", "Pong", *small]) == 2  # needs the extra "eva
 """
     )
     printed = run(python, outside / "use.py", cwd=outside, tree=False, timeout=300)
+    (outside / "commands.py").write_text(EVERY_COMMAND)
+    said = run(python, outside / "commands.py", cwd=outside, tree=False, timeout=300)
+    for remedy in re.findall(r"is not installed: pip install (.*)$", said, re.MULTILINE):
+        assert {Requirement(text).name for text in shlex.split(remedy)} <= {
+            "moviepy",
+            "huggingface-hub",
+            "matplotlib",
+            "pandas",
+            "rliable",
+        }
     assert "observations (2, " in printed
     assert (outside / "init/model.safetensors").is_file() and list((outside / "runs").rglob("events.out.tfevents.*"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +12,8 @@ from torch import Tensor
 from leap_rl.core.files import replacing_folder
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
-from zoo.artifacts import LARGEST, MOST_EVIDENCE, ZooError, check, figure_name, first_line, new_folder
+from leap_rl.transfer.saved_agent import AgentError, SavedAgent
+from zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, new_folder
 
 
 def import_agent(agent: Path, name: str) -> Path:
@@ -28,7 +27,11 @@ def import_agent(agent: Path, name: str) -> Path:
     :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
     """
     folder = new_folder(name)
-    encoder = _encoder(_policy_tensors(agent), agent)
+    try:
+        tensors = SavedAgent(agent).policy()
+    except AgentError as error:
+        raise ZooError(str(error)) from None
+    encoder = _encoder(tensors, agent)
     network = network_of({key: tuple(t.shape) for key, t in encoder.items()})
     if network is None:
         shapes = ", ".join(f"{key} {tuple(t.shape)}" for key, t in encoder.items())
@@ -75,36 +78,6 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
             (new / file).write_bytes(content)
         check(new)  # such as its sizes
     return folder
-
-
-def _policy_tensors(agent: Path) -> dict[str, Tensor]:
-    try:
-        with zipfile.ZipFile(agent) as archive:
-            info = archive.getinfo("policy.pth")
-            # As SB3 and torch write them: compressed, a small file could fill the memory.
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > LARGEST["model.safetensors"]:
-                raise ZooError(
-                    f"{agent}: policy.pth is compressed, or larger than {LARGEST['model.safetensors']:,} bytes"
-                )
-            data = archive.read(info)
-        with zipfile.ZipFile(io.BytesIO(data)) as inner:
-            if any(record.compress_type != zipfile.ZIP_STORED for record in inner.infolist()):
-                raise ZooError(f"{agent}: policy.pth is compressed inside, which torch does not do")
-    except FileNotFoundError:
-        raise ZooError(f"{agent} does not exist") from None
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise ZooError(f"{agent} is no agent that SB3 saved: {error}") from None
-    try:
-        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, UnpicklingError for one, on what holds more than tensors
-        raise ZooError(
-            f"{agent}: policy.pth holds more than tensors, or is damaged; nothing of it was run ({first_line(error)})"
-        ) from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise ZooError(f"{agent}: policy.pth is no state of a policy")
-    if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGEST["model.safetensors"]:
-        raise ZooError(f"{agent}: policy.pth holds tensors of more than {LARGEST['model.safetensors']:,} bytes")
-    return tensors
 
 
 def _encoder(tensors: dict[str, Tensor], agent: Path) -> dict[str, Tensor]:

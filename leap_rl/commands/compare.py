@@ -10,7 +10,7 @@ import numpy as np
 
 from leap_rl.agents import RandomPolicies
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import open_run_folder
+from leap_rl.commands.run_folder import RANDOM_POLICY, open_run_folder, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import json_number, write_text
@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 
 # A kept run is known by game, start and seed: others may join it.
 MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "task-timeout", "note"}
-
-RANDOM_POLICY = "a random policy"
 
 
 def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
@@ -88,7 +86,8 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
             )
             random_policy = {task.name: floor.areas(RANDOM_POLICY, task.name) for task in tasks}
     except KeyboardInterrupt:
-        print(f"\nInterrupted; finished runs are saved. To go on:\n  leap-rl compare --resume {folder}", flush=True)
+        print("\nInterrupted; finished runs are saved. To go on:")
+        print_commands(["leap-rl", "compare", "--resume", folder])
         raise
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
@@ -128,7 +127,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     print(f"\n{table}\n")
     for file in ("figure.png", "table.md", "results.json"):
         print(f"  {folder / file}")
-    print(f"  tensorboard --logdir {folder / 'tensorboard'}")
+    print_commands(["tensorboard", "--logdir", folder / "tensorboard"])
 
 
 def too_narrow(n_seeds: int) -> str:

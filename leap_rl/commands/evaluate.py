@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from gymnasium.utils.save_video import save_video
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
@@ -21,18 +22,20 @@ from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
 from leap_rl.transfer import Initialization
+from leap_rl.transfer.saved_agent import SavedAgent
 
 VIDEO_STEPS = 3_000
 """A video ends after so many steps, if its episode does not."""
 
 
-def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None:
+def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: bool) -> None:
     """
     Print the mean return of some episodes.
 
     :param settings: of the evaluation
     :param what: a run folder of ``leap-rl train``, a saved agent, or an initialization: a folder, or a name of the zoo
     :param video: MP4 to write, of one more episode
+    :param trust: unpickle what a saved agent holds, as SB3 does, which runs whatever its author put there
     :raises ValueError: if it is none of them, or does not fit the game
     """
     if video is not None and video.suffix != ".mp4":
@@ -40,10 +43,12 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
     if video is not None:
         import_module("moviepy")  # which Gymnasium's recorder needs; better missed now than after the episodes
     is_initialization = (what / "config.json").is_file() or (not what.exists() and str(what) in zoo.list())
-    if (what / "settings.yaml").is_file():
+    is_run = (what / "settings.yaml").is_file()
+    if is_run:
         settings = _with_settings_of(what, settings)
         if not (what / "agent.zip").is_file():
-            raise ValueError(f"{what} has no agent.zip yet: leap-rl train --resume {what} finishes it")
+            resume = shlex.join(["leap-rl", "train", "--resume", str(what)])
+            raise ValueError(f"{what} has no agent.zip yet: {resume} finishes it")
         what = what / "agent.zip"
     elif not is_initialization and not what.is_file():
         raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
@@ -52,11 +57,10 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None) -> None
     try:
         if is_initialization:
             model = _learned_from(load_initialization(what), env, settings)
+        elif trust:
+            model = _unpickled(what, env, settings)
         else:
-            try:
-                model = algorithm(settings.agent).load(what, env, device=settings.device)
-            except (ValueError, KeyError, TypeError, AssertionError, EOFError, OSError) as error:
-                raise ValueError(f"{what} can't be loaded as {settings.agent.algorithm}: {error}") from None
+            model = _saved(SavedAgent(what), is_run, env, settings)
         returns, lengths = evaluate_policy(
             model, env, settings.episodes, settings.deterministic, return_episode_rewards=True
         )
@@ -93,6 +97,33 @@ def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSetti
     return dataclasses.replace(settings, agent=agent, atari=atari)
 
 
+def _saved(agent: SavedAgent, is_of_run: bool, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
+    """
+    :param is_of_run: whether the settings say how its policy was made; else it must say so itself
+    :raises ValueError: if it does not, is damaged, or does not fit the environment
+    """
+    if is_of_run:
+        name = policy(settings.agent, images=bool(settings.game))
+        kwargs = algorithm_kwargs(settings.agent).get("policy_kwargs")
+    else:
+        name, kwargs = agent.how_made()
+    try:
+        model: Any = algorithm(settings.agent)
+        model = model(name, env, policy_kwargs=kwargs, seed=settings.seed, device=settings.device)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ValueError(f"{agent.file} does not fit {settings.game or settings.env}: {_first_line(error)}") from None
+    agent.fill(model)
+    return model
+
+
+def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
+    """As SB3 loads it."""
+    try:
+        return algorithm(settings.agent).load(agent, env, device=settings.device)
+    except Exception as error:  # whatever its pickle does
+        raise ValueError(f"{agent} can't be loaded as {settings.agent.algorithm}: {_first_line(error)}") from None
+
+
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
     model = observed_algorithm(algorithm(settings.agent))(
@@ -111,6 +142,8 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
 
 def _record(model: BaseAlgorithm, settings: EvaluateSettings, video: Path) -> None:
     """The first episode of one environment, by Gymnasium's recorder."""
+    from gymnasium.utils.save_video import save_video  # needs the extra `video`
+
     env = make_env(settings.game, settings.env, 1, settings.atari, settings.seed)
     try:
         observations = env.reset()
@@ -127,3 +160,7 @@ def _record(model: BaseAlgorithm, settings: EvaluateSettings, video: Path) -> No
     with tempfile.TemporaryDirectory(dir=video.parent) as folder:
         save_video(frames, folder, fps=15, episode_trigger=lambda _: True, name_prefix="video")  # type: ignore[arg-type]
         next(Path(folder).glob("*.mp4")).replace(video)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,10 @@ from rich.table import Table
 
 import zoo
 import zoo.artifacts
-from leap_rl.transfer import Initialization
+from leap_rl.atari import VALIDATION_GAMES
+from leap_rl.commands.run_folder import print_commands
+from leap_rl.settings import AgentSettings, AtariSettings, as_options
+from leap_rl.transfer import Initialization, network_of
 
 
 def load_initialization(what: str | Path) -> Initialization:
@@ -94,7 +97,28 @@ def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> No
     else:
         folder = zoo.import_agent(what, name)
         print(f"The encoder of {what} is the initialization {name}, in {folder}. Next:")
-    print(f"  leap-rl train GAME --init {name}")
+    print_commands(*next_commands(name))
+
+
+def next_commands(name: str) -> list[list[str]]:
+    """
+    How to see what an initialization is, and to start a game from it if it is one of images.
+
+    :param name: of the zoo
+    """
+    initialization = zoo.load(name)
+    commands = [["leap-rl", "zoo", "show", name]]
+    shapes = {n: tuple(t.shape) for n, t in initialization.parameters.items() if n.startswith("encoder.")}
+    network = network_of(shapes)
+    if network is not None:
+        agent = AgentSettings(network="mnih2013" if network == "Mnih2013CNN" else None)
+        channels = initialization.parameters["encoder.cnn.0.weight"].shape[1]
+        grayscale = (initialization.config.get("env_kwargs") or {}).get("grayscale") is not False
+        atari = AtariSettings(grayscale=grayscale, frame_stack=channels if grayscale else channels // 3)
+        head = ["--head", "map"] if "action_meanings" in initialization.config else []
+        options = [*head, *as_options(agent, atari)]
+        commands.append(["leap-rl", "train", VALIDATION_GAMES[0], "--init", name, *options])
+    return commands
 
 
 def pull(repository: str, name: str | None, revision: str) -> None:
@@ -103,7 +127,7 @@ def pull(repository: str, name: str | None, revision: str) -> None:
 
     folder = fetch(repository, name, revision)
     print(f"{repository} is the initialization {folder.name}, in {folder}. Next:")
-    print(f"  leap-rl zoo show {folder.name}\n  leap-rl train GAME --init {folder.name}")
+    print_commands(*next_commands(folder.name))
 
 
 def push(name: str, repository: str, private: bool) -> None:

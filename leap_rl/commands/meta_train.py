@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from leap_rl.agents import EnvTasks, RecycleDormant
+from leap_rl.atari import POOLS, VALIDATION_GAMES
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import open_run_folder
+from leap_rl.commands.run_folder import open_run_folder, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import (
     FOMAML,
@@ -24,7 +25,7 @@ from leap_rl.core import (
     Workers,
 )
 from leap_rl.core.checkpoint import Checkpoints
-from leap_rl.settings import MetaTrainSettings, write_settings
+from leap_rl.settings import MetaTrainSettings, as_options, write_settings
 
 MAY_CHANGE = {"meta-steps", "n-workers", "task-timeout", "keep-checkpoints", "keep-every"}
 
@@ -61,16 +62,42 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
     except KeyboardInterrupt:
         print(
             f"\nInterrupted in meta step {trainer.meta_step + 1} of {settings.meta_steps}; what is finished is saved. "
-            f"To go on:\n  leap-rl meta-train --resume {folder}",
-            flush=True,
+            "To go on:"
         )
+        print_commands(["leap-rl", "meta-train", "--resume", folder])
         raise
     trainer.initialization.save(folder / "initialization")
     print(f"The initialization is in {folder / 'initialization'}. Next:")
-    print(f"  tensorboard --logdir {folder / 'tensorboard'}")
-    what = "--env ENV" if settings.envs else "GAME"
-    print(f"  leap-rl train {what} --init {folder / 'initialization'}")
-    print(f"  leap-rl compare --starts {folder / 'initialization'} random --{'envs' if settings.envs else 'games'} ...")
+    print_commands(
+        ["tensorboard", "--logdir", folder / "tensorboard"],
+        *next_commands(settings, trainer.initialization.scope, folder / "initialization"),
+    )
+
+
+def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path) -> list[list[object]]:
+    """
+    What an initialization is made for: an agent that starts from it, and a comparison with random starts.
+
+    :param settings: of its meta-training, whose agent learns again
+    :param scope: of the initialization
+    :param initialization: folder of it
+    """
+    agent = as_options(settings.agent, settings.atari)
+    starts = ["--starts", f"{settings.learner}={initialization}", "random", "--timesteps", settings.timesteps]
+    if settings.envs:
+        env, new = (settings.eval_envs or settings.envs)[0], (settings.eval_envs or settings.envs)[0]
+        if settings.envs[0].startswith("cartpole-"):  # a family, whose members have no ids
+            env, new = "CartPole-v1", "cartpole-test"
+        return [
+            ["leap-rl", "train", "--env", env, "--init", initialization, *agent],
+            ["leap-rl", "compare", "--envs", new, *starts, *agent],
+        ]
+    games = [name for game in settings.eval_games or VALIDATION_GAMES for name in POOLS.get(game, (game,))]
+    head = ["--head", "map"] if scope == "all" else []
+    return [
+        ["leap-rl", "train", games[0], "--init", initialization, *head, *agent],
+        ["leap-rl", "compare", "--games", games[0], *starts, *agent],
+    ]
 
 
 def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | None) -> MetaTrainer:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,15 @@ from leap_rl.core.logger import next_run_folder
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
 
 COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")
+
+RANDOM_POLICY = "a random policy"
+"""What a comparison's runs of it are called, as the others are by what they started from."""
+
+
+def print_commands(*commands: Sequence[object]) -> None:
+    """Those to go on with, each as it runs when it is pasted into a shell."""
+    for words in commands:
+        print(f"  {shlex.join(map(str, words))}", flush=True)
 
 
 def open_run_folder(run_dir: Path | None, resume: bool, command: str, settings: Settings, may_change: set[str]) -> Path:

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from leap_rl.commands.compare import RANDOM_POLICY
-from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, stored_settings
+from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, stored_settings
 from leap_rl.commands.train import saved_agents
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.files import read_json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 from pathlib import Path
 
@@ -15,12 +15,15 @@ from torch.utils.tensorboard import SummaryWriter
 from leap_rl.agents import observed_algorithm
 from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import open_run_folder
+from leap_rl.commands.run_folder import open_run_folder, print_commands
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.core.files import read_json, write_text
 from leap_rl.settings import CompareSettings, TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
+from leap_rl.transfer.saved_agent import AgentError, SavedAgent, save_agent
+
+_log = logging.getLogger(__name__)
 
 MAY_CHANGE = {"timesteps", "save-freq"}
 
@@ -59,17 +62,32 @@ class SaveAgent(BaseCallback):
             old.unlink()
 
 
-def save_agent(model: BaseAlgorithm, file: Path) -> None:
-    """Under another name first."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}-unfinished.zip")
-    model.save(temporary)
-    os.replace(temporary, file)
-
-
 def saved_agents(folder: Path) -> list[Path]:
     """From first to last."""
-    return sorted(p for p in folder.glob("[0-9]*.zip"))
+    return sorted(p for p in folder.glob("*.zip") if p.stem.isdecimal())
+
+
+def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
+    """
+    Give a model the last agent, or the one before where that is damaged.
+
+    :param model: made with the settings of the run
+    :param saved: from first to last
+    :return: which it was
+    :raises ValueError: if all are damaged, or do not fit
+    """
+    errors: list[AgentError] = []
+    for file in reversed(saved):
+        try:
+            SavedAgent(file).resume(model, steps=int(file.stem))
+        except AgentError as error:
+            errors.append(error)
+            continue
+        for found in errors:
+            damaged = found.file.replace(found.file.with_suffix(".damaged"))
+            _log.warning("%s; it is %s now, and %s is gone on from", found, damaged.name, file.name)
+        return file
+    raise ValueError(f"{'; '.join(map(str, errors))}. The run begins again where {saved[0].parent} is removed")
 
 
 def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
@@ -101,18 +119,13 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
     folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
     env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
+        model = kind(policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
         if saved:
-            model = kind.load(
-                saved[-1],
-                env,
-                device=settings.device,
-                learner=NoPretraining(),
-                arithmetic=settings.agent.arithmetic,
-            )
+            last = go_on(model, saved)
             if model.num_timesteps >= settings.timesteps:
                 agent = folder / "agent.zip"
                 # Interrupted between the two.
-                if not agent.is_file() or agent.stat().st_mtime < saved[-1].stat().st_mtime:
+                if not agent.is_file() or agent.stat().st_mtime < last.stat().st_mtime:
                     save_agent(model, agent)
                     _say_what_next(folder)
                     return
@@ -121,9 +134,6 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
                 )
             print(f"Going on in {folder} from the agent saved after {model.num_timesteps:,} steps, with new episodes")
         else:
-            model = kind(
-                policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs
-            )
             if initialization is not None:
                 initialization.apply_to(model, settings.head)
             print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}")
@@ -157,7 +167,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         except KeyboardInterrupt:
             saving.save(model)
             print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved. To go on:")
-            print(f"  leap-rl train --resume {folder}", flush=True)
+            print_commands(["leap-rl", "train", "--resume", folder])
             raise
         saving.save(model)
         save_agent(model, folder / "agent.zip")
@@ -168,8 +178,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
 
 def _say_what_next(folder: Path) -> None:
     print(f"The agent is in {folder / 'agent.zip'}. Next:")
-    print(f"  leap-rl evaluate {folder}")
-    print(f"  tensorboard --logdir {folder / 'tensorboard'}")
+    print_commands(["leap-rl", "evaluate", folder], ["tensorboard", "--logdir", folder / "tensorboard"])
 
 
 def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:

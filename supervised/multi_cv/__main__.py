@@ -94,7 +94,7 @@ def train(
     if len(there) < 2:
         raise ValueError(
             f"{data} holds {', '.join(there) or 'none'} of the data sets, at least two are needed: "
-            + "; ".join(f"{name}: {d.how.format(data_dir=data)}" for name, d in DATA_SETS.items() if name not in there)
+            + "; ".join(f"{name}: {d.how_to_get(data)}" for name, d in DATA_SETS.items() if name not in there)
         )
     given = {"meta_steps": meta_steps, "meta_batch_size": meta_batch_size, "passes": passes}
     given |= {"batch_size": batch_size, "limit": limit}
@@ -121,7 +121,7 @@ def train(
     print(f"Data sets: {', '.join(there)}")
     for name in DATA_SETS:
         if name not in there:
-            print(f"Not there: {name}. To have it: {DATA_SETS[name].how.format(data_dir=data)}")
+            print(f"Not there: {name}. To have it: {DATA_SETS[name].how_to_get(data)}")
     if dry_run:
         images = [run.images() for run in runs]
         for run, (pretraining, evaluation) in zip(runs, images, strict=True):

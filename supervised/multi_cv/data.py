@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import os
+import shlex
 import zipfile
 import zlib
 from collections import Counter
@@ -23,6 +24,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 from torch import Tensor
 
+from leap_rl.ending import how_to_install
 from supervised.decoded import decoded_once
 
 SIZE = 32
@@ -58,6 +60,10 @@ class Description:
     download: tuple[str, ...] = ()
     size: int = SIZE
     how: str = "python -m supervised.multi_cv train --download --data-dir {data_dir}"
+
+    def how_to_get(self, data_dir: str | Path) -> str:
+        """With the folder as a shell takes it."""
+        return self.how.format(data_dir=shlex.quote(str(data_dir)))
 
 
 DATA_SETS = {
@@ -141,7 +147,7 @@ def download(data_dir: str, names: Iterable[str]) -> None:
     for name in absent:
         description = DATA_SETS[name]
         if description.torchvision is None:
-            how = description.how.format(data_dir=data_dir)
+            how = description.how_to_get(data_dir)
             raise MultiCVError(f"torchvision has no download of {description.title}: {how}")
     for name in absent:
         _by_torchvision(name, Path(data_dir), download=True)
@@ -217,7 +223,7 @@ def _missing(data_dir: Path, name: str) -> str:
     begun = _begun(data_dir, name)
     if begun and not inside:
         instead = f" (of which there is only {', '.join(begun)})"
-    how = description.how.format(data_dir=data_dir)
+    how = description.how_to_get(data_dir)
     looked_for = f"{', '.join(places[:-1])} or {places[-1]}"
     return f"no {description.title} in {data_dir}: looked for {looked_for}{instead}. To have it there: {how}"
 
@@ -441,13 +447,13 @@ def _halves_by_torchvision(name: str, data_dir: Path) -> dict[str, Any]:
     except ImportError as error:
         raise MultiCVError(
             f"{description.title} can't be read by torchvision's {description.torchvision}: {error}; "
-            "pip install 'leap-rl[supervised]'"
+            f"{how_to_install('supervised')}"
         ) from None
     except Exception as error:  # each of its classes fails in its own way
         parts = ", ".join(description.download)
         raise MultiCVError(
             f"{parts} in {data_dir} is damaged: {error or repr(error)}; remove it and fetch it again: "
-            f"{description.how.format(data_dir=data_dir)}"
+            f"{description.how_to_get(data_dir)}"
         ) from None
 
 

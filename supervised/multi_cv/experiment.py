@@ -292,5 +292,5 @@ def evaluate_run(run: Run, folder: Path, engine: Engine) -> TaskResult:
     check_folder(folder, run.settings())
     found = sorted(path.parents[1] for path in folder.glob("[0-9]*/initialization/config.json"))
     if not found:
-        raise ValueError(f"{folder} is not finished: python -m supervised.multi_cv train goes on with it")
+        raise ValueError(f"{folder} is not finished: the command that began it goes on with it")
     return _evaluate(run, run.data_sets()[1], found[-1], engine)

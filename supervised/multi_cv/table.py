@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -144,7 +145,8 @@ def _read(root: Path) -> list[Findings]:
                 )
             )
     if not found:
-        raise ValueError(f"{root} has no finished run: python -m supervised.multi_cv train makes some")
+        how = f"python -m supervised.multi_cv train --root {shlex.quote(str(root))}"
+        raise ValueError(f"{root} has no finished run: {how} makes some")
     return found
 
 

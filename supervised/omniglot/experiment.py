@@ -235,7 +235,7 @@ def evaluate_run(run: Run, folder: Path, engine: Engine) -> tuple[dict[str, Task
     check_folder(folder, run.settings())
     evaluated = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
     if not evaluated:
-        raise ValueError(f"{folder} was not evaluated yet: python -m supervised.omniglot train goes on with it")
+        raise ValueError(f"{folder} was not evaluated yet: the command that began it goes on with it")
     pretraining, held_out = run.alphabets()
     last = evaluated[-1]
     if run.learner == "none":

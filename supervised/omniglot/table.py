@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -122,7 +123,8 @@ def _read(root: Path) -> list[Findings]:
         if run.scores:
             found.append(run)
     if not found:
-        raise ValueError(f"no evaluated runs in {root}: python -m supervised.omniglot train makes some")
+        how = f"python -m supervised.omniglot train --root {shlex.quote(str(root))}"
+        raise ValueError(f"no evaluated runs in {root}: {how} makes some")
     return found
 
 
