@@ -18,15 +18,26 @@ from zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, new_folde
 
 def import_agent(agent: Path, name: str) -> Path:
     """
-    Take the encoder of an agent that SB3 saved. Of its zip only the tensors are read, as tensors: the rest of such a
-    file is pickled, and whoever unpickles it runs what its author wrote.
+    Give a name to the encoder of an agent that SB3 saved.
 
     :param agent: zip that ``model.save`` wrote
     :param name: of the initialization to make
     :return: its folder
-    :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
+    :raises ZooError: as ``encoder_of``, or for what is no name
     """
     folder = new_folder(name)
+    encoder_of(agent).save(folder)
+    return folder
+
+
+def encoder_of(agent: Path) -> Initialization:
+    """
+    The encoder of an agent that SB3 saved. Of its zip only the tensors are read, as tensors: the rest of such a file is
+    pickled, and whoever unpickles it runs what its author wrote.
+
+    :param agent: zip that ``model.save`` wrote
+    :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
+    """
     try:
         tensors = SavedAgent(agent).policy()
     except AgentError as error:
@@ -42,8 +53,7 @@ def import_agent(agent: Path, name: str) -> Path:
         "source": f"imported from an agent, {agent.name}",
         "learner": None,
     }
-    Initialization(encoder, "encoder", {}, config).save(folder)
-    return folder
+    return Initialization(encoder, "encoder", {}, config)
 
 
 def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] = ()) -> Path:

@@ -153,7 +153,7 @@ def start_of(start: str) -> tuple[str, Initialization | None]:
     name, is_named, what = start.partition("=")
     if not is_named:
         what, path = start, Path(start)  # runs/x/initialization is called x
-        name = path.parent.name if path.name == "initialization" and path.parent.name else path.name
+        name = path.parent.name if path.name in ("initialization", "agent.zip") and path.parent.name else path.name
     if name == "random":
         raise ValueError(f"--starts {start}: random is what random starts are called, choose another name")
     return name, load_initialization(what)

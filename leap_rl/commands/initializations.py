@@ -20,12 +20,14 @@ from leap_rl.transfer import Initialization, network_of
 
 def load_initialization(what: str | Path) -> Initialization:
     """
-    :param what: a folder, or a name of the zoo
-    :raises ValueError: if it is neither, or can't be trusted
+    :param what: a folder, a name of the zoo, or an agent's zip, whose encoder is taken
+    :raises ValueError: if it is none of them, or can't be trusted
     """
     path = Path(what)
     if path.is_dir():
         return Initialization.load(path)
+    if path.suffix == ".zip":
+        return zoo.encoder_of(path)
     try:
         return zoo.load(str(what))
     except zoo.ZooError as error:

@@ -24,6 +24,7 @@ from torch.optim import Adam
 
 from leap_rl import Initialization, LeapA2C, Mnih2013CNN
 from leap_rl.cli import _script, main
+from leap_rl.commands.compare import start_of
 from leap_rl.commands.dry_run import sensible_timeout
 from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
 from leap_rl.commands.run_folder import check_same_settings
@@ -83,6 +84,23 @@ def test_meta_train_leaves_what_it_promises(meta_run: Path) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode()
     assert "score/area/Pong" in layout and "score/area/Breakout" in layout
+
+
+def test_a_saved_agent_is_a_start_by_its_encoder(agent_run: Path) -> None:
+    name, found = start_of(str(agent_run / "agent.zip"))
+    assert name == agent_run.name and found is not None and found.scope == "encoder"
+    extractor = A2C.load(agent_run / "agent.zip").policy.features_extractor.state_dict()
+    assert {f"encoder.{key}" for key in extractor} == set(found.parameters)
+    for key, tensor in extractor.items():
+        assert torch.equal(tensor, found.parameters[f"encoder.{key}"])
+
+
+def test_a_pool_of_flavours_is_learned_together(tmp_path: Path, capsys: Any) -> None:
+    pool, folder = ["train", "flavours-Freeway-validation", "--timesteps", "80"], ["--run-dir", str(tmp_path / "run")]
+    assert main([*pool, "--agent.n-envs", "1", *folder]) == 2
+    assert "n_envs=1 environments can't hold 2 games" in capsys.readouterr().err
+    assert main([*pool, "--agent.n-envs", "4", *folder]) == 0
+    assert (tmp_path / "run" / "agent.zip").is_file()
 
 
 @pytest.mark.slow
