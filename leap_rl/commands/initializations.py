@@ -12,6 +12,7 @@ from rich.table import Table
 
 import zoo
 import zoo.artifacts
+from leap_rl.core.outside import printable
 from leap_rl.transfer import Initialization
 
 
@@ -26,7 +27,7 @@ def load_initialization(what: str | Path) -> Initialization:
     try:
         return zoo.load(str(what))
     except zoo.ZooError as error:
-        raise ValueError(f"{what} is no initialization: there is no such folder, and {error}") from None
+        raise zoo.ZooError(f"{what} is no initialization: there is no such folder, and {error}") from None
 
 
 def list_zoo() -> None:
@@ -39,7 +40,7 @@ def list_zoo() -> None:
         try:
             config = zoo.artifacts.summary(name)
         except ValueError:
-            table.add_row(name, "can't be trusted: leap-rl zoo verify says why")
+            table.add_row(printable(name, 96), "can't be trusted: leap-rl zoo verify says why")
             continue
         learner = (config.get("learner") or {}).get("name", "-")
         steps = zoo.artifacts.total_steps(config)
@@ -69,12 +70,12 @@ def verify(names: list[str]) -> None:
             found = zoo.check(Path(name)) if Path(name).is_dir() else zoo.load(name)
         except ValueError as error:
             failed.append(name)
-            print(f"{name}: {error}")
+            print(f"{printable(name)}: {error}")
         else:
             n = sum(t.numel() for t in found.parameters.values())
-            print(f"{name}: good; {found.config['network']}, scope {found.scope}, {n:,} parameters")
+            print(f"{printable(name)}: good; {found.config['network']}, scope {found.scope}, {n:,} parameters")
     if failed:
-        raise ValueError(f"{len(failed)} of {len(names or zoo.list())} can't be trusted: {', '.join(failed)}")
+        raise zoo.ZooError(f"{len(failed)} of {len(names or zoo.list())} can't be trusted: {', '.join(failed)}")
 
 
 def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> None:

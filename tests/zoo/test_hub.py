@@ -35,7 +35,7 @@ def endpoint(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    config = {"network": "NatureCNN", "learner": {"name": "Leap"}, "tasks": ["Pong", "Qbert"], "timesteps": 1_000_000}
+    config = {"network": "Small", "learner": {"name": "Leap"}, "tasks": ["Pong", "Qbert"], "timesteps": 1_000_000}
     Initialization({"encoder.w": torch.arange(6.0)}, "encoder", {}, config).save(tmp_path / "mine")
     return tmp_path / "mine"
 
@@ -220,6 +220,6 @@ def test_a_hub_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path / "zoo"))
     with pytest.raises(OSError, match="me/there can't be fetched"):
         zoo.hub.pull("me/there", endpoint="http://127.0.0.1:9")
-    Initialization({"encoder.w": torch.zeros(1)}, "encoder", {}, {"network": "NatureCNN"}).save(tmp_path / "mine")
+    Initialization({"encoder.w": torch.zeros(1)}, "encoder", {}, {"network": "Small"}).save(tmp_path / "mine")
     with pytest.raises(OSError, match="me/mine can't be reached"):
         zoo.hub.push(str(tmp_path / "mine"), "me/mine", endpoint="http://127.0.0.1:9", token=TOKEN)

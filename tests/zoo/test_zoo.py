@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -138,6 +139,12 @@ def _link_folder(entry: Path) -> None:
     entry.symlink_to(entry.parent.parent / "elsewhere")
 
 
+def _empty(entry: Path) -> None:
+    data = safetensors.torch.save({})
+    (entry / "model.safetensors").write_bytes(data)
+    _config(entry, lambda c: c.update(sha256=hashlib.sha256(data).hexdigest(), shapes={}))
+
+
 def _oversize(entry: Path) -> None:
     with open(entry / "model.safetensors", "ab") as file:
         file.truncate(zoo.artifacts.LARGEST["model.safetensors"] + 1)
@@ -160,21 +167,22 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no tensors": (lambda e: (e / "model.safetensors").unlink(), "model.safetensors is missing"),
     "no config": (lambda e: (e / "config.json").unlink(), "config.json is missing"),
     "config is no JSON": (lambda e: (e / "config.json").write_text("{"), "can't be read"),
-    "config is a list": (lambda e: (e / "config.json").write_text("[]"), "was not written by leap_rl"),
+    "config is a list": (lambda e: (e / "config.json").write_text("[]"), "holds no object"),
     "config is deep": (lambda e: (e / "config.json").write_text("[" * 100_000), "can't be read"),
     "config is no text": (lambda e: (e / "config.json").write_bytes(b"\xff\xfe"), "can't be read"),
     "too new": (lambda e: _config(e, lambda c: c.update(format_version=99)), "install a newer leap_rl"),
     "other shapes": (lambda e: _config(e, lambda c: c.update(shapes={})), "does not describe its tensors"),
-    "no scope": (lambda e: _config(e, lambda c: c.update(scope=1)), "does not describe its tensors"),
+    "no scope": (lambda e: _config(e, lambda c: c.update(scope=1)), "scope is '1', not as leap_rl"),
     "no network": (lambda e: _config(e, lambda c: c.pop("network")), "does not say for which network"),
     "terminal codes": (
         lambda e: _config(e, lambda c: c.update(network="\x1b]0;x\x07")),
         "has network .* not as leap_rl",
     ),
-    "a learner of lists": (lambda e: _config(e, lambda c: c.update(learner={"name": [1]})), "has learner .* not as"),
-    "tasks of numbers": (lambda e: _config(e, lambda c: c.update(tasks=[1, 2])), "has tasks .* not as leap_rl"),
-    "steps without end": (lambda e: _config(e, lambda c: c.update(timesteps=10**99)), "has timesteps .* not as"),
-    "nothing learned": (lambda e: Initialization({}, "encoder").save(e), "holds no parameter"),
+    "a learner of lists": (lambda e: _config(e, lambda c: c.update(learner={"name": [1]})), "learner is .* not as"),
+    "tasks of numbers": (lambda e: _config(e, lambda c: c.update(tasks=[1, 2])), "tasks is .* not as leap_rl"),
+    "steps without end": (lambda e: _config(e, lambda c: c.update(timesteps=10**20)), "timesteps is .* not as"),
+    "an integer without end": (lambda e: _config(e, lambda c: c.update(seed=10**999)), "an integer of 1000 digits"),
+    "nothing learned": (_empty, "holds no parameter"),
     "a pickle": (lambda e: (e / "agent.pkl").write_bytes(pickle.dumps(1)), "agent.pkl, which belongs to no"),
     "a hidden file": (lambda e: (e / ".x").write_text(""), "holds .x, which belongs to no"),
     "a folder": (lambda e: (e / "inner").mkdir(), "inner, which is no plain file"),
@@ -201,7 +209,7 @@ def test_no_bytes_of_a_stranger_do_more_than_be_refused(root: Path, data: st.Dat
     folder = root / "fuzzed"
     if folder.exists():
         shutil.rmtree(folder)
-    small = Initialization({"encoder.w": torch.arange(6.0)}, "encoder", {}, {"network": "NatureCNN"})
+    small = Initialization({"encoder.w": torch.arange(6.0)}, "encoder", {}, {"network": "Small"})
     small.save(folder)
     file = folder / data.draw(st.sampled_from(["config.json", "model.safetensors"]))
     content = bytearray(file.read_bytes())
@@ -216,8 +224,6 @@ def test_no_bytes_of_a_stranger_do_more_than_be_refused(root: Path, data: st.Dat
             content[at:at] = data.draw(st.binary(min_size=1, max_size=40))
     file.write_bytes(bytes(content))
     if file.name == "model.safetensors" and data.draw(st.booleans()):  # who changes tensors changes the hash, too
-        import hashlib
-
         _config(folder, lambda c: c.update(sha256=hashlib.sha256(bytes(content)).hexdigest()))
     try:
         loaded = zoo.check(folder)
@@ -348,7 +354,7 @@ def test_one_bad_entry_does_not_hide_the_others(entry: Path, nature: Initializat
     assert "some-nature" in shown and "can't be trusted" in shown and "[/foo]" in shown
     assert "12,000" in shown  # all that it cost
     assert main(["zoo", "show", "bad"]) == 2
-    assert "has learner 'Leap': not as leap_rl writes it" in capsys.readouterr().err
+    assert "timesteps is '1M', not as leap_rl writes it" in capsys.readouterr().err
     assert main(["zoo", "show", "some-nature"]) == 0
     shown = capsys.readouterr().out
     assert "# Card" in shown and "\x1b" not in shown
