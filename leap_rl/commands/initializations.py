@@ -67,7 +67,8 @@ def verify(names: list[str]) -> None:
     failed = []
     for name in names or zoo.list():
         try:
-            found = zoo.check(Path(name)) if Path(name).is_dir() else zoo.load(name)
+            # Without names a folder that lies here by chance is not meant.
+            found = zoo.check(Path(name)) if names and Path(name).is_dir() else zoo.load(name)
         except ValueError as error:
             failed.append(name)
             print(f"{printable(name)}: {error}")

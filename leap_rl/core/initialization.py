@@ -228,9 +228,15 @@ class Initialization:
             )
 
     def _tensors(self) -> dict[str, Tensor]:
-        """As they lie on disk."""
-        tensors = {n: t.contiguous() for n, t in self.parameters.items()}
-        return tensors | {f"{_BUFFER}{n}": t.contiguous() for n, t in self.buffers.items()}
+        """
+        As they lie on disk.
+
+        :raises ValueError: for one that can't lie there
+        """
+        tensors = self.parameters | {f"{_BUFFER}{n}": t for n, t in self.buffers.items()}
+        for name, tensor in tensors.items():
+            check_tensor(name, tensor)
+        return {n: t.contiguous() for n, t in tensors.items()}
 
     @property
     def sha256(self) -> str:
@@ -255,8 +261,6 @@ class Initialization:
             if twice := [name for name in self.parameters if name.startswith(_BUFFER)]:
                 raise ValueError(f"{twice[0]} is called as if it were a buffer")
             tensors = self._tensors()
-            for name, tensor in tensors.items():
-                check_tensor(name, tensor)
             _check_finite(tensors)
             data = safetensors.torch.save(tensors)
             config = {
