@@ -176,7 +176,7 @@ def check(folder: Path) -> Initialization:
     if config["network"] in NETWORKS:
         try:
             policy_kwargs_of(initialization)
-        except ValueError as error:
+        except InitializationError as error:
             raise ZooError(f"{folder}: {error}") from None
     return initialization
 
@@ -188,7 +188,7 @@ def policy_kwargs(name: str) -> dict[str, Any]:
         PPO("CnnPolicy", env, policy_kwargs=zoo.policy_kwargs(name))
 
     :param name: of the initialization
-    :raises ValueError: for a network that is not of SB3 or leap_rl
+    :raises InitializationError: for a network that is not of SB3 or leap_rl
     """
     return policy_kwargs_of(load(name))
 

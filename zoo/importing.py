@@ -119,6 +119,8 @@ def _encoder(tensors: dict[str, Tensor], agent: Path) -> dict[str, Tensor]:
             check_tensor(name, tensor)
         except ValueError as error:
             raise ZooError(f"{agent} has an encoder that is refused: {error}") from None
+        if not tensor.isfinite().all():
+            raise ZooError(f"{agent} has values in {name} that are not finite")
         if name in found and not torch.equal(found[name], tensor):
             raise ZooError(f"{agent} has an encoder for its actor and another for its critic: which one is not clear")
         found[name] = tensor.clone()

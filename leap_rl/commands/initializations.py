@@ -88,14 +88,14 @@ def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> No
     """
     if what.is_dir():
         folder = zoo.import_folder(what, name, evidence)
-        print(f"{what} is the initialization {name}, in {folder}. Next:")
+        print(f"{printable(what)} is the initialization {name}, in {folder}. Next:")
     elif evidence and what.exists():
         raise ValueError(
             "--evidence is for folders of initializations: import the agent first, compare it, then import its folder"
         )
     else:
         folder = zoo.import_agent(what, name)
-        print(f"The encoder of {what} is the initialization {name}, in {folder}. Next:")
+        print(f"The encoder of {printable(what)} is the initialization {name}, in {folder}. Next:")
     print(f"  leap-rl train GAME --init {name}")
 
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
-from leap_rl.core import Initialization
+from leap_rl.core import Initialization, InitializationError
 
 
 class Mnih2013CNN(BaseFeaturesExtractor):
@@ -76,14 +76,14 @@ def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
 
     :param initialization: whose config names its network
     :return: for ``A2C("CnnPolicy", env, policy_kwargs=...)``
-    :raises ValueError: for a network that is not of SB3 or leap_rl
+    :raises InitializationError: for a network that is not of SB3 or leap_rl
     """
     network = initialization.config.get("network")
     if network not in NETWORKS:
-        raise ValueError(f"the initialization is for the network {network}, known are {', '.join(NETWORKS)}")
+        raise InitializationError(f"the initialization is for the network {network}, known are {', '.join(NETWORKS)}")
     shapes = {name: tuple(t.shape) for name, t in initialization.parameters.items() if name.startswith("encoder.")}
     if network_of(shapes) != network:
-        raise ValueError(
+        raise InitializationError(
             f"the initialization says that it is for {network}, but its tensors are not: damaged or foreign"
         )
     features = initialization.parameters["encoder.linear.0.bias"]
