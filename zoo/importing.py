@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leap_rl.core.files import replacing_folder
+from leap_rl.core.initialization import check_tensor
+from leap_rl.core.outside import printable
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent
-from zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, new_folder
+from zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, filling, new_folder
 
 
 def import_agent(agent: Path, name: str) -> Path:
@@ -26,7 +27,9 @@ def import_agent(agent: Path, name: str) -> Path:
     :raises ZooError: as ``encoder_of``, or for what is no name
     """
     folder = new_folder(name)
-    encoder_of(agent).save(folder)
+    encoder = encoder_of(agent)
+    with filling(folder, agent) as new:
+        encoder.save(new)
     return folder
 
 
@@ -50,7 +53,7 @@ def encoder_of(agent: Path) -> Initialization:
     config = {
         "network": network,
         "observation_shape": [encoder["encoder.cnn.0.weight"].shape[1], None, None],
-        "source": f"imported from an agent, {agent.name}",
+        "source": f"imported from an agent, {printable(agent.name, 100)}",
         "learner": None,
     }
     return Initialization(encoder, "encoder", {}, config)
@@ -82,11 +85,10 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
         curves = json.dumps([e.results for e in evidence]) + "\n"
         files = {"README.md": model_card(name, found, evidence).encode(), "curves.json": curves.encode()}
         files |= {figure_name(number): e.figure.read_bytes() for number, e in enumerate(evidence, 1)}
-    with replacing_folder(folder) as new:
+    with filling(folder, initialization) as new:
         found.save(new)
         for file, content in files.items():
             (new / file).write_bytes(content)
-        check(new)  # such as its sizes
     return folder
 
 
@@ -97,6 +99,12 @@ def _encoder(tensors: dict[str, Tensor], agent: Path) -> dict[str, Tensor]:
         name = encoder_name(str(key))
         if name is None or "_target." in str(key):
             continue
+        try:
+            check_tensor(name, tensor)
+        except ValueError as error:
+            raise ZooError(f"{agent} has an encoder that is refused: {error}") from None
+        if not tensor.isfinite().all():
+            raise ZooError(f"{agent} has values in {name} that are not finite")
         if name in found and not torch.equal(found[name], tensor):
             raise ZooError(f"{agent} has an encoder for its actor and another for its critic: which one is not clear")
         found[name] = tensor.clone()

@@ -16,6 +16,7 @@ from leap_rl.core import Workers
 from leap_rl.core.files import json_number, write_text
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.logger import TensorBoardLogger
+from leap_rl.core.outside import printable
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.comparison import check_same_runs
@@ -60,7 +61,9 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     for name, initialization in starts.items():
         learned_with = initialization.config.get("preprocessing") if initialization else None
         if learned_with not in (None, preprocessing):
-            _log.warning("%s was learned with %s, and is compared with %s", name, learned_with, preprocessing)
+            _log.warning(
+                "%s was learned with %s, and is compared with %s", name, printable(learned_with, 80), preprocessing
+            )
     engine = Workers(settings.n_workers, settings.task_timeout)
     random_policy: dict[str, np.ndarray] = {}
     try:
