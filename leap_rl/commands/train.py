@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 from leap_rl.agents import observed_algorithm
 from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import open_run_folder
+from leap_rl.commands.run_folder import begin, open_run_folder
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
-from leap_rl.core.files import read_json, write_text
+from leap_rl.core.files import read_json, replacing_file, write_text
 from leap_rl.settings import CompareSettings, TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
 
@@ -61,10 +60,8 @@ class SaveAgent(BaseCallback):
 
 def save_agent(model: BaseAlgorithm, file: Path) -> None:
     """Under another name first."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}-unfinished.zip")
-    model.save(temporary)
-    os.replace(temporary, file)
+    with replacing_file(file) as temporary:
+        model.save(temporary)
 
 
 def saved_agents(folder: Path) -> list[Path]:
@@ -139,6 +136,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         if settings.encoder_lr_factor != 1:
             callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         folder.mkdir(parents=True, exist_ok=True)
+        begin(folder, "train", settings, MAY_CHANGE)
         write_settings(folder, "train", settings)
         if watched is not None and watched != folder / WATCHED:
             write_text(folder / WATCHED, watched.read_text())

@@ -231,9 +231,10 @@ class Initialization:
             "sha256": self.sha256,
             "shapes": {n: list(t.shape) for n, t in tensors.items()},
         }
-        with replacing_folder(path) as folder:
-            (folder / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
-            (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        data, text = safetensors.torch.save(tensors), (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+        with replacing_folder(path, [len(data), len(text)]) as folder:
+            (folder / "model.safetensors").write_bytes(data)
+            (folder / "config.json").write_bytes(text)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Initialization:
