@@ -130,7 +130,9 @@ class Checkpoints:
         """
         *before, last = self.steps()
         if not isinstance(error, CheckpointError):
-            error = CheckpointError(f"{self.of(last)} does not fit the run: {error}")
+            error = CheckpointError(
+                f"{self.of(last)} does not fit: {' '.join(str(error).split())[: record.LONGEST_SHOWN]}"
+            )
         remove = [self.of(last)]
         for step in reversed(before):
             try:

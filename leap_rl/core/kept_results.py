@@ -178,6 +178,11 @@ def run_kept(
 
 
 def _check_gradient(kept: TaskResult, job: Job, folder: Path | None) -> None:
-    gradient = {name: tuple(t.shape) for name, t in (kept.meta_gradient or {}).items()}
-    if gradient not in ({}, {name: tuple(t.shape) for name, t in job.initialization.parameters.items()}):
+    gradient, theta = kept.meta_gradient, job.initialization.parameters
+    if gradient is None:
+        return
+    if gradient.keys() != theta.keys() or not all(
+        t.shape == theta[name].shape and t.is_floating_point() and t.dtype.itemsize >= theta[name].dtype.itemsize
+        for name, t in gradient.items()
+    ):
         raise CheckpointError(f"{folder} holds the ∇F of other parameters. Remove {folder}, and it is run again")

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import math
-import reprlib
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,9 @@ LARGEST = 2**64
 Positive = Annotated[int, lambda number: number > 0]
 Finite = Annotated[float, math.isfinite]
 Seconds = Annotated[float, lambda seconds: 0 < seconds < math.inf]
+
+LONGEST_SHOWN = 200
+"""Characters of a value in an error."""
 
 DEEPEST = 32
 """Levels of lists and objects in what has no type of its own."""
@@ -137,11 +139,11 @@ def typed(form: Any, value: Any, where: str = "it") -> Any:
 
 def shown(value: Any) -> str:
     """A value from outside, for an error: short, and on one line."""
-    return _short.repr(value)
-
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 60
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # integers of thousands of digits have no text
+        text = type(value).__name__
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 2 :]}"
 
 
 def _first_that_fits(forms: list[Any], value: Any, where: str) -> Any:

@@ -28,6 +28,7 @@ from leap_rl.core.logger import LoggerLike, TensorBoardLogger, next_run_folder
 from leap_rl.core.meta_log import MetaLog
 from leap_rl.core.meta_state import Best, MetaState, Sampling, Settings, optimizer_state, restore_optimizer
 from leap_rl.core.progress import JobsProgress
+from leap_rl.core.record import shown
 from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
 
 Schedule = Callable[[float], float]
@@ -612,39 +613,45 @@ class MetaTrainer:
         ):
             names, budgets = [task.name for task in given], [task.steps for task in given]
             if names != before[0]:
-                raise CheckpointError(f"{run_dir} was trained with {what} {before[0]}, not {names}")
+                raise CheckpointError(f"{run_dir} was trained with {what} {shown(before[0])}, not {shown(names)}")
             if budgets != before[1]:
-                raise CheckpointError(f"{run_dir} was trained with {what} of other budgets than {budgets} steps")
+                raise CheckpointError(f"{run_dir} was trained with {what} of other budgets than {shown(budgets)} steps")
         if settings.schedule and not callable((meta_optimizer_kwargs or {}).get("lr")):
             raise CheckpointError(f"{run_dir} was trained with a schedule: give it as meta_optimizer_kwargs['lr']")
         if settings.arithmetic != (engine or Engine).arithmetic:
             raise CheckpointError(
-                f"{run_dir} began with arithmetic {settings.arithmetic!r}, not {(engine or Engine).arithmetic!r}: "
+                f"{run_dir} began with arithmetic {shown(settings.arithmetic)}, not {(engine or Engine).arithmetic!r}: "
                 "give it an engine of that arithmetic"
             )
-        learner = learner or learner_from_settings(settings.learner)
+        try:
+            learner = learner or learner_from_settings(settings.learner)
+        except ValueError as error:
+            raise CheckpointError(f"{run_dir} was trained by {error}") from None
         if learner.settings() != settings.learner:
-            raise CheckpointError(f"{run_dir} was trained by {settings.learner}, not {learner.settings()}")
+            raise CheckpointError(f"{run_dir} was trained by {shown(settings.learner)}, not {learner.settings()}")
         optimizer_name = settings.meta_optimizer
         if meta_optimizer_class is not None and meta_optimizer_class.__name__ != optimizer_name:
             raise CheckpointError(
-                f"{run_dir} was trained with {optimizer_name}, not {meta_optimizer_class.__name__}: a new run takes "
+                f"{run_dir} was trained with {shown(optimizer_name)}, not {meta_optimizer_class.__name__}: a new run takes "
                 "another meta optimizer, with initialization=..."
             )
         if learner.order != "chain" and meta_optimizer_class is None:
             meta_optimizer_class = getattr(torch.optim, optimizer_name, None)
             if not isinstance(meta_optimizer_class, type):
-                raise CheckpointError(f"{run_dir} was trained with {optimizer_name}: give it as meta_optimizer_class")
+                raise CheckpointError(
+                    f"{run_dir} was trained with {shown(optimizer_name)}: give it as meta_optimizer_class"
+                )
         group: dict[str, Any] = next(iter(state.optimizer.param_groups), {})
         for key, value in (meta_optimizer_kwargs or {}).items():
             value = list(value) if isinstance(value, tuple) else value  # as JSON has betas
             if not callable(value) and group.get(key, value) != value:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {key}={group[key]} of the meta optimizer, not {value}: a new run "
-                    "takes another, with initialization=..."
+                    f"{run_dir} was trained with {key}={shown(group[key])} of the meta optimizer, not {value}: "
+                    "a new run takes another, with initialization=..."
                 )
         # Constructing needs some lr; the real one comes with the optimizer's state.
-        lr = group["lr"] if isinstance(group.get("lr"), float) and group["lr"] > 0 else 0.0
+        lr = group.get("lr")
+        lr = lr if isinstance(lr, float) and 0 < lr < math.inf else 0.0
         try:
             trainer = cls(
                 tasks,
@@ -665,13 +672,13 @@ class MetaTrainer:
                 verbose=verbose,
             )
         except ValueError as error:
-            raise CheckpointError(f"{run_dir} can't be gone on with: {error}") from None
+            raise checkpoints.refused(error, MetaState) from None
         for key, value in what_learns(trainer._theta.config).items():
             known = state.config.get(key, value)
             if known != value:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {key} {known!r}, not {value!r}: a new run takes another, with "
-                    "initialization=..."
+                    f"{run_dir} was trained with {key} {shown(known)}, not {shown(value)}: a new run takes another, "
+                    "with initialization=..."
                 )
         trainer.run_dir, trainer.checkpoints = run_dir, checkpoints
         try:

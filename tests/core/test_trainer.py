@@ -557,7 +557,7 @@ def test_loading_goes_on_to_the_same_bits(tmp_path: Path, optimizer: Any) -> Non
     ("given", "message"),
     [
         ({"learner": Reptile()}, "was trained by .*Leap.*, not .*Reptile"),
-        ({"meta_optimizer_class": torch.optim.Adam}, "was trained with SGD, not Adam"),
+        ({"meta_optimizer_class": torch.optim.Adam}, "was trained with .SGD., not Adam"),
         ({"meta_optimizer_kwargs": {"lr": 0.01}}, "was trained with lr=0.5 of the meta optimizer, not 0.01"),
     ],
 )
