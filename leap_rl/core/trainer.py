@@ -632,8 +632,8 @@ class MetaTrainer:
         optimizer_name = settings.meta_optimizer
         if meta_optimizer_class is not None and meta_optimizer_class.__name__ != optimizer_name:
             raise CheckpointError(
-                f"{run_dir} was trained with {shown(optimizer_name)}, not {meta_optimizer_class.__name__}: a new run takes "
-                "another meta optimizer, with initialization=..."
+                f"{run_dir} was trained with {shown(optimizer_name)}, not {meta_optimizer_class.__name__}: a new run "
+                "takes another meta optimizer, with initialization=..."
             )
         if learner.order != "chain" and meta_optimizer_class is None:
             meta_optimizer_class = getattr(torch.optim, optimizer_name, None)
