@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from leap_rl.core import Initialization, Job
-from leap_rl.core.checkpoint import CheckpointError, Checkpoints
+from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors
 from leap_rl.core.engines import learning_process
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.progress import JobsProgress
+from leap_rl.core.record import shown
 from supervised.networks import Classifier
 from supervised.tasks import ClassificationTask, Images, Minibatches, chosen_device
 
@@ -40,6 +41,28 @@ class TaskNetwork(nn.Module, ABC):
     def end_visit(self, task: int) -> dict[str, float]:
         """When a visit to the task is over; gives figures to log."""
         return {}
+
+
+@dataclass(frozen=True)
+class VisitsState:
+    """
+    What a checkpoint holds besides the network.
+
+    :param tasks: names
+    :param seed: of the minibatches
+    :param visits: that were made, indices of tasks
+    :param images: learned from
+    """
+
+    tasks: list[str]
+    seed: int
+    visits: list[int]
+    images: int
+
+    @property
+    def step(self) -> int:
+        """Visits made."""
+        return len(self.visits)
 
 
 class VisitsTrainer:
@@ -129,20 +152,24 @@ class VisitsTrainer:
             logger.record(f"network/{name}/{task.name}", figure)
         logger.dump(self.n_visits)
         if self.checkpoints is not None:
-            state = {"tasks": [t.name for t in self.tasks], "order": self.order, "n_visits": self.n_visits}
-            state |= {"images": self.images, "seed": self.seed}
-            self.checkpoints.save(self.n_visits, self.network.state_dict(), state)
+            names = [t.name for t in self.tasks]
+            state = VisitsState(names, self.seed, self.order[: self.n_visits], self.images)
+            self.checkpoints.save(self.network.state_dict(), state)
 
     def _load(self, checkpoints: Checkpoints) -> None:
-        tensors, state = checkpoints.load()
+        tensors, state = checkpoints.load(VisitsState)
         checkpoints.clean()
-        mine = {"tasks": [t.name for t in self.tasks], "seed": self.seed}
+        self.n_visits, self.images = state.step, state.images
+        mine = {"tasks": [t.name for t in self.tasks], "seed": self.seed, "visits": self.order[: self.n_visits]}
         for name, value in mine.items():
-            if state[name] != value:
-                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {state[name]}, not {value}")
-        self.n_visits, self.images = state["n_visits"], state["images"]
-        if state["order"][: self.n_visits] != self.order[: self.n_visits]:
-            raise CheckpointError(f"{checkpoints.folder} made visits in another order: {state['order']}")
+            if getattr(state, name) != value:
+                raise CheckpointError(
+                    f"{checkpoints.folder} was trained with {name} {shown(getattr(state, name))}, not {shown(value)}"
+                )
+        try:
+            check_tensors(tensors, self.network.state_dict())
+        except ValueError as error:
+            raise checkpoints.refused(error, VisitsState) from None
         self.network.load_state_dict(tensors)
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 
 from leap_rl.agents import RandomPolicies
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import RANDOM_POLICY, open_run_folder, print_commands
+from leap_rl.commands.run_folder import RANDOM_POLICY, begin, open_run_folder, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import json_number, write_text
@@ -55,6 +55,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
     folder.mkdir(parents=True, exist_ok=True)
     # Before the settings are written: a folder that refuses runs keeps those that it can be resumed with.
     random = tasks.draw_initialization(scope, settings.seeds[0])
+    begin(folder, "compare", settings, MAY_CHANGE)
     check_same_runs(folder, tasks, starts, random)
     write_settings(folder, "compare", settings)
     preprocessing = random.config.get("preprocessing")

@@ -20,6 +20,7 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
+from leap_rl.core.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
 from leap_rl.transfer import Initialization
 from leap_rl.transfer.saved_agent import SavedAgent
@@ -111,7 +112,7 @@ def _saved(agent: SavedAgent, is_of_run: bool, env: VecEnv, settings: EvaluateSe
         model: Any = algorithm(settings.agent)
         model = model(name, env, policy_kwargs=kwargs, seed=settings.seed, device=settings.device)
     except (ValueError, TypeError, AssertionError) as error:
-        raise ValueError(f"{agent.file} does not fit {settings.game or settings.env}: {_first_line(error)}") from None
+        raise ValueError(f"{agent.file} does not fit {settings.game or settings.env}: {first_line(error)}") from None
     agent.fill(model)
     return model
 
@@ -121,7 +122,7 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
     try:
         return algorithm(settings.agent).load(agent, env, device=settings.device)
     except Exception as error:  # whatever its pickle does
-        raise ValueError(f"{agent} can't be loaded as {settings.agent.algorithm}: {_first_line(error)}") from None
+        raise ValueError(f"{agent} can't be loaded as {settings.agent.algorithm}: {first_line(error)}") from None
 
 
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
@@ -160,7 +161,3 @@ def _record(model: BaseAlgorithm, settings: EvaluateSettings, video: Path) -> No
     with tempfile.TemporaryDirectory(dir=video.parent) as folder:
         save_video(frames, folder, fps=15, episode_trigger=lambda _: True, name_prefix="video")  # type: ignore[arg-type]
         next(Path(folder).glob("*.mp4")).replace(video)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

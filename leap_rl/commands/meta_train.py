@@ -12,7 +12,7 @@ import torch
 from leap_rl.agents import EnvTasks, RecycleDormant
 from leap_rl.atari import POOLS, VALIDATION_GAMES
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import open_run_folder, print_commands
+from leap_rl.commands.run_folder import begin, open_run_folder, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import (
     FOMAML,
@@ -54,6 +54,7 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
     else:
         trainer = make_trainer(settings, tasks, folder)
         print(f"Meta-training on {len(tasks)} tasks, {settings.meta_steps} meta steps, in {folder}", flush=True)
+    begin(folder, "meta-train", settings, MAY_CHANGE)
     write_settings(folder, "meta-train", settings)
     try:
         if trainer.meta_step < settings.meta_steps:

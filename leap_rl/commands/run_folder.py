@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leap_rl.core.logger import next_run_folder
+from leap_rl.core.run_file import begin_run, run_settings
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
 
 COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")
@@ -58,6 +59,16 @@ def new_run_folder(run_dir: Path | None, command: str) -> Path:
     return run_dir
 
 
+def begin(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:
+    """
+    Write ``run.json`` for a new run, with the settings that must stay as they are: ``settings.yaml`` may be edited.
+
+    :raises OSError: if there is no room for it
+    """
+    must_stay = {name: value for name, value in _flat(as_dict(settings)).items() if name not in may_change}
+    begin_run(folder, {"command": command, **must_stay})
+
+
 def stored_settings(folder: Path, command: str) -> dict[str, Any]:
     """
     The settings of a run.
@@ -72,17 +83,19 @@ def stored_settings(folder: Path, command: str) -> dict[str, Any]:
 
 def check_same_settings(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:
     """
+    :param settings: those of ``settings.yaml``, which may have been edited, and of the command line
     :param may_change: names of settings that a resumed run may be given anew
-    :raises ValueError: naming what else differs from those that the run began with
+    :raises ValueError: naming what else differs from those that the run began with, of which ``run.json`` tells
     """
+    in_file = _flat(stored_settings(folder, command))
     # A setting that is younger than the run had its default.
-    before = _flat(as_dict(type(settings)())) | _flat(stored_settings(folder, command))
-    now = _flat(as_dict(settings))
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name) and name not in may_change:
-            raise ValueError(
-                f"{folder} began with {name}={before.get(name)}, not {now.get(name)}: leave it out to resume"
-            )
+    before = _flat(as_dict(type(settings)())) | run_settings(folder)
+    now = _flat(as_dict(settings)) | {"command": command}
+    for name in sorted({*before, *now} - may_change):
+        if before.get(name) != now.get(name):
+            edited = in_file.get(name) == now.get(name)
+            remedy = f"put it back in {folder / 'settings.yaml'}" if edited else "leave it out"
+            raise ValueError(f"{folder} began with {name}={before.get(name)}, not {now.get(name)}: {remedy} to resume")
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from leap_rl.agents import observed_algorithm
 from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import open_run_folder, print_commands
+from leap_rl.commands.run_folder import begin, open_run_folder, print_commands
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.core.files import read_json, write_text
@@ -149,6 +149,7 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
         if settings.encoder_lr_factor != 1:
             callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         folder.mkdir(parents=True, exist_ok=True)
+        begin(folder, "train", settings, MAY_CHANGE)
         write_settings(folder, "train", settings)
         if watched is not None and watched != folder / WATCHED:
             write_text(folder / WATCHED, watched.read_text())

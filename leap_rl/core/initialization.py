@@ -271,13 +271,13 @@ class Initialization:
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "shapes": {n: list(t.shape) for n, t in tensors.items()},
             }
-            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-            _check_config(read_object(text.encode()))
+            text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+            _check_config(read_object(text))
         except (TypeError, ValueError, RecursionError) as error:
             raise InitializationError(f"{path} is not saved: {error}") from None
-        with replacing_folder(path) as folder:
+        with replacing_folder(path, [len(data), len(text)]) as folder:
             (folder / "model.safetensors").write_bytes(data)
-            (folder / "config.json").write_text(text)
+            (folder / "config.json").write_bytes(text)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Initialization:

@@ -612,7 +612,7 @@ def test_loading_goes_on_to_the_same_bits(tmp_path: Path, optimizer: Any) -> Non
     ("given", "message"),
     [
         ({"learner": Reptile()}, "was trained by .*Leap.*, not .*Reptile"),
-        ({"meta_optimizer_class": torch.optim.Adam}, "was trained with SGD, not Adam"),
+        ({"meta_optimizer_class": torch.optim.Adam}, "was trained with .SGD., not Adam"),
         ({"meta_optimizer_kwargs": {"lr": 0.01}}, "was trained with lr=0.5 of the meta optimizer, not 0.01"),
     ],
 )
@@ -647,8 +647,9 @@ def test_an_initialization_names_the_versions_that_it_was_learned_with(tmp_path:
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     trainer(run_dir=tmp_path).learn(1)
     files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    assert files == {f"checkpoints/00000{i}/state.{kind}" for i in (0, 1) for kind in ("json", "safetensors")}
-    assert json.loads((tmp_path / "checkpoints" / "000001" / "state.json").read_text())["meta_step"] == 1
+    states = {f"checkpoints/00000{i}/state.{kind}" for i in (0, 1) for kind in ("json", "safetensors")}
+    assert files == {"run.json"} | states
+    assert json.loads((tmp_path / "checkpoints" / "000001" / "state.json").read_text())["name"] == "000001"
 
 
 def test_the_last_checkpoints_stay_and_every_nth(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_long_title_is_wrapped_not_cut_off(tmp_path: Path) -> None:
 
 def test_the_figure_has_the_moving_averages_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: figures.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
     values = np.array([[0.0, 8.0, 4.0, 12.0], [2.0, 2.0, 10.0, 10.0], [5.0, 1.0, 3.0, 3.0]])
     curves = [LearningCurve(np.array([10, 40, 70, 100]), of, 100, window=2) for of in values]
     plot_comparison(Comparison({"a": {"G": curves}}, range(3)), tmp_path / "figure.png")
