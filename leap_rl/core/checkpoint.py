@@ -14,7 +14,7 @@ import safetensors.torch
 from torch import Tensor
 
 from leap_rl.core import record
-from leap_rl.core.files import replacing_folder
+from leap_rl.core.files import UNFINISHED, replacing_folder
 from leap_rl.core.initialization import Initialization
 from leap_rl.core.run_file import begin_run, run_id
 
@@ -83,8 +83,8 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what a process that was killed left half written."""
-        for unfinished in (*self.folder.glob(".*"), *self.running.glob(".*"), *self.run_dir.glob(".*")):
-            if unfinished.is_dir():
+        for folder in (self.folder, self.running, self.run_dir):  # the last may be a project's, with a .git
+            for unfinished in folder.glob(f".*{UNFINISHED}*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
 
     def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:
