@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.run_file import begin_run, run_id, run_settings
+from leap_rl.core.run_lock import run_lock
 
 
 def read_runs(file: Path, keys: Collection[str]) -> list[dict[str, Any]]:
@@ -69,10 +71,17 @@ def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = No
         )
 
 
-def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
-    """As ``check_folder``; a new one gets its ``run.json``."""
+@contextmanager
+def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> Iterator[None]:
+    """
+    As ``check_folder``; a new one gets its ``run.json``, and nobody else writes to it meanwhile.
+
+    :raises ValueError: if somebody does, as well
+    """
     check_folder(folder, settings, budget)
-    begin_run(folder, settings)
+    with run_lock(folder, "an experiment"):
+        begin_run(folder, settings)
+        yield
 
 
 def missing_runs(seeds_of: Mapping[str, Collection[int]], seeds: Sequence[int]) -> str:

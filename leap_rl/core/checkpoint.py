@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,7 @@ from leap_rl.core import record
 from leap_rl.core.files import replacing_folder
 from leap_rl.core.initialization import Initialization
 from leap_rl.core.run_file import begin_run, run_id
+from leap_rl.core.run_lock import run_lock
 
 FORMAT = "leap-rl checkpoint"
 FORMAT_VERSION = 3
@@ -80,6 +82,22 @@ class Checkpoints:
     def of(self, step: int) -> Path:
         """The folder of a meta step's checkpoint."""
         return self.folder / f"{step:06d}"
+
+    @contextmanager
+    def alone(self, step: int) -> Iterator[None]:
+        """
+        Nobody else goes on with the run meanwhile.
+
+        :param step: that whoever goes on with it stands at
+        :raises ValueError: if somebody else does, or has gone on from there already
+        """
+        with run_lock(self.folder, "whoever goes on with this run"):
+            made = self.steps()
+            if made and made[-1] > step:
+                raise ValueError(
+                    f"{self.run_dir} has gone on from {step} to {made[-1]} meanwhile: load it again to go on from there"
+                )
+            yield
 
     def clean(self) -> None:
         """Remove what a process that was killed left half written."""

@@ -10,6 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,11 +25,12 @@ from leap_rl.core.engines import Engine, InProcess, Workers
 from leap_rl.core.initialization import Initialization, InitializationError, relative_change, versions, what_learns
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
-from leap_rl.core.logger import LoggerLike, TensorBoardLogger, next_run_folder
+from leap_rl.core.logger import LoggerLike, TensorBoardLogger
 from leap_rl.core.meta_log import MetaLog
 from leap_rl.core.meta_state import Best, MetaState, Sampling, Settings, optimizer_state, restore_optimizer
 from leap_rl.core.progress import JobsProgress
 from leap_rl.core.record import shown
+from leap_rl.core.run_lock import next_run_folder
 from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
 
 Schedule = Callable[[float], float]
@@ -221,15 +223,17 @@ class MetaTrainer:
         :param callback: called as SB3 calls its own; a meta step is the step
         :param progress_bar: draw one, if the output is a terminal
         :return: self
+        :raises ValueError: if another process, or another trainer, goes on with the run in ``run_dir``
         :raises RuntimeError: if more than half of a meta batch was lost, or a task fails whenever it is visited; θ⁰ is
             as it was
         :raises OSError: if there is no room for a checkpoint; the last one is intact
         """
         if meta_steps < 1:
             raise ValueError(f"meta_steps={meta_steps} must be at least 1")
-        callbacks = self._start(callback)
         last = self.meta_step + meta_steps
-        with JobsProgress(enabled=progress_bar) as self._progress:
+        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.meta_step)
+        with alone, JobsProgress(enabled=progress_bar) as self._progress:
+            callbacks = self._start(callback)
             steps = sum(task.steps for task in self.tasks) * self.meta_batch_size // len(self.tasks)  # of a meta batch
             self._progress.outer(f"meta step {self.meta_step + 1} of {last}", meta_steps * steps)
             if self._wants_evaluation() and not self._eval_reference:
@@ -260,8 +264,8 @@ class MetaTrainer:
                     self.save()
                 if not all([c.on_step() for c in callbacks]):
                     break
-        for c in callbacks:
-            c.on_training_end()
+            for c in callbacks:
+                c.on_training_end()
         return self
 
     def _run(self, batch: Sequence[int]) -> list[TaskResult]:

@@ -223,8 +223,8 @@ def compare(
         for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run, drawn):
             result.raise_for_status(names[index])
             results[index] = result
-            if run_dir is not None and ran_now and result.log:
-                _log_run(run_dir / "tensorboard", runs[index], result)
+            if run_dir is not None and result.log:
+                _log_run(run_dir / "tensorboard", runs[index], result, ran_now)
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     for index, (start, task, _) in enumerate(runs):
         curves[start][task.name].append(results[index].curve)
@@ -290,8 +290,11 @@ def check_same_runs(
     write_text(file, record.sealed(vars(known)))
 
 
-def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:
+def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult, ran_now: bool) -> None:
+    """A run that was kept is logged where the process that made it was ended in between."""
     start, task, seed = run
-    logger = TensorBoardLogger(tensorboard / f"{task.name} from {start}" / f"seed {seed}", last_step=-1)
-    logger.write(result.log)
-    logger.close()
+    folder = tensorboard / f"{task.name} from {start}" / f"seed {seed}"
+    if ran_now or not folder.exists():
+        logger = TensorBoardLogger(folder, last_step=-1)
+        logger.write(result.log)
+        logger.close()
