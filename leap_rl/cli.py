@@ -246,6 +246,8 @@ def _run(arguments: list[str]) -> None:
     data = read_preset(source, COMMANDS) if source else {}
     if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
         raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
+    if "trust" in data.get("evaluate", {}):  # a stranger's preset must not trust a stranger's agent
+        raise ValueError(f"{source} says trust: that is given on the command line alone")
     app.config = [Dict(data=data, source=source)] if source else []
     app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
 
