@@ -335,7 +335,7 @@ UNUSABLE: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a layer of other inputs": ({LAST: torch.zeros(512, 3137)}, "unknown network"),
     "one layer more": ({"features_extractor.cnn.6.weight": torch.zeros(1)}, "unknown network"),
     "a name that is no text": ({"features_extractor.a\x1b\n": torch.zeros(1)}, "is no name of a tensor"),
-    "no values": ({BIAS: torch.zeros(64, device="meta")}, "on meta, not an array of values"),
+    "no values": ({BIAS: torch.zeros(64, device="meta")}, "holds more than tensors"),
     "sparse": (
         {BIAS: torch.zeros(64).to_sparse()},
         "is refused: encoder.cnn.2.bias is torch.sparse_coo|holds more than",
@@ -344,8 +344,9 @@ UNUSABLE: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "not finite": ({BIAS: torch.full((64,), torch.nan)}, "has values in encoder.cnn.2.bias that are not finite"),
     **{
         str(dtype): ({BIAS: torch.zeros(64, dtype=dtype)}, f"encoder.cnn.2.bias is {dtype}, but may be F32, F64")
-        for dtype in (torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn)
+        for dtype in (torch.float16, torch.bfloat16, torch.complex64)
     },
+    "float8": ({BIAS: torch.zeros(64, dtype=torch.float8_e4m3fn)}, "holds more than tensors"),
     "integers": ({BIAS: torch.zeros(64, dtype=torch.int64)}, "encoder.cnn.2.bias is I64, but may be F32, F64"),
 }
 
