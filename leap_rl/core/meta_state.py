@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leap_rl.core.checkpoint import check_tensors
-from leap_rl.core.record import Finite, Positive, Seconds, shown, typed
+from leap_rl.core.record import LARGEST, Finite, Positive, Seconds, shown, typed
 
 Sampling = Literal["without_replacement", "reshuffle", "with_replacement"]
 
@@ -60,17 +60,32 @@ class Best:
     config: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What each task of a meta step has in ``history``; statistics and scores of its own besides."""
+# What each task of a meta step has in ``history``, of which types; statistics and scores of its own besides. Checked by
+# hand: a history has tens of thousands of them, and is checked whenever it is saved.
+_NUMBER = (int, float)
+_ROW: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "status": (str,),
+    "steps": (int,),
+    "seconds": _NUMBER,
+    "area": (float,),
+    "final_score": (float,),
+}
+_ROW_MAY_HAVE: dict[str, tuple[type, ...]] = {**_ROW, "error": (str,)}
+_FIGURE = (*_NUMBER, type(None))
 
-    name: str
-    status: Literal["ok", "non_finite", "failed"]
-    steps: int
-    seconds: Finite
-    area: float
-    final_score: float
-    error: str | None = None
+
+def _steps(row: dict[str, Any], where: str) -> int:
+    """
+    :raises ValueError: if it is no row of a history
+    """
+    for name, value in row.items():
+        if type(value) not in _ROW_MAY_HAVE.get(name, _FIGURE) or (type(value) is int and abs(value) >= LARGEST):
+            raise ValueError(f"{where}.{shown(name)[1:-1]} is not as it was written: {shown(value)}")
+    if not row.keys() >= _ROW.keys() or row["status"] not in ("ok", "non_finite", "failed") or row["steps"] < 0:
+        raise ValueError(f"{where} lacks one of {', '.join(_ROW)}, or has another status or fewer steps than there are")
+    steps: int = row["steps"]
+    return steps
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class _MetaStep:
     meta_step: int
     timesteps: int
     seconds: Seconds
-    tasks: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]  # of rows
 
 
 @dataclass(frozen=True)
@@ -112,13 +127,9 @@ class MetaState:
     def __post_init__(self) -> None:
         steps = 0
         for number, entry in enumerate(self.history, start=1):
-            where = f"history[{number - 1}]"
+            where = f"history.{number - 1}"
             meta_step = typed(_MetaStep, entry, where)
-            for row in meta_step.tasks:
-                fields = _Row.__dataclass_fields__
-                known = typed(_Row, {key: value for key, value in row.items() if key in fields}, where)
-                typed(dict[str, float | None], {k: v for k, v in row.items() if k not in fields}, where)
-                steps += known.steps
+            steps += sum(_steps(row, f"{where}.tasks") for row in meta_step.tasks)
             if (meta_step.meta_step, meta_step.timesteps) != (number, steps):
                 raise ValueError(f"{where} is of another meta step, or counts other steps than its tasks")
         typed(dict[str, str], self.config.get("versions", {}), "config.versions")

@@ -218,7 +218,7 @@ def compare(
         names = [f"{task.name} from {start}, seed {seed}" for start, task, seed in runs]
         progress.jobs(names, [job.task.steps for job in jobs])
         folders = [folder(index) for index in range(len(runs))]
-        run = run_dir and run_id(run_dir)
+        run = None if run_dir is None else run_id(run_dir)
         drawn = [index for index, (start, _, _) in enumerate(runs) if starts[start] is None]
         for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run, drawn):
             result.raise_for_status(names[index])
@@ -280,7 +280,7 @@ def check_same_runs(
             )
 
     for name, start in starts.items():
-        sha256 = start and start.sha256
+        sha256 = None if start is None else start.sha256
         check(name, known.starts.setdefault(name, sha256), sha256, "another initialization")
     for task in tasks:
         check(task.name, known.steps.setdefault(task.name, task.steps), task.steps, "another budget")

@@ -415,7 +415,35 @@ def test_a_run_folder_of_another_command_or_other_settings(meta_run: Path, capsy
     assert main(["train", "--resume", str(meta_run)]) == 2
     assert "is a run of meta-train, not of train" in capsys.readouterr().err
     assert main(["meta-train", "--resume", str(meta_run), "--seed", "3"]) == 2
-    assert "began with seed=0, not 3" in capsys.readouterr().err
+    assert "began with seed=0, not 3: leave it out to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "edited", "message"),
+    [
+        ("seed: 0", "seed: 1", "began with seed=0, not 1: put it back in "),
+        ("sampling: reshuffle", "sampling: with_replacement", "began with sampling=reshuffle, not with_replacement"),
+        ("meta-schedule: constant", "meta-schedule: linear", "began with meta-schedule=constant, not linear"),
+        ("  n-envs: ", "  n-envs: 1", "began with agent.n-envs="),
+    ],
+)
+def test_edited_settings_are_refused(
+    meta_run: Path, tmp_path: Path, line: str, edited: str, message: str, capsys: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(meta_run, run)
+    settings = (run / "settings.yaml").read_text()
+    assert line in settings
+    write_text(run / "settings.yaml", settings.replace(line, edited))
+    assert main(["meta-train", "--resume", str(run), "--meta-steps", "3"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    # Nor does it help to make run.json say the same: the checkpoints know it.
+    (run / "settings.yaml").write_text(settings)
+    file = run / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "run": "another"}))
+    assert main(["meta-train", "--resume", str(run), "--meta-steps", "3"]) == 2
+    assert "is of another run than" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_version(meta_run: Path, tmp_path: Path, capsys: Any) -> None:
