@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import singledispatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import safetensors.torch
 import torch
@@ -337,7 +337,7 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether it is a number of steps, or of anything else that is counted."""
     return type(value) is int and 0 <= value < 10**15
 

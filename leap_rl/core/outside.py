@@ -8,8 +8,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-DEEPEST = 64
-"""Levels of lists and objects: what is nested by the thousand breaks whoever goes through it."""
+DEEPEST = 200
+"""Levels of lists and objects. What is nested by the thousand breaks whoever goes through it; an initialization that
+was gone on from has one for each time."""
 MOST_DIGITS = 40
 """Of an integer: enough for 128 bits."""
 
