@@ -229,8 +229,10 @@ class EnvTasks(TaskFamily):
             if not isinstance(name, str) or not (isinstance(env, str | EnvSpec) or callable(env)):
                 raise ValueError(f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments")
         observed, timesteps, n_envs = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
+        # SB3 takes Python's numbers, not all of NumPy's.
+        kwargs = {k: v.item() if isinstance(v, np.generic) else v for k, v in (algorithm_kwargs or {}).items()}
         self._tasks: list[EnvTask] = [
-            EnvTask(name, env, observed, policy, timesteps, n_envs, dict(algorithm_kwargs or {}))
+            EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs)
             for name, env in named.items()
         ]
 
