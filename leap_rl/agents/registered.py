@@ -31,7 +31,7 @@ def registered() -> list[bytes]:
 
 
 def register(specs: list[bytes]) -> None:
-    """:param specs: of another process; they replace what is registered here by their ids: a script may change its own"""
+    """:param specs: of another process; they replace what is registered here by their ids: a script may have changed"""
     for pickled in specs:
         spec: EnvSpec = pickle.loads(pickled)
         gym.registry[spec.id] = spec

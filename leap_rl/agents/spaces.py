@@ -45,7 +45,7 @@ def network_input(space: gym.Space[Any]) -> Any:
         return {key: network_input(part) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start != 0):
         raise NotImplementedError  # its one-hot vectors start at 0
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1 or 0 in get_obs_shape(space):
+    if (isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1) or 0 in get_obs_shape(space):
         raise NotImplementedError
     return get_obs_shape(space), int(get_flattened_obs_dim(space))
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 import torch
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -227,13 +227,14 @@ class EnvTasks(TaskFamily):
             named = {name: name for name in envs}
         for name, env in named.items():
             if not isinstance(name, str) or not (isinstance(env, str | EnvSpec) or callable(env)):
-                raise ValueError(f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments")
+                raise ValueError(
+                    f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments"
+                )
         observed, timesteps, n_envs = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
         # SB3 takes Python's numbers, not all of NumPy's.
         kwargs = {k: v.item() if isinstance(v, np.generic) else v for k, v in (algorithm_kwargs or {}).items()}
         self._tasks: list[EnvTask] = [
-            EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs)
-            for name, env in named.items()
+            EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in named.items()
         ]
 
     @staticmethod
@@ -277,8 +278,10 @@ class EnvTasks(TaskFamily):
                 model = first.algorithm(
                     first.policy, env, scope=scope, seed=seed, device="cpu", **first.algorithm_kwargs
                 )
-        except AssertionError as error:  # how SB3 says what a policy is not for
-            raise ValueError(f"{first.name} can't be learned with {first.policy}: {' '.join(str(error).split())}") from None
+        except (AssertionError, RuntimeError) as error:  # how SB3 and torch say what a network is not for
+            raise ValueError(
+                f"{first.name} can't be learned with {first.policy}: {' '.join(str(error).split())}"
+            ) from None
         finally:
             env.close()
         assert model.scope is not None

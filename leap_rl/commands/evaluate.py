@@ -103,7 +103,7 @@ def _saved(agent: SavedAgent, is_of_run: bool, env: VecEnv, settings: EvaluateSe
     :raises ValueError: if it does not, is damaged, or does not fit the environment
     """
     if is_of_run:
-        name = policy(settings.agent, images=bool(settings.game))
+        name = policy(settings.agent, settings.env)
         kwargs = algorithm_kwargs(settings.agent).get("policy_kwargs")
     else:
         name, kwargs = agent.how_made()
@@ -127,7 +127,7 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
     model = observed_algorithm(algorithm(settings.agent))(
-        policy(settings.agent, images=bool(settings.game)),
+        policy(settings.agent, settings.env),
         env,
         learner=NoPretraining(),
         seed=settings.seed,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -23,8 +22,10 @@ from leap_rl.core import (
     TaskResult,
 )
 from leap_rl.core.checkpoint import run_kept
+from leap_rl.core.file_name import file_name
 from leap_rl.core.files import json_number, read_json, write_text
 from leap_rl.core.initialization import what_learns
+from leap_rl.core.integers import integer
 from leap_rl.core.logger import TensorBoardLogger
 
 
@@ -146,6 +147,12 @@ class Comparison:
         return f"{values.mean():{spec}} ({', '.join(f'{v:{spec}}' for v in values)})"
 
 
+def folder_of(task: str, start: str) -> str:
+    """What the folder of a task's runs from a start is called."""
+    # Only one " from" is the one between the two.
+    return f"{file_name(task).replace(' from', '%20from')} from {file_name(start)}"
+
+
 def check_starts(
     tasks: TaskFamily, starts: Mapping[str, Initialization | None], scope: str | None = None
 ) -> str | None:
@@ -200,6 +207,7 @@ def compare(
     """
     if not seeds or not starts:
         raise ValueError(f"{len(seeds)} seeds and {len(starts)} starts: at least one of each is needed")
+    seeds = [integer("a seed", seed, least=0) for seed in seeds]
     scope = check_starts(tasks, starts, scope)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
     if run_dir is not None:
@@ -209,7 +217,7 @@ def compare(
 
     def folder(index: int) -> Path | None:
         start, task, seed = runs[index]
-        return run_dir and run_dir / "results" / quote(f"{task.name} from {start} seed {seed}", safe=" ")
+        return run_dir and run_dir / "results" / f"{folder_of(task.name, start)} seed {seed}"
 
     results: dict[int, TaskResult] = {}
     with JobsProgress(enabled=progress_bar) as progress:
@@ -266,6 +274,6 @@ def check_same_runs(
 
 def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:
     start, task, seed = run
-    logger = TensorBoardLogger(tensorboard / f"{task.name} from {start}" / f"seed {seed}", last_step=-1)
+    logger = TensorBoardLogger(tensorboard / folder_of(task.name, start) / f"seed {seed}", last_step=-1)
     logger.write(result.log)
     logger.close()

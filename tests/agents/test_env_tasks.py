@@ -242,7 +242,7 @@ def test_tasks_whose_observations_fit_one_network_share_it(policy: str, first: A
 )
 def test_tasks_whose_observations_need_another_network_are_refused(policy: str, first: Any, second: Any) -> None:
     tasks = families(policy, lambda: Seen(first), lambda: Seen(second))
-    with pytest.raises(ValueError, match="needs the same observations in every task, but a has .* and b ") as refused:
+    with pytest.raises(ValueError, match=r"needs the same observations in every task, but a has .* and b ") as refused:
         MetaTrainer(tasks, Leap(), 2, engine=InProcess())
     assert len(str(refused.value).splitlines()) == 1
 
@@ -269,7 +269,7 @@ def test_tasks_whose_observations_need_another_network_are_refused(policy: str, 
 def test_what_sb3_can_not_learn_is_refused_on_one_line(observations: Any, actions: Any, is_first: bool) -> None:
     envs = [lambda: Seen(observations, actions), lambda: Seen(spaces.Discrete(3))]
     tasks = families("MlpPolicy", *(envs if is_first else reversed(envs)))
-    with pytest.raises(ValueError, match="SB3 has no (network|policy) for") as refused:
+    with pytest.raises(ValueError, match=r"SB3 has no (network|policy) for") as refused:
         tasks.draw_initialization("mlp_extractor", 0)
     assert len(str(refused.value).splitlines()) == 1
 
@@ -369,7 +369,7 @@ def test_a_trainers_integers_are_integers(name: str, wrong: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("envs", [{1: "CartPole-v1"}, {"a": None}, {"a": 3}])
 def test_environments_that_are_none(envs: Any) -> None:
-    with pytest.raises(ValueError, match="envs has .* but needs a name and"):
+    with pytest.raises(ValueError, match=r"envs has .* but needs a name and"):
         EnvTasks(LeapPPO, "MlpPolicy", envs, 64)
 
 

@@ -236,7 +236,9 @@ def test_what_is_frozen_stays_out_of_the_path_and_the_bits_are_sb3s(
     if watched.scope == "encoder":
         moved = {name for name in moved if "features_extractor" in name}
     assert set(watched.gradient_path.meta_gradient()) == {
-        name.replace("pi_features", "features").replace("vf_features", "features").replace("features_extractor", "encoder")
+        name.replace("pi_features", "features")
+        .replace("vf_features", "features")
+        .replace("features_extractor", "encoder")
         for name in moved
     }
 
