@@ -10,6 +10,7 @@ from typing import Any
 
 from leap_rl.core import Engine, Job, JobsProgress, TaskResult
 from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.core.file_name import file_name
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.run_file import begin_run, run_id, run_settings
@@ -107,7 +108,7 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
     :return: results by task
     :raises RuntimeError: if one failed
     """
-    folders = [folder / "held-out" / job.task.name for job in jobs]
+    folders = [folder / "held-out" / file_name(job.task.name) for job in jobs]
     results: dict[str, TaskResult] = {}
     with JobsProgress() as progress:
         progress.outer(what, sum(job.task.steps for job in jobs))
@@ -117,7 +118,9 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
             results[result.name] = result
             if not ran_now:
                 continue
-            logger = TensorBoardLogger(folder.parent / "tensorboard" / f"held-out after {folder.name}" / result.name)
+            logger = TensorBoardLogger(
+                folder.parent / "tensorboard" / f"held-out after {folder.name}" / file_name(result.name)
+            )
             logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
             logger.close()
     return results

@@ -19,7 +19,7 @@ from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.outside import printable
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
-from leap_rl.evaluation.comparison import check_same_runs
+from leap_rl.evaluation.comparison import check_same_runs, folder_of
 from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
 from leap_rl.settings import CompareSettings, as_dict, write_settings
 from leap_rl.transfer import Initialization
@@ -114,7 +114,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         )
         table += f"\n\n{behind}"
         _log.warning(behind)
-        logger = TensorBoardLogger(folder / "tensorboard" / f"{task} from {start}", last_step=-1)
+        logger = TensorBoardLogger(folder / "tensorboard" / folder_of(task, start), last_step=-1)
         logger.write([(settings.timesteps, {"transfer/lead": -deviations})])
         logger.close()
     write_text(folder / "table.md", table + "\n")

@@ -124,7 +124,7 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
     model = observed_algorithm(algorithm(settings.agent))(
-        policy(settings.agent, images=bool(settings.game)),
+        policy(settings.agent, settings.env),
         env,
         learner=NoPretraining(),
         seed=settings.seed,

@@ -105,17 +105,15 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     saved = saved_agents(begun / "agents") if begun else []
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
-    if gently and not settings.game:
-        raise ValueError(
-            "--freeze-encoder-steps and --encoder-lr-factor need an encoder: networks of vectors have none"
-        )
+    policy_name = policy(settings.agent, settings.env)
+    if gently and policy_name == "MlpPolicy":
+        raise ValueError("--freeze-encoder-steps and --encoder-lr-factor need an encoder: this network has none")
     watched = from_scratch = None
     if settings.watch is not None:
         kept = begun and begun / WATCHED
         watched = kept if kept and kept.is_file() else settings.watch / "results.json"
         from_scratch = random_starts(watched, settings)
     kwargs = algorithm_kwargs(settings.agent)
-    policy_name = policy(settings.agent, images=bool(settings.game))
     kind = observed_algorithm(algorithm(settings.agent))  # SB3's bits in less time, and what it saves opens in SB3's
     if resume:
         check_same_settings(folder, "train", settings, MAY_CHANGE)

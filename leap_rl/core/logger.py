@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ class TensorBoardLogger:
         for summary in hparams(flat, {"score/area": 0.0, "score/final_score": 0.0, "eval/gain": 0.0}):
             self.writer.file_writer.add_summary(summary, 0)  # type: ignore[attr-defined]
         layout = {
-            title: {task: ["Multiline", [f"^{key}/{task}$"]] for task in tasks}
+            title: {task: ["Multiline", [rf"^{key}/{re.escape(task)}\Z"]] for task in tasks}
             for title, key in (
                 ("area under the learning curve, by meta step", "score/area"),
                 ("final score, by meta step", "score/final_score"),

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leap_rl.core.as_json import as_json
 from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
 from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors, checkpoint_bytes
 from leap_rl.core.engines import Engine, InProcess, Workers
 from leap_rl.core.initialization import Initialization, InitializationError, relative_change, versions, what_learns
+from leap_rl.core.integers import integer
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
 from leap_rl.core.logger import LoggerLike, TensorBoardLogger
@@ -115,22 +117,25 @@ class MetaTrainer:
         device: str = "auto",
         verbose: int = 0,
     ) -> None:
+        meta_batch_size = integer("meta_batch_size", meta_batch_size, least=1)
+        eval_freq = integer("eval_freq", eval_freq, least=0)
         self._check(tasks, learner, meta_batch_size, sampling, eval_tasks, eval_freq, meta_optimizer_class)
-        if average_from is not None and average_from < 1:
-            raise ValueError(f"average_from={average_from} must be at least 1, the first meta step")
         self.tasks = tasks
         self._task_names = [task.name for task in tasks]
         self.learner = learner
         self.meta_batch_size = meta_batch_size
-        self.average_from = average_from
+        self.average_from = None if average_from is None else integer("average_from", average_from, least=1)
         self.sampling: Sampling = sampling
         self.eval_tasks = list(eval_tasks or [])
         self.eval_freq = eval_freq
         self.run_dir = None if run_dir is None else Path(run_dir)
+        keep_checkpoints = integer("keep_checkpoints", keep_checkpoints, least=1)
+        keep_every = integer("keep_every", keep_every, least=0)
         self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep_checkpoints, keep_every)
         self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
-        self.seed = int(np.random.SeedSequence().entropy) % 2**31 if seed is None else seed  # type: ignore[arg-type]
-        self.device = device
+        drawn_seed: Any = np.random.SeedSequence().entropy
+        self.seed = integer("seed", drawn_seed % 2**31 if seed is None else seed, least=0, below=2**31)
+        self.device = str(device)
         self.verbose = verbose
         several = meta_batch_size > 1 or len(self.eval_tasks) > 1
         self.engine = engine or (Workers(n_workers) if several else InProcess())
@@ -149,6 +154,8 @@ class MetaTrainer:
             history = {key: initialization.config[key] for key in recorded if key in initialization.config}
             config = {**drawn.config, "started_from": {"sha256": initialization.sha256, **history}}
             drawn = Initialization(parameters, drawn.scope, initialization.buffers, config)
+        if isinstance(eval_tasks, TaskFamily):
+            drawn.check_fits(eval_tasks.draw_initialization(drawn.scope, self.seed).named_tensors())
         self._versions = versions() | drawn.config.get("versions", {})
         self._theta = drawn.clone()
         for tensor in self._theta.parameters.values():
@@ -157,6 +164,7 @@ class MetaTrainer:
         default_class, default_kwargs = learner.meta_optimizer
         kwargs = dict(default_kwargs if meta_optimizer_class is None else {})
         kwargs.update(meta_optimizer_kwargs or {})
+        kwargs = {key: value if callable(value) else as_json(value) for key, value in kwargs.items()}
         self._schedule: Schedule | None = kwargs.get("lr") if callable(kwargs.get("lr")) else None
         if self._schedule is not None:
             kwargs["lr"] = self._schedule(1.0)
@@ -190,8 +198,6 @@ class MetaTrainer:
     ) -> None:
         if sampling not in get_args(Sampling):
             raise ValueError(f"sampling={sampling!r} is unknown, choose one of {', '.join(get_args(Sampling))}")
-        if meta_batch_size < 1:
-            raise ValueError(f"meta_batch_size={meta_batch_size} must be at least 1")
         if meta_batch_size > len(tasks) and sampling != "with_replacement":
             raise ValueError(
                 f"meta_batch_size={meta_batch_size}, but there are {len(tasks)} tasks: "
@@ -228,8 +234,7 @@ class MetaTrainer:
             as it was
         :raises OSError: if there is no room for a checkpoint; the last one is intact
         """
-        if meta_steps < 1:
-            raise ValueError(f"meta_steps={meta_steps} must be at least 1")
+        meta_steps = integer("meta_steps", meta_steps, least=1)
         last = self.meta_step + meta_steps
         alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.meta_step)
         with alone, JobsProgress(enabled=progress_bar) as self._progress:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -22,8 +21,10 @@ from leap_rl.core import (
     TaskResult,
     record,
 )
+from leap_rl.core.file_name import file_name
 from leap_rl.core.files import json_number, write_text
 from leap_rl.core.initialization import what_learns
+from leap_rl.core.integers import integer
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.run_file import begin_run, run_id
@@ -147,6 +148,12 @@ class Comparison:
         return f"{values.mean():{spec}} ({', '.join(f'{v:{spec}}' for v in values)})"
 
 
+def folder_of(task: str, start: str) -> str:
+    """What the folder of a task's runs from a start is called."""
+    # Only one " from" is the one between the two.
+    return f"{file_name(task).replace(' from', '%20from')} from {file_name(start)}"
+
+
 def check_starts(
     tasks: TaskFamily, starts: Mapping[str, Initialization | None], scope: str | None = None
 ) -> str | None:
@@ -201,6 +208,7 @@ def compare(
     """
     if not seeds or not starts:
         raise ValueError(f"{len(seeds)} seeds and {len(starts)} starts: at least one of each is needed")
+    seeds = [integer("a seed", seed, least=0) for seed in seeds]
     scope = check_starts(tasks, starts, scope)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
     if run_dir is not None:
@@ -210,7 +218,7 @@ def compare(
 
     def folder(index: int) -> Path | None:
         start, task, seed = runs[index]
-        return run_dir and run_dir / "results" / quote(f"{task.name} from {start} seed {seed}", safe=" ")
+        return run_dir and run_dir / "results" / f"{folder_of(task.name, start)} seed {seed}"
 
     results: dict[int, TaskResult] = {}
     with JobsProgress(enabled=progress_bar) as progress:
@@ -293,7 +301,7 @@ def check_same_runs(
 def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult, ran_now: bool) -> None:
     """A run that was kept is logged where the process that made it was ended in between."""
     start, task, seed = run
-    folder = tensorboard / f"{task.name} from {start}" / f"seed {seed}"
+    folder = tensorboard / folder_of(task.name, start) / f"seed {seed}"
     if ran_now or not folder.exists():
         logger = TensorBoardLogger(folder, last_step=-1)
         logger.write(result.log)
