@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import warnings
 
 import cloudpickle
 import gymnasium as gym
@@ -34,4 +35,7 @@ def register(specs: list[bytes]) -> None:
     """:param specs: of another process; they replace what is registered here by their ids: a script may have changed"""
     for pickled in specs:
         spec: EnvSpec = pickle.loads(pickled)
-        gym.registry[spec.id] = spec
+        if gym.registry.get(spec.id) != spec:
+            gym.registry[spec.id] = spec
+            # A package registers its ids once more when it is imported to make one.
+            warnings.filterwarnings("ignore", ".*Overriding environment .* already in registry")
