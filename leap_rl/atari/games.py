@@ -4,6 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from ale_py import ALEInterface, LoggerMode
 from ale_py.registration import rom_id_to_name
@@ -132,12 +133,19 @@ class Flavour:
         return f"{self.game}{mode}{difficulty}"
 
 
+def rom_file(rom: str) -> Path:
+    """:param rom: id of a ROM that ALE ships"""
+    file = get_rom_path(rom)
+    assert file is not None
+    return file
+
+
 @cache
 def flavours_of_rom(rom: str) -> tuple[Flavour, ...]:
     """All flavours of a game, the default one first, by the id of its ROM."""
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
-    ale.loadROM(get_rom_path(rom))
+    ale.loadROM(rom_file(rom))
     return tuple(Flavour(rom, m, d) for m in ale.getAvailableModes() for d in ale.getAvailableDifficulties())
 
 

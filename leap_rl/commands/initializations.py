@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +17,9 @@ from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.commands.run_folder import print_commands
 from leap_rl.core.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
-from leap_rl.transfer import Initialization, network_of
+
+if TYPE_CHECKING:  # what there is, is listed without torch
+    from leap_rl.core import Initialization
 
 
 def load_initialization(what: str | Path) -> Initialization:
@@ -24,6 +27,8 @@ def load_initialization(what: str | Path) -> Initialization:
     :param what: a folder, a name of the zoo, or an agent's zip, whose encoder is taken
     :raises ValueError: if it is none of them, or can't be trusted
     """
+    from leap_rl.transfer import Initialization
+
     path = Path(what)
     if path.is_dir():
         return Initialization.load(path)
@@ -110,6 +115,8 @@ def next_commands(name: str) -> list[list[str]]:
 
     :param name: of the zoo
     """
+    from leap_rl.transfer import network_of
+
     initialization = zoo.load(name)
     commands = [["leap-rl", "zoo", "show", name]]
     shapes = {n: tuple(t.shape) for n, t in initialization.parameters.items() if n.startswith("encoder.")}

@@ -26,6 +26,11 @@ def print_commands(*commands: Sequence[object]) -> None:
         print(f"  {shlex.join(map(str, words))}", flush=True)
 
 
+def saved_agents(folder: Path) -> list[Path]:
+    """From first to last."""
+    return sorted(p for p in folder.glob("*.zip") if p.stem.isdecimal())
+
+
 @contextmanager
 def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Path]:
     """

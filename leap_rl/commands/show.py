@@ -10,10 +10,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, stored_settings
-from leap_rl.commands.train import saved_agents
+from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, saved_agents, stored_settings
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.files import read_json
 from leap_rl.core.meta_state import MetaState
@@ -68,6 +66,8 @@ def _show_meta_train(folder: Path) -> None:
 
 
 def _show_train(folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     settings = stored_settings(folder, "train")
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()

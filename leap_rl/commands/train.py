@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from leap_rl.agents import observed_algorithm
 from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
+from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.core.files import read_json, write_text
@@ -61,11 +61,6 @@ class SaveAgent(BaseCallback):
         save_agent(model, self.folder / f"{model.num_timesteps:012d}.zip")
         for old in saved_agents(self.folder)[:-2]:
             old.unlink()
-
-
-def saved_agents(folder: Path) -> list[Path]:
-    """From first to last."""
-    return sorted(p for p in folder.glob("*.zip") if p.stem.isdecimal())
 
 
 def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:

@@ -7,14 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any, Literal
 
 from leap_rl.core.checkpoint import check_tensors
 from leap_rl.core.record import LARGEST, Finite, Positive, Seconds, shown, typed
+
+if TYPE_CHECKING:  # what a run says of itself is read without torch
+    from torch import Tensor
+    from torch.optim import Optimizer
 
 Sampling = Literal["without_replacement", "reshuffle", "with_replacement"]
 
@@ -37,7 +37,9 @@ class Settings:
     tensorboard_log: str | None
 
     def __post_init__(self) -> None:
-        if self.device != "auto":
+        if self.device not in ("auto", "cpu"):
+            import torch
+
             try:
                 torch.device(self.device)
             except RuntimeError:
@@ -155,6 +157,8 @@ class MetaState:
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], OptimizerState]:
     """A torch optimizer's state, its tensors apart from what JSON holds."""
+    from torch import Tensor
+
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
     for index, entries in state["state"].items():
@@ -188,6 +192,8 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], rest:
 
 def _stepped(optimizer: Optimizer, rest: OptimizerState, began: bool) -> Optimizer:
     """One of the same class and settings, a step along no gradient later: torch itself says what its state is."""
+    import torch
+
     (group,) = optimizer.param_groups
     ours = optimizer.state_dict()["param_groups"]
     if [g.keys() for g in rest.param_groups] != [g.keys() for g in ours]:

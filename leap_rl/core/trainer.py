@@ -23,7 +23,8 @@ from leap_rl.core.as_json import as_json
 from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
 from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors, checkpoint_bytes
 from leap_rl.core.engines import Engine, InProcess, Workers
-from leap_rl.core.initialization import Initialization, InitializationError, relative_change, versions, what_learns
+from leap_rl.core.initialization import Initialization, relative_change, versions, what_learns
+from leap_rl.core.initialization_config import InitializationError
 from leap_rl.core.integers import integer
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
