@@ -61,8 +61,10 @@ def meta_train(
         print_costs(settings)
         return
     from leap_rl.commands.meta_train import meta_train as run
+    from leap_rl.commands.run_folder import run_folder
 
-    run(settings, resume or run_dir, resume is not None)
+    with run_folder(resume or run_dir, resume is not None, "meta-train") as folder:
+        run(settings, folder, resume is not None)
 
 
 @app.command
@@ -70,9 +72,11 @@ def train(
     settings: TrainSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
     """Train an agent on one game, from an initialization or from scratch."""
+    from leap_rl.commands.run_folder import run_folder
     from leap_rl.commands.train import train as run
 
-    run(settings or TrainSettings(), resume or run_dir, resume is not None)
+    with run_folder(resume or run_dir, resume is not None, "train") as folder:
+        run(settings or TrainSettings(), folder, resume is not None)
 
 
 @app.command
@@ -81,8 +85,10 @@ def compare(
 ) -> None:
     """Learn games from different initializations, with equal budgets and seeds: table, figure, JSON."""
     from leap_rl.commands.compare import compare as run
+    from leap_rl.commands.run_folder import run_folder
 
-    run(settings or CompareSettings(), resume or run_dir, resume is not None)
+    with run_folder(resume or run_dir, resume is not None, "compare") as folder:
+        run(settings or CompareSettings(), folder, resume is not None)
 
 
 @app.command
@@ -240,6 +246,8 @@ def _run(arguments: list[str]) -> None:
     data = read_preset(source, COMMANDS) if source else {}
     if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
         raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
+    if "trust" in data.get("evaluate", {}):  # a stranger's preset must not trust a stranger's agent
+        raise ValueError(f"{source} says trust: that is given on the command line alone")
     app.config = [Dict(data=data, source=source)] if source else []
     app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
 

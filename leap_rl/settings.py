@@ -137,7 +137,7 @@ class MetaTrainSettings:
     atari: AtariSettings = field(default_factory=AtariSettings)
     """how a game looks"""
     init: Path | None = None
-    """initialization to start from: a folder, or a name of the zoo"""
+    """initialization to start from: a folder, a name of the zoo, or an agent's zip, whose encoder is taken"""
     eval_games: Names = ()
     """that decide which initialization was best; never learned from"""
     eval_envs: Names = ()
@@ -172,7 +172,8 @@ class TrainSettings:
     timesteps: Positive = 200_000
     """summed over the environments"""
     init: Path | None = None
-    """initialization to start from: a folder, or a name of the zoo; without it random"""
+    """initialization to start from: a folder, a name of the zoo, or an agent's zip, whose encoder is taken; without it
+    random"""
     head: Literal["map", "redraw"] | None = None
     """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
     freeze_encoder_steps: NotNegative = 0
@@ -203,7 +204,7 @@ class CompareSettings:
     envs: Names = ()
     """Gymnasium ids instead; cartpole-test is a family of 10 CartPoles"""
     starts: Names = ("random",)
-    """folders of initializations or names of the zoo, or name=one of them; random is a random one"""
+    """folders of initializations, names of the zoo or zips of agents, or name=one of them; random is a random one"""
     timesteps: Positive = 200_000
     """of each run, summed over its environments"""
     seeds: Seeds = (0, 1, 2, 3, 4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from leap_rl.core import Initialization
-from leap_rl.core.checkpoint import CheckpointError, Checkpoints
+from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors
 from leap_rl.core.engines import learning_process
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.progress import JobsProgress
+from leap_rl.core.record import shown
 from supervised.tasks import ClassificationTask, Minibatches, chosen_device
 
 LOG_FREQ = 100
+
+
+@dataclass(frozen=True)
+class MultiHeadState:
+    """What a checkpoint holds besides the network, after ``step`` updates; SGD without momentum has no state."""
+
+    tasks: list[str]
+    learning_rate: float
+    seed: int
+    step: int
 
 
 class MultiHeadTrainer:
@@ -79,6 +92,7 @@ class MultiHeadTrainer:
         :param updates: how many more, each on one minibatch of one task
         :param progress_bar: draw one, if the output is a terminal
         :return: self
+        :raises ValueError: if another process goes on with the run in ``run_dir``
         :raises RuntimeError: if the loss is not finite
         """
         logger: LoggerLike = NoLogger()
@@ -87,7 +101,8 @@ class MultiHeadTrainer:
         first, last = self.n_updates, self.n_updates + updates
         losses: list[Tensor] = []
         errors: dict[str, list[Tensor]] = {}
-        with learning_process(), JobsProgress(enabled=progress_bar) as progress:
+        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.n_updates)
+        with alone, learning_process(), JobsProgress(enabled=progress_bar) as progress:
             images = updates * self.tasks[0].batch_size
             progress.outer(f"multi-head fine-tuning on {len(self.tasks)} tasks", images)
             progress.jobs(["all tasks"], [images])
@@ -160,18 +175,21 @@ class MultiHeadTrainer:
     def save(self) -> None:
         """Write a checkpoint, if there is a ``run_dir``; the last one stays until the new one is whole."""
         if self.checkpoints is not None:
-            state = {**self._settings(), "n_updates": self.n_updates}
-            self.checkpoints.save(self.n_updates, self.model.state_dict(), state)
+            self.checkpoints.save(self.model.state_dict(), self._state())
 
-    def _settings(self) -> dict[str, Any]:
-        tasks = [task.name for task in self.tasks]
-        return {"tasks": tasks, "learning_rate": self.learning_rate, "seed": self.seed}
+    def _state(self) -> MultiHeadState:
+        return MultiHeadState([task.name for task in self.tasks], self.learning_rate, self.seed, self.n_updates)
 
     def _load(self, checkpoints: Checkpoints) -> None:
-        tensors, state = checkpoints.load()
+        tensors, state = checkpoints.load(MultiHeadState)
         checkpoints.clean()
-        for name, value in self._settings().items():
-            if state.get(name) != value:
-                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {state.get(name)}, not {value}")
+        self.n_updates = state.step
+        for name, now in vars(self._state()).items():
+            before = getattr(state, name)
+            if before != now:
+                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {shown(before)}, not {shown(now)}")
+        try:
+            check_tensors(tensors, self.model.state_dict())
+        except ValueError as error:
+            raise checkpoints.refused(error, MultiHeadState) from None
         self.model.load_state_dict(tensors)
-        self.n_updates = state["n_updates"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leap_rl.core import Engine, Job, JobsProgress, TaskResult
-from leap_rl.core.checkpoint import Checkpoints, run_kept
+from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.file_name import file_name
-from leap_rl.core.files import write_text
+from leap_rl.core.kept_results import run_kept
 from leap_rl.core.logger import TensorBoardLogger
+from leap_rl.core.run_file import begin_run, run_id, run_settings
+from leap_rl.core.run_lock import run_lock
 
 
 def read_runs(file: Path, keys: Collection[str]) -> list[dict[str, Any]]:
@@ -52,7 +55,8 @@ def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = No
         raise ValueError(f"{there} is a file, where a folder of runs is to be: choose another --root")
     made = Checkpoints(folder).steps()
     if (folder / "run.json").is_file():
-        kept, given = read_run(folder, ("learner", "seed")), json.loads(json.dumps(settings))
+        read_run(folder, ("learner", "seed"))
+        kept, given = run_settings(folder), json.loads(json.dumps(settings))
         for name in {**given, **kept}:
             if kept.get(name) != given.get(name):
                 raise ValueError(
@@ -68,11 +72,17 @@ def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = No
         )
 
 
-def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
-    """As ``check_folder``; a new one gets its ``run.json``."""
+@contextmanager
+def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> Iterator[None]:
+    """
+    As ``check_folder``; a new one gets its ``run.json``, and nobody else writes to it meanwhile.
+
+    :raises ValueError: if somebody does, as well
+    """
     check_folder(folder, settings, budget)
-    if not (folder / "run.json").is_file():
-        write_text(folder / "run.json", json.dumps(settings) + "\n")
+    with run_lock(folder, "an experiment"):
+        begin_run(folder, settings)
+        yield
 
 
 def missing_runs(seeds_of: Mapping[str, Collection[int]], seeds: Sequence[int]) -> str:
@@ -103,7 +113,7 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
     with JobsProgress() as progress:
         progress.outer(what, sum(job.task.steps for job in jobs))
         progress.jobs([job.task.name for job in jobs], [job.task.steps for job in jobs])
-        for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
+        for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run_id(folder.parent)):
             result.raise_for_status()
             results[result.name] = result
             if not ran_now:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from torch import nn
 
 from leap_rl.core import Initialization, Job
-from leap_rl.core.checkpoint import CheckpointError, Checkpoints
+from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors
 from leap_rl.core.engines import learning_process
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.progress import JobsProgress
+from leap_rl.core.record import shown
 from supervised.networks import Classifier
 from supervised.tasks import ClassificationTask, Images, Minibatches, chosen_device
 
@@ -40,6 +42,28 @@ class TaskNetwork(nn.Module, ABC):
     def end_visit(self, task: int) -> dict[str, float]:
         """When a visit to the task is over; gives figures to log."""
         return {}
+
+
+@dataclass(frozen=True)
+class VisitsState:
+    """
+    What a checkpoint holds besides the network.
+
+    :param tasks: names
+    :param seed: of the minibatches
+    :param visits: that were made, indices of tasks
+    :param images: learned from
+    """
+
+    tasks: list[str]
+    seed: int
+    visits: list[int]
+    images: int
+
+    @property
+    def step(self) -> int:
+        """Visits made."""
+        return len(self.visits)
 
 
 class VisitsTrainer:
@@ -91,13 +115,15 @@ class VisitsTrainer:
         :param visits: at most so many
         :param progress_bar: draw one, if the output is a terminal
         :return: self
+        :raises ValueError: if another process goes on with the run in ``run_dir``
         :raises RuntimeError: if a loss is not finite
         """
         logger: LoggerLike = NoLogger()
         if self.tensorboard_log is not None:
             logger = TensorBoardLogger(self.tensorboard_log, self.n_visits)
         left = self.order[self.n_visits :][:visits]
-        with JobsProgress(enabled=progress_bar) as progress:
+        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.n_visits)
+        with alone, JobsProgress(enabled=progress_bar) as progress:
             progress.outer(f"{len(left)} visits", sum(self.tasks[index].steps for index in left))
             progress.jobs([self.tasks[index].name for index in left], [self.tasks[index].steps for index in left])
             for number, index in enumerate(left):
@@ -129,20 +155,24 @@ class VisitsTrainer:
             logger.record(f"network/{name}/{task.name}", figure)
         logger.dump(self.n_visits)
         if self.checkpoints is not None:
-            state = {"tasks": [t.name for t in self.tasks], "order": self.order, "n_visits": self.n_visits}
-            state |= {"images": self.images, "seed": self.seed}
-            self.checkpoints.save(self.n_visits, self.network.state_dict(), state)
+            names = [t.name for t in self.tasks]
+            state = VisitsState(names, self.seed, self.order[: self.n_visits], self.images)
+            self.checkpoints.save(self.network.state_dict(), state)
 
     def _load(self, checkpoints: Checkpoints) -> None:
-        tensors, state = checkpoints.load()
+        tensors, state = checkpoints.load(VisitsState)
         checkpoints.clean()
-        mine = {"tasks": [t.name for t in self.tasks], "seed": self.seed}
+        self.n_visits, self.images = state.step, state.images
+        mine = {"tasks": [t.name for t in self.tasks], "seed": self.seed, "visits": self.order[: self.n_visits]}
         for name, value in mine.items():
-            if state[name] != value:
-                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {state[name]}, not {value}")
-        self.n_visits, self.images = state["n_visits"], state["images"]
-        if state["order"][: self.n_visits] != self.order[: self.n_visits]:
-            raise CheckpointError(f"{checkpoints.folder} made visits in another order: {state['order']}")
+            if getattr(state, name) != value:
+                raise CheckpointError(
+                    f"{checkpoints.folder} was trained with {name} {shown(getattr(state, name))}, not {shown(value)}"
+                )
+        try:
+            check_tensors(tensors, self.network.state_dict())
+        except ValueError as error:
+            raise checkpoints.refused(error, VisitsState) from None
         self.network.load_state_dict(tensors)
 
     @property

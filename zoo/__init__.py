@@ -10,6 +10,16 @@ An initialization is a folder of tensors and JSON. Nothing of it is executed, wh
 
 from zoo.artifacts import ZooError, check, folder_of, load, policy_kwargs
 from zoo.artifacts import names as list
-from zoo.importing import import_agent, import_folder
+from zoo.importing import encoder_of, import_agent, import_folder
 
-__all__ = ["ZooError", "check", "folder_of", "import_agent", "import_folder", "list", "load", "policy_kwargs"]
+__all__ = [
+    "ZooError",
+    "check",
+    "encoder_of",
+    "folder_of",
+    "import_agent",
+    "import_folder",
+    "list",
+    "load",
+    "policy_kwargs",
+]

@@ -6,13 +6,20 @@ import difflib
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
+from leap_rl.core import InitializationError
+from leap_rl.core.files import replacing_folder
+from leap_rl.core.initialization import is_count
+from leap_rl.core.outside import printable, read_file
 from leap_rl.transfer import Initialization
 from leap_rl.transfer import policy_kwargs as policy_kwargs_of
+from leap_rl.transfer.networks import NETWORKS
 
 PUBLISHED = Path(__file__).with_name("initializations")
 
@@ -38,7 +45,7 @@ REQUIRED = ("config.json", "model.safetensors")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
 
 
-class ZooError(ValueError):
+class ZooError(InitializationError):
     """An initialization of the zoo that is unknown, or can't be trusted; says what and what to do."""
 
 
@@ -78,14 +85,27 @@ def new_folder(name: str) -> Path:
     :raises ZooError: for what is no name, or is taken
     """
     folder = pulled() / checked_name(name)
-    if folder.exists() or (PUBLISHED / name).exists():
+    if os.path.lexists(folder) or (PUBLISHED / name).exists():
         raise ZooError(f"there is an initialization {name!r} already: choose another name")
     return folder
 
 
-def first_line(error: Exception) -> str:
-    """Of what an error says; its kind, if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+@contextmanager
+def filling(folder: Path, source: object) -> Iterator[Path]:
+    """
+    Gives a temporary folder. When the block ends well, and ``load`` would take what it wrote there, it is renamed;
+    else nothing is kept.
+
+    :param folder: as ``new_folder`` gave it
+    :param source: where the initialization comes from, for the error
+    :raises ZooError: for what ``load`` would refuse
+    """
+    with replacing_folder(folder) as new:
+        yield new
+        try:
+            check(new)
+        except InitializationError as error:
+            raise ZooError(f"{source} can't be trusted: {str(error).replace(str(new), folder.name)}") from None
 
 
 def folder_of(name: str) -> Path:
@@ -128,40 +148,37 @@ def check(folder: Path) -> Initialization:
     """
     if folder.is_symlink() or not folder.is_dir():
         raise ZooError(f"{folder} is no folder of an initialization")
-    for file in sorted(folder.iterdir()):
-        mode = file.lstat()
-        if not stat.S_ISREG(mode.st_mode):
-            raise ZooError(f"{folder} holds {file.name}, which is no plain file: links and folders are refused")
-        if file.name not in LARGEST:
+    try:
+        found = [(file.name, file.lstat()) for file in sorted(folder.iterdir())]
+    except OSError as error:
+        raise ZooError(f"{folder} can't be read: {error}") from None
+    for file, status in found:
+        if not stat.S_ISREG(status.st_mode):
+            raise ZooError(f"{folder} holds {file}, which is no plain file: links and folders are refused")
+        if file not in LARGEST:
             raise ZooError(
-                f"{folder} holds {file.name}, which belongs to no initialization: there may be "
+                f"{folder} holds {file}, which belongs to no initialization: there may be "
                 f"{', '.join(LARGEST)}. Nothing of it was opened; remove it if you know what it is"
             )
-        if mode.st_size > LARGEST[file.name]:
-            raise ZooError(
-                f"{folder}/{file.name} has {mode.st_size:,} bytes: more than {LARGEST[file.name]:,} are refused"
-            )
+        if status.st_size > LARGEST[file]:
+            raise ZooError(f"{folder}/{file} has {status.st_size:,} bytes: more than {LARGEST[file]:,} are refused")
     initialization = Initialization.load(folder)
-    config = {**initialization.config, "scope": initialization.scope}
+    config = initialization.config
     if "network" not in config:
         raise ZooError(f"{folder}/config.json does not say for which network it is")
     # What is written to terminals and cards must be text and nothing else.
-    learner, steps, tasks = config.get("learner"), config.get("timesteps"), config.get("tasks")
-    for key, is_good in (
-        ("network", _is_text(config["network"])),
-        ("scope", _is_text(config["scope"])),
-        ("learner", learner is None or (isinstance(learner, dict) and _is_text(learner.get("name", "-")))),
-        ("timesteps", steps is None or (type(steps) is int and 0 <= steps < 10**15)),
-        *((key, _is_text(config[key])) for key in ("preprocessing", "source") if key in config),
-        ("tasks", tasks is None or (isinstance(tasks, list) and all(map(_is_text, tasks)))),
-    ):
-        if not is_good:
-            raise ZooError(f"{folder}/config.json has {key} {str(config[key])[:80]!r}: not as leap_rl writes it")
+    texts = [("scope", initialization.scope), ("learner", (config.get("learner") or {}).get("name", "-"))]
+    texts += [(key, config[key]) for key in ("network", "preprocessing", "source") if key in config]
+    texts += [("tasks", task) for task in config.get("tasks", [])]
+    for key, text in texts:
+        if not text.isprintable() or len(text) > 200:
+            raise ZooError(f"{folder}/config.json has {key} {printable(text, 80)!r}: not as leap_rl writes it")
+    if config["network"] in NETWORKS:
+        try:
+            policy_kwargs_of(initialization)
+        except InitializationError as error:
+            raise ZooError(f"{folder}: {error}") from None
     return initialization
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and len(value) <= 200
 
 
 def policy_kwargs(name: str) -> dict[str, Any]:
@@ -171,7 +188,7 @@ def policy_kwargs(name: str) -> dict[str, Any]:
         PPO("CnnPolicy", env, policy_kwargs=zoo.policy_kwargs(name))
 
     :param name: of the initialization
-    :raises ValueError: for a network that is not of SB3 or leap_rl
+    :raises InitializationError: for a network that is not of SB3 or leap_rl
     """
     return policy_kwargs_of(load(name))
 
@@ -183,15 +200,14 @@ def summary(name: str) -> dict[str, Any]:
     :raises ValueError: as of ``load``
     """
     initialization, folder = load(name), folder_of(name)
-    card = folder / "README.md"
-    text = card.read_text(errors="replace") if card.is_file() else ""
+    card, most = folder / "README.md", LARGEST["README.md"]
+    text = read_file(card, most).decode(errors="replace") if card.is_file() else ""
     return {
         **initialization.config,
         "scope": initialization.scope,
         "sha256": initialization.sha256,
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
-        # A stranger's card must not write to the terminal what is no text.
-        "card": "".join(c for c in text if c.isprintable() or c in "\n\t"),
+        "card": printable(text, most, keep="\n\t"),
     }
 
 
@@ -205,6 +221,6 @@ def total_steps(config: dict[str, Any]) -> int:
     learned: Any = config
     while isinstance(learned, dict):
         steps = learned.get("timesteps")
-        total += steps if isinstance(steps, int) else 0
+        total += steps if is_count(steps) else 0
         learned = learned.get("started_from")
     return total

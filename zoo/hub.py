@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, get_async_session, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import build_hf_headers
 
-from leap_rl.core.files import replacing_folder
-from zoo.artifacts import LARGEST, REQUIRED, ZooError, check, first_line, folder_of, new_folder
+from leap_rl.core.outside import first_line, printable
+from zoo.artifacts import LARGEST, REQUIRED, ZooError, check, filling, folder_of, new_folder
 from zoo.cards import model_card
+
+LONGEST = 600.0
+"""Seconds that a pull may take in all."""
+MOST_REDIRECTS = 5
 
 
 def pull(
     repo_id: str, name: str | None = None, revision: str = "main", endpoint: str | None = None, token: str | None = None
 ) -> Path:
     """
-    Fetch an initialization. Of its repository only the files of an initialization are fetched, none that is too large,
-    and what was fetched is checked before it can be loaded by name.
+    Fetch an initialization. Of its repository only the files of an initialization are fetched, and of each no more
+    than it may have, whatever the Hub announces; what was fetched is checked before it can be loaded by name.
 
     :param repo_id: ``owner/repository``
     :param name: to give it here; ``None``: that of the repository
@@ -35,43 +38,103 @@ def pull(
     :param token: for a private repository; ``None``: as ``hf auth login`` left it
     :return: its folder
     :raises ZooError: if it is not there, or can't be trusted; nothing is kept then
-    :raises OSError: if the Hub can't be reached
+    :raises OSError: if the Hub can't be reached, or takes more than ten minutes
     """
     folder = new_folder(repo_id.rpartition("/")[2] if name is None else name)
-    with tempfile.TemporaryDirectory(prefix="leap_rl-pull-") as scratch:
-        for file, largest in LARGEST.items():
-            try:
-                url = hf_hub_url(repo_id, file, revision=revision, endpoint=endpoint)
-                size = get_hf_file_metadata(url, token=token, endpoint=endpoint).size
-                if size is None or size > largest:
-                    raise ZooError(f"{repo_id}: {file} has {size} bytes: more than {largest:,} are refused")
-                hf_hub_download(repo_id, file, revision=revision, endpoint=endpoint, token=token, local_dir=scratch)
-            except ZooError:
-                raise
-            except LocalEntryNotFoundError as error:  # the Hub did not answer, which is no answer
-                raise OSError(f"{repo_id} can't be fetched: {error}") from None
-            except RepositoryNotFoundError:
-                raise ZooError(
-                    f"there is no repository {repo_id!r}, or it is private and the token is not right"
-                ) from None
-            except RevisionNotFoundError:
-                raise ZooError(f"{repo_id} has no revision {revision!r}") from None
-            except EntryNotFoundError:
-                if file in REQUIRED:
-                    raise ZooError(f"{repo_id} holds no initialization: {file} is missing") from None
-            except HFValidationError as error:
-                raise ZooError(f"{repo_id!r} is no repository: {error}") from None
-            except Exception as error:  # how a Hub can't be reached depends on the release of its library
-                raise OSError(f"{repo_id} can't be fetched: {first_line(error)}") from None
-        with replacing_folder(folder) as new:
-            for file in LARGEST:
-                if (Path(scratch) / file).is_file():
-                    shutil.copyfile(Path(scratch) / file, new / file)
-            try:
-                check(new)
-            except ValueError as error:
-                raise ZooError(f"{repo_id} can't be trusted: {str(error).replace(str(new), folder.name)}") from None
+    with filling(folder, repo_id) as new:
+        try:
+            urls = {file: hf_hub_url(repo_id, file, revision=revision, endpoint=endpoint) for file in LARGEST}
+            missing = _run(_fetch(urls, {**build_hf_headers(token=token), "Accept-Encoding": "identity"}, new))
+        except HFValidationError as error:
+            raise ZooError(f"{repo_id!r} is no repository: {first_line(error)}") from None
+        except _NotThere as error:
+            what = f"{repo_id} has no revision {revision!r}"
+            if error.code != "RevisionNotFound":
+                what = f"there is no repository {repo_id!r}, or it is private and the token is not right"
+            raise ZooError(what) from None
+        except ZooError as error:
+            raise ZooError(f"{repo_id}: {error}") from None
+        except TimeoutError:
+            raise OSError(f"{repo_id} can't be fetched: it takes more than {LONGEST:g} seconds") from None
+        except Exception as error:  # how a Hub can't be reached depends on the release of its library
+            raise OSError(f"{repo_id} can't be fetched: {first_line(error)}") from None
+        for file in REQUIRED:
+            if file in missing:
+                raise ZooError(f"{repo_id} holds no initialization: {file} is missing")
     return folder
+
+
+class _NotThere(Exception):
+    """:param code: what the Hub says is not found"""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+
+def _run(fetching: Coroutine[Any, Any, list[str]]) -> list[str]:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(fetching)
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
+        return thread.submit(asyncio.run, fetching).result()
+
+
+async def _fetch(urls: Mapping[str, str], headers: Mapping[str, str], folder: Path) -> list[str]:
+    """
+    Not by ``hf_hub_download``, which believes the size that a server announces, and waits as long as bytes trickle.
+
+    :param urls: of the files, by name
+    :param folder: to write them to
+    :return: names of those that are not there
+    """
+    missing = []
+    async with asyncio.timeout(LONGEST), get_async_session() as client:
+        # One would read, and unpack, what a server sends along with an error.
+        client.event_hooks = {**client.event_hooks, "response": []}
+        for file, url in urls.items():
+            async with _answer(client, url, headers) as answer:
+                code = answer.headers.get("X-Error-Code", "")
+                if code in ("RepoNotFound", "RevisionNotFound") or answer.status_code == 401:
+                    raise _NotThere(code)
+                if answer.status_code == 404:
+                    missing.append(file)
+                elif answer.status_code != 200:
+                    said = printable(answer.headers.get("X-Error-Message", answer.reason_phrase), 200)
+                    raise OSError(f"the answer for {file} is {answer.status_code} {said}")
+                else:
+                    await _write(answer, folder / file, LARGEST[file])
+    return missing
+
+
+@asynccontextmanager
+async def _answer(client: Any, url: str, headers: Mapping[str, str]) -> AsyncIterator[Any]:
+    """Of a server, with nothing of its body read; redirects are followed here, since the client would read theirs."""
+    request = client.build_request("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    for _ in range(1 + MOST_REDIRECTS):
+        answer = await client.send(request, stream=True, follow_redirects=False)
+        try:
+            request = answer.next_request
+            if request is None:
+                yield answer
+                return
+        finally:
+            await answer.aclose()
+    raise OSError(f"it is redirected more than {MOST_REDIRECTS} times")
+
+
+async def _write(answer: Any, file: Path, most: int) -> None:
+    """:raises ZooError: for more bytes than a file may have, announced or sent"""
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise ZooError(f"{file.name} comes compressed, which was not asked for")
+    size = int(answer.headers.get("Content-Length", 0))
+    with file.open("wb") as written:
+        chunks = answer.aiter_raw()
+        while size <= most and (chunk := await anext(chunks, None)) is not None:
+            written.write(chunk)
+            size = max(size, written.tell())
+    if size > most:
+        raise ZooError(f"{file.name} has {size:,} bytes or more: more than {most:,} are refused")
 
 
 def push(name: str, repo_id: str, private: bool = False, endpoint: str | None = None, token: str | None = None) -> str:

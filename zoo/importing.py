@@ -9,24 +9,38 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leap_rl.core.files import replacing_folder
+from leap_rl.core.initialization import check_tensor
+from leap_rl.core.outside import printable
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent
-from zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, new_folder
+from zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, filling, new_folder
 
 
 def import_agent(agent: Path, name: str) -> Path:
     """
-    Take the encoder of an agent that SB3 saved. Of its zip only the tensors are read, as tensors: the rest of such a
-    file is pickled, and whoever unpickles it runs what its author wrote.
+    Give a name to the encoder of an agent that SB3 saved.
 
     :param agent: zip that ``model.save`` wrote
     :param name: of the initialization to make
     :return: its folder
-    :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
+    :raises ZooError: as ``encoder_of``, or for what is no name
     """
     folder = new_folder(name)
+    encoder = encoder_of(agent)
+    with filling(folder, agent) as new:
+        encoder.save(new)
+    return folder
+
+
+def encoder_of(agent: Path) -> Initialization:
+    """
+    The encoder of an agent that SB3 saved. Of its zip only the tensors are read, as tensors: the rest of such a file is
+    pickled, and whoever unpickles it runs what its author wrote.
+
+    :param agent: zip that ``model.save`` wrote
+    :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
+    """
     try:
         tensors = SavedAgent(agent).policy()
     except AgentError as error:
@@ -39,11 +53,10 @@ def import_agent(agent: Path, name: str) -> Path:
     config = {
         "network": network,
         "observation_shape": [encoder["encoder.cnn.0.weight"].shape[1], None, None],
-        "source": f"imported from an agent, {agent.name}",
+        "source": f"imported from an agent, {printable(agent.name, 100)}",
         "learner": None,
     }
-    Initialization(encoder, "encoder", {}, config).save(folder)
-    return folder
+    return Initialization(encoder, "encoder", {}, config)
 
 
 def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] = ()) -> Path:
@@ -72,11 +85,10 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
         curves = json.dumps([e.results for e in evidence]) + "\n"
         files = {"README.md": model_card(name, found, evidence).encode(), "curves.json": curves.encode()}
         files |= {figure_name(number): e.figure.read_bytes() for number, e in enumerate(evidence, 1)}
-    with replacing_folder(folder) as new:
+    with filling(folder, initialization) as new:
         found.save(new)
         for file, content in files.items():
             (new / file).write_bytes(content)
-        check(new)  # such as its sizes
     return folder
 
 
@@ -87,6 +99,12 @@ def _encoder(tensors: dict[str, Tensor], agent: Path) -> dict[str, Tensor]:
         name = encoder_name(str(key))
         if name is None or "_target." in str(key):
             continue
+        try:
+            check_tensor(name, tensor)
+        except ValueError as error:
+            raise ZooError(f"{agent} has an encoder that is refused: {error}") from None
+        if not tensor.isfinite().all():
+            raise ZooError(f"{agent} has values in {name} that are not finite")
         if name in found and not torch.equal(found[name], tensor):
             raise ZooError(f"{agent} has an encoder for its actor and another for its critic: which one is not clear")
         found[name] = tensor.clone()

@@ -10,12 +10,13 @@ import numpy as np
 
 from leap_rl.agents import RandomPolicies
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import RANDOM_POLICY, open_run_folder, print_commands
+from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_settings, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import json_number, write_text
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.logger import TensorBoardLogger
+from leap_rl.core.outside import printable
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.comparison import check_same_runs, folder_of
@@ -29,12 +30,12 @@ _log = logging.getLogger(__name__)
 MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "task-timeout", "note"}
 
 
-def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
+def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     """
     Learn games from several starts, and leave ``table.md``, ``results.json`` and ``figure.png`` in the run folder.
 
     :param settings: of the comparison
-    :param run_dir: of a new run, or of the one to resume
+    :param folder: of a new run, or of the one to resume; nobody else writes to it
     :param resume: whether it is there already; runs that are finished are not run again
     :raises ValueError: for what can't be compared
     """
@@ -46,21 +47,24 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         raise ValueError(f"starts have the same name: {', '.join(settings.starts)}. Give them as name=folder")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise ValueError(f"seeds={list(settings.seeds)}: at least one is needed, and none twice")
-    folder = open_run_folder(run_dir, resume, "compare", settings, MAY_CHANGE)
+    if resume:
+        check_same_settings(folder, "compare", settings, MAY_CHANGE)
     n_runs = len(tasks) * len(starts) * len(settings.seeds)
     print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
 
     scope = check_starts(tasks, starts, settings.scope)
-    folder.mkdir(parents=True, exist_ok=True)
     # Before the settings are written: a folder that refuses runs keeps those that it can be resumed with.
     random = tasks.draw_initialization(scope, settings.seeds[0])
+    begin(folder, "compare", settings, MAY_CHANGE)
     check_same_runs(folder, tasks, starts, random)
     write_settings(folder, "compare", settings)
     preprocessing = random.config.get("preprocessing")
     for name, initialization in starts.items():
         learned_with = initialization.config.get("preprocessing") if initialization else None
         if learned_with not in (None, preprocessing):
-            _log.warning("%s was learned with %s, and is compared with %s", name, learned_with, preprocessing)
+            _log.warning(
+                "%s was learned with %s, and is compared with %s", name, printable(learned_with, 80), preprocessing
+            )
     engine = Workers(settings.n_workers, settings.task_timeout)
     random_policy: dict[str, np.ndarray] = {}
     try:
@@ -153,7 +157,7 @@ def start_of(start: str) -> tuple[str, Initialization | None]:
     name, is_named, what = start.partition("=")
     if not is_named:
         what, path = start, Path(start)  # runs/x/initialization is called x
-        name = path.parent.name if path.name == "initialization" and path.parent.name else path.name
+        name = path.parent.name if path.name in ("initialization", "agent.zip") and path.parent.name else path.name
     if name == "random":
         raise ValueError(f"--starts {start}: random is what random starts are called, choose another name")
     return name, load_initialization(what)

@@ -20,6 +20,7 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
+from leap_rl.core.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
 from leap_rl.transfer import Initialization
 from leap_rl.transfer.saved_agent import SavedAgent
@@ -43,8 +44,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
     if video is not None:
         import_module("moviepy")  # which Gymnasium's recorder needs; better missed now than after the episodes
     is_initialization = (what / "config.json").is_file() or (not what.exists() and str(what) in zoo.list())
-    is_run = (what / "settings.yaml").is_file()
-    if is_run:
+    if (what / "settings.yaml").is_file():
         settings = _with_settings_of(what, settings)
         if not (what / "agent.zip").is_file():
             resume = shlex.join(["leap-rl", "train", "--resume", str(what)])
@@ -60,7 +60,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
         elif trust:
             model = _unpickled(what, env, settings)
         else:
-            model = _saved(SavedAgent(what), is_run, env, settings)
+            model = _saved(SavedAgent(what), env, settings)
         returns, lengths = evaluate_policy(
             model, env, settings.episodes, settings.deterministic, return_episode_rewards=True
         )
@@ -97,21 +97,18 @@ def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSetti
     return dataclasses.replace(settings, agent=agent, atari=atari)
 
 
-def _saved(agent: SavedAgent, is_of_run: bool, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
+def _saved(agent: SavedAgent, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """
-    :param is_of_run: whether the settings say how its policy was made; else it must say so itself
-    :raises ValueError: if it does not, is damaged, or does not fit the environment
+    As SB3 loads it, for playing, but nothing that it holds is run.
+
+    :raises ValueError: if it needs that, is damaged, or does not fit the environment
     """
-    if is_of_run:
-        name = policy(settings.agent, settings.env)
-        kwargs = algorithm_kwargs(settings.agent).get("policy_kwargs")
-    else:
-        name, kwargs = agent.how_made()
+    name, kwargs = agent.how_made()
     try:
         model: Any = algorithm(settings.agent)
         model = model(name, env, policy_kwargs=kwargs, seed=settings.seed, device=settings.device)
     except (ValueError, TypeError, AssertionError) as error:
-        raise ValueError(f"{agent.file} does not fit {settings.game or settings.env}: {_first_line(error)}") from None
+        raise ValueError(f"{agent.file} does not fit {settings.game or settings.env}: {first_line(error)}") from None
     agent.fill(model)
     return model
 
@@ -121,7 +118,7 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
     try:
         return algorithm(settings.agent).load(agent, env, device=settings.device)
     except Exception as error:  # whatever its pickle does
-        raise ValueError(f"{agent} can't be loaded as {settings.agent.algorithm}: {_first_line(error)}") from None
+        raise ValueError(f"{agent} can't be loaded as {settings.agent.algorithm}: {first_line(error)}") from None
 
 
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
@@ -160,7 +157,3 @@ def _record(model: BaseAlgorithm, settings: EvaluateSettings, video: Path) -> No
     with tempfile.TemporaryDirectory(dir=video.parent) as folder:
         save_video(frames, folder, fps=15, episode_trigger=lambda _: True, name_prefix="video")  # type: ignore[arg-type]
         next(Path(folder).glob("*.mp4")).replace(video)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

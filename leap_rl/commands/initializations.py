@@ -14,22 +14,25 @@ import zoo
 import zoo.artifacts
 from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.commands.run_folder import print_commands
+from leap_rl.core.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
 from leap_rl.transfer import Initialization, network_of
 
 
 def load_initialization(what: str | Path) -> Initialization:
     """
-    :param what: a folder, or a name of the zoo
-    :raises ValueError: if it is neither, or can't be trusted
+    :param what: a folder, a name of the zoo, or an agent's zip, whose encoder is taken
+    :raises ValueError: if it is none of them, or can't be trusted
     """
     path = Path(what)
     if path.is_dir():
         return Initialization.load(path)
+    if path.suffix == ".zip":
+        return zoo.encoder_of(path)
     try:
         return zoo.load(str(what))
     except zoo.ZooError as error:
-        raise ValueError(f"{what} is no initialization: there is no such folder, and {error}") from None
+        raise zoo.ZooError(f"{what} is no initialization: there is no such folder, and {error}") from None
 
 
 def list_zoo() -> None:
@@ -42,7 +45,7 @@ def list_zoo() -> None:
         try:
             config = zoo.artifacts.summary(name)
         except ValueError:
-            table.add_row(name, "can't be trusted: leap-rl zoo verify says why")
+            table.add_row(printable(name, 96), "can't be trusted: leap-rl zoo verify says why")
             continue
         learner = (config.get("learner") or {}).get("name", "-")
         steps = zoo.artifacts.total_steps(config)
@@ -69,15 +72,16 @@ def verify(names: list[str]) -> None:
     failed = []
     for name in names or zoo.list():
         try:
-            found = zoo.check(Path(name)) if Path(name).is_dir() else zoo.load(name)
+            # Without names a folder that lies here by chance is not meant.
+            found = zoo.check(Path(name)) if names and Path(name).is_dir() else zoo.load(name)
         except ValueError as error:
             failed.append(name)
-            print(f"{name}: {error}")
+            print(f"{printable(name)}: {error}")
         else:
             n = sum(t.numel() for t in found.parameters.values())
-            print(f"{name}: good; {found.config['network']}, scope {found.scope}, {n:,} parameters")
+            print(f"{printable(name)}: good; {found.config['network']}, scope {found.scope}, {n:,} parameters")
     if failed:
-        raise ValueError(f"{len(failed)} of {len(names or zoo.list())} can't be trusted: {', '.join(failed)}")
+        raise zoo.ZooError(f"{len(failed)} of {len(names or zoo.list())} can't be trusted: {', '.join(failed)}")
 
 
 def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> None:
@@ -89,14 +93,14 @@ def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> No
     """
     if what.is_dir():
         folder = zoo.import_folder(what, name, evidence)
-        print(f"{what} is the initialization {name}, in {folder}. Next:")
+        print(f"{printable(what)} is the initialization {name}, in {folder}. Next:")
     elif evidence and what.exists():
         raise ValueError(
             "--evidence is for folders of initializations: import the agent first, compare it, then import its folder"
         )
     else:
         folder = zoo.import_agent(what, name)
-        print(f"The encoder of {what} is the initialization {name}, in {folder}. Next:")
+        print(f"The encoder of {printable(what)} is the initialization {name}, in {folder}. Next:")
     print_commands(*next_commands(name))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leap_rl.core.logger import next_run_folder
+from leap_rl.core.run_file import begin_run, run_settings
+from leap_rl.core.run_lock import is_unused, next_run_folder, run_lock
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
 
 COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")
@@ -24,38 +26,54 @@ def print_commands(*commands: Sequence[object]) -> None:
         print(f"  {shlex.join(map(str, words))}", flush=True)
 
 
-def open_run_folder(run_dir: Path | None, resume: bool, command: str, settings: Settings, may_change: set[str]) -> Path:
+@contextmanager
+def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Path]:
     """
-    :param run_dir: of a new run, or of the one to resume
+    The folder that a command writes to, which nobody else writes to meanwhile. A new one goes again if nothing was
+    written to it.
+
+    :param run_dir: of a new run, or of the one to resume; ``None``: the next free number under ``runs``
     :param resume: whether it is there already
     :param command: that runs
-    :param settings: of the run
-    :param may_change: names of those that a resumed run may be given anew
     :raises ValueError: if a new run can't be written there, or the one that is there can't be gone on with
     """
-    if not resume:
-        return new_run_folder(run_dir, command)
-    assert run_dir is not None
-    check_same_settings(run_dir, command, settings, may_change)
-    return run_dir
-
-
-def new_run_folder(run_dir: Path | None, command: str) -> Path:
-    """
-    :param run_dir: as given; ``None``: the next free number under ``runs``
-    :raises ValueError: if it holds anything, or can't be written to
-    """
-    if run_dir is None:
-        run_dir = next_run_folder(Path("runs"), command)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise ValueError(f"{run_dir} exists: --resume {run_dir} goes on with a run, or choose another --run-dir")
-    above = next(parent for parent in (run_dir, *run_dir.absolute().parents) if parent.exists())
+    if resume:
+        assert run_dir is not None
+        settings_file(run_dir)
+        with run_lock(run_dir, f"leap-rl {command} --resume"):
+            yield run_dir
+        return
+    runs = Path("runs")
+    there = next(parent for parent in (run_dir or runs, *(run_dir or runs).absolute().parents) if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=above):
-            pass
+        folder = next_run_folder(runs, command) if run_dir is None else run_dir
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{run_dir} can't be written to: {error.strerror}; choose another --run-dir") from None
-    return run_dir
+        if run_dir is not None and run_dir.exists():
+            raise ValueError(f"{run_dir} is no folder: choose another --run-dir") from None
+        raise ValueError(f"{run_dir or runs} can't be written to: {error.strerror}; choose another --run-dir") from None
+    try:
+        with run_lock(folder, f"leap-rl {command}"):
+            if not is_unused(folder):
+                raise ValueError(f"{folder} exists: --resume {folder} goes on with a run, or choose another --run-dir")
+            yield folder
+    finally:
+        if is_unused(folder) and folder != there:
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in folder.absolute().parents:
+                if parent == there.absolute() or any(parent.iterdir()):
+                    break
+                parent.rmdir()
+
+
+def begin(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:
+    """
+    Write ``run.json`` for a new run, with the settings that must stay as they are: ``settings.yaml`` may be edited.
+
+    :raises OSError: if there is no room for it
+    """
+    must_stay = {name: value for name, value in _flat(as_dict(settings)).items() if name not in may_change}
+    begin_run(folder, {"command": command, **must_stay})
 
 
 def stored_settings(folder: Path, command: str) -> dict[str, Any]:
@@ -72,17 +90,19 @@ def stored_settings(folder: Path, command: str) -> dict[str, Any]:
 
 def check_same_settings(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:
     """
+    :param settings: those of ``settings.yaml``, which may have been edited, and of the command line
     :param may_change: names of settings that a resumed run may be given anew
-    :raises ValueError: naming what else differs from those that the run began with
+    :raises ValueError: naming what else differs from those that the run began with, of which ``run.json`` tells
     """
+    in_file = _flat(stored_settings(folder, command))
     # A setting that is younger than the run had its default.
-    before = _flat(as_dict(type(settings)())) | _flat(stored_settings(folder, command))
-    now = _flat(as_dict(settings))
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name) and name not in may_change:
-            raise ValueError(
-                f"{folder} began with {name}={before.get(name)}, not {now.get(name)}: leave it out to resume"
-            )
+    before = _flat(as_dict(type(settings)())) | run_settings(folder)
+    now = _flat(as_dict(settings)) | {"command": command}
+    for name in sorted({*before, *now} - may_change):
+        if before.get(name) != now.get(name):
+            edited = in_file.get(name) == now.get(name)
+            remedy = f"put it back in {folder / 'settings.yaml'}" if edited else "leave it out"
+            raise ValueError(f"{folder} began with {name}={before.get(name)}, not {now.get(name)}: {remedy} to resume")
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

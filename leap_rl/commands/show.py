@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, stored_settings
 from leap_rl.commands.train import saved_agents
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.files import read_json
+from leap_rl.core.meta_state import MetaState
 from leap_rl.settings import read_preset, settings_file
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -38,23 +40,23 @@ def _show_meta_train(folder: Path) -> None:
     if not checkpoints.steps():
         print(f"{folder}: meta-training has not begun")
         return
-    state = checkpoints.state()
-    history, total = state["history"], settings["meta-steps"]
+    state = checkpoints.state(MetaState)
+    history, total = state.history, settings["meta-steps"]
     running = len(list(checkpoints.running.glob("task-*"))) if checkpoints.running.is_dir() else 0
-    print(f"{folder}: meta step {state['meta_step']} of {total}, {state['num_timesteps']:,} steps")
-    if state["meta_step"] < total:
+    print(f"{folder}: meta step {state.step} of {total}, {state.num_timesteps:,} steps")
+    if state.step < total:
         print(f"  {running} tasks of the next meta step are finished")
         if history:
             seconds = sum(h["seconds"] for h in history)
-            left = seconds / len(history) * (total - state["meta_step"])
-            rate = state["num_timesteps"] / seconds
+            left = seconds / len(history) * (total - state.step)
+            rate = state.num_timesteps / seconds
             print(f"  {rate:,.0f} steps/s; {timedelta(seconds=round(left))} left when it runs")
     else:
         print(f"  finished: {folder / 'initialization'}")
-    if state["best"] is not None:
-        print(f"  best initialization: after meta step {state['best']['config']['meta_steps']}")
+    if state.best is not None:
+        print(f"  best initialization: after meta step {state.best.config.get('meta_steps')}")
     table = Table("task", "visits", "area: first", "last", "by visit", "lost", box=None, header_style="")
-    for name in state["tasks"]:
+    for name in state.tasks:
         rows = [row for h in history for row in h["tasks"] if row["name"] == name]
         if not rows:
             continue
@@ -62,7 +64,7 @@ def _show_meta_train(folder: Path) -> None:
         known = [a for a in areas if not math.isnan(a)]
         first, last = (f"{known[0]:,.1f}", f"{known[-1]:,.1f}") if known else ("-", "-")
         lost = sum(row["status"] != "ok" for row in rows)
-        table.add_row(name, str(len(rows)), first, last, curve(areas[-40:]), str(lost or ""))
+        table.add_row(Text(name), str(len(rows)), first, last, curve(areas[-40:]), str(lost or ""))
     Console().print(table)
 
 

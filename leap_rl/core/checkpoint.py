@@ -1,31 +1,39 @@
-"""The state of a meta-training on disk: tensors as safetensors, the rest as JSON, no pickle."""
+"""Checkpoints on disk: tensors as safetensors, the rest as JSON, no pickle."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from torch.optim import Optimizer
 
-from leap_rl.core.curve import LearningCurve
-from leap_rl.core.engines import Engine, OnProgress
+from leap_rl.core import record
 from leap_rl.core.files import replacing_folder
 from leap_rl.core.initialization import Initialization
-from leap_rl.core.path import PathStatistics
-from leap_rl.core.task import Job, TaskResult
+from leap_rl.core.run_file import begin_run, run_id
+from leap_rl.core.run_lock import run_lock
 
 FORMAT = "leap-rl checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+
+
+class Step(Protocol):
+    """The state of a training, a dataclass."""
+
+    @property
+    def step(self) -> int:
+        """After which it was saved: of a meta-training its meta steps."""
+
+
+State = TypeVar("State")
+Saved = TypeVar("Saved", bound=Step)
 
 
 class CheckpointError(ValueError):
@@ -52,10 +60,44 @@ class Checkpoints:
         self.keep_every = keep_every
         self.folder = run_dir / "checkpoints"
         self.running = run_dir / "running"
+        self._run: str | None = None
+
+    @property
+    def run(self) -> str:
+        """
+        Names the run, in all that it leaves; a new one begins with it.
+
+        :raises ValueError: if there are checkpoints, but nothing says of which run
+        """
+        if self._run is None:
+            if not self.steps():
+                begin_run(self.run_dir)
+            self._run = run_id(self.run_dir)
+        return self._run
 
     def steps(self) -> list[int]:
         """The meta steps that have a checkpoint."""
-        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
+        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
+
+    def of(self, step: int) -> Path:
+        """The folder of a meta step's checkpoint."""
+        return self.folder / f"{step:06d}"
+
+    @contextmanager
+    def alone(self, step: int) -> Iterator[None]:
+        """
+        Nobody else goes on with the run meanwhile.
+
+        :param step: that whoever goes on with it stands at
+        :raises ValueError: if somebody else does, or has gone on from there already
+        """
+        with run_lock(self.folder, "whoever goes on with this run"):
+            made = self.steps()
+            if made and made[-1] > step:
+                raise ValueError(
+                    f"{self.run_dir} has gone on from {step} to {made[-1]} meanwhile: load it again to go on from there"
+                )
+            yield
 
     def clean(self) -> None:
         """Remove what a process that was killed left half written."""
@@ -63,65 +105,152 @@ class Checkpoints:
             if unfinished.is_dir():
                 shutil.rmtree(unfinished, ignore_errors=True)
 
-    def save(self, meta_step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write the checkpoint after a meta step; older ones and the results that led to it go."""
-        _write(self.folder / f"{meta_step:06d}", tensors, state)
+    def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:
+        """
+        Write the checkpoint after a meta step; older ones and the results that led to it go.
+
+        :param tensors: by name
+        :param state: the rest, what JSON holds
+        :raises OSError: if there is no room for it
+        """
+        write(self.of(state.step), self.run, tensors, state)
         for step in self.steps()[: -self.keep]:
             if not self.keep_every or step % self.keep_every:
-                _remove(self.folder / f"{step:06d}")
+                _remove(self.of(step))
         if self.running.exists():
             _remove(self.running)
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load(self, form: type[Saved]) -> tuple[dict[str, Tensor], Saved]:
         """
         The last checkpoint.
 
-        :raises CheckpointError: if it is missing, foreign, damaged, or from another version
+        :param form: a dataclass that says what its state is
+        :raises CheckpointError: if it is missing, foreign, damaged, of another version or another run; it names the
+            last one that is whole
         """
         if not self.steps():
             raise CheckpointError(f"{self.run_dir} holds no checkpoint: it is no run of leap_rl, or has not begun")
-        return _read(self.folder / f"{self.steps()[-1]:06d}", "without this folder the one before it is used")
+        try:
+            return self._read(self.steps()[-1], form)
+        except CheckpointError as error:
+            raise self.refused(error, form) from None
 
-    def state(self) -> dict[str, Any]:
+    def state(self, form: type[Saved]) -> Saved:
         """The last checkpoint without its tensors; as ``load`` otherwise."""
-        return self.load()[1]
+        return self.load(form)[1]
+
+    def refused(self, error: ValueError, form: type[Saved]) -> CheckpointError:
+        """
+        What to say where the last checkpoint can't be gone on with, and how to go on from the one before it.
+
+        :param error: that says why; one that is no ``CheckpointError`` doesn't name the checkpoint yet
+        :param form: as of ``load``
+        """
+        *before, last = self.steps()
+        if not isinstance(error, CheckpointError):
+            error = CheckpointError(
+                f"{self.of(last)} does not fit: {' '.join(str(error).split())[: record.LONGEST_SHOWN]}"
+            )
+        remove = [self.of(last)]
+        for step in reversed(before):
+            try:
+                self._read(step, form)
+            except ValueError:
+                remove.append(self.of(step))
+            else:
+                folders = " and ".join(map(str, remove))
+                return CheckpointError(f"{error}. {self.of(step)} is whole: remove {folders} to go on from it")
+        return CheckpointError(f"{error}. No other checkpoint is whole: begin again in another folder")
+
+    def _read(self, step: int, form: type[Saved]) -> tuple[dict[str, Tensor], Saved]:
+        tensors, state, run = read(self.of(step), form)
+        if state.step != step:
+            raise CheckpointError(f"{self.of(step)} was saved after {state.step}")
+        if run != self.run:
+            raise CheckpointError(f"{self.of(step)} is of another run than {self.run_dir / 'run.json'}")
+        return tensors, state
 
 
-def save_result(folder: Path, result: TaskResult) -> None:
-    """Write what a task gave back, but θ^K."""
-    tensors = {f"meta_gradient.{name}": t for name, t in (result.meta_gradient or {}).items()}
-    tensors["steps"] = torch.as_tensor(result.curve.steps, dtype=torch.int64)
-    tensors["values"] = torch.as_tensor(result.curve.values, dtype=torch.float64)
-    curve = {key: getattr(result.curve, key) for key in ("budget", "window", "maximize")}
-    state = {key: getattr(result, key) for key in ("name", "seconds", "status", "error", "scores", "log")}
-    state |= {"num_timesteps": result.steps, "curve": curve}
-    state["statistics"] = None if result.statistics is None else vars(result.statistics)
-    _write(folder, tensors, state)
-
-
-def load_result(folder: Path) -> TaskResult | None:
+def write(folder: Path, run: str, tensors: Mapping[str, Tensor], state: object) -> None:
     """
-    What ``save_result`` wrote, or ``None``.
-
-    :raises CheckpointError: if it is damaged
+    :param folder: to appear, or to be replaced
+    :param run: that it is of
+    :param tensors: by name
+    :param state: a dataclass of what JSON holds, and of dataclasses
+    :raises OSError: if there is no room for it
     """
-    if not folder.exists():
-        return None
-    tensors, state = _read(folder, "without this folder it is run again")
-    prefix = "meta_gradient."
-    gradient = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    return TaskResult(
-        name=state["name"],
-        curve=LearningCurve(tensors["steps"].numpy(), tensors["values"].numpy(), **state["curve"]),
-        steps=state["num_timesteps"],
-        seconds=state["seconds"],
-        meta_gradient=gradient or None,
-        statistics=None if state["statistics"] is None else PathStatistics(**state["statistics"]),
-        status=state["status"],
-        error=state["error"],
-        scores=state["scores"],
-        log=[(step, values) for step, values in state["log"]],
-    )
+    data = safetensors.torch.save({name: t.detach().contiguous() for name, t in tensors.items()})
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "run": run, "name": folder.name}
+    text = record.sealed({**header, "tensors": hashlib.sha256(data).hexdigest(), "state": vars(state)}).encode()
+    with replacing_folder(folder, [len(data), len(text)]) as temporary:
+        (temporary / "state.safetensors").write_bytes(data)
+        (temporary / "state.json").write_bytes(text)
+
+
+@dataclass(frozen=True)
+class _Header:
+    run: str
+    name: str
+    tensors: str
+    state: dict[str, Any]
+
+
+def read(folder: Path, form: type[State]) -> tuple[dict[str, Tensor], State, str]:
+    """
+    What ``write`` wrote; nothing of it is run.
+
+    :param form: of the state
+    :return: tensors, state, and the run that it is of
+    :raises CheckpointError: if it is missing, foreign, damaged, renamed, or of another version; without a remedy
+    """
+    try:
+        content = record.read(folder / "state.json")
+        data = (folder / "state.safetensors").read_bytes()
+        if content.pop("format", None) != FORMAT:
+            raise CheckpointError(f"{folder} is no checkpoint of leap_rl")
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            raise CheckpointError(
+                f"{folder} has format version {record.shown(version)}, this leap_rl reads {FORMAT_VERSION}"
+            )
+        record.check_seal(content, {"format": FORMAT, "format_version": FORMAT_VERSION})
+        header = record.typed(_Header, content)
+        if header.name != folder.name:
+            raise ValueError(f"it is {record.shown(header.name)} under another name")
+        if header.tensors != hashlib.sha256(data).hexdigest():
+            raise ValueError("the sha256 of state.safetensors is not the one in state.json")
+        return _tensors(data), record.typed(form, header.state, "state"), header.run
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from None
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # whatever a library says of bytes that it was not made for
+        raise ValueError(f"state.safetensors can't be read: {record.shown(str(error))}") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{record.shown(name)} is not finite")
+    return tensors
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str = "") -> None:
+    """
+    :param tensors: by name, as they were read
+    :param expected: those that there must be, of the same shapes and dtypes
+    :param what: begins their names
+    :raises ValueError: naming the first that is missing, too many, or of another shape or dtype
+    """
+    for name in [*expected, *tensors]:
+        mine, there = tensors.get(name), expected.get(name)
+        if mine is None or there is None:
+            raise ValueError(f"{record.shown(what + name)} is {'missing' if mine is None else 'of no use'}")
+        if (mine.shape, mine.dtype) != (there.shape, there.dtype):
+            said = f"{tuple(mine.shape)} of {mine.dtype}, not {tuple(there.shape)} of {there.dtype}"
+            raise ValueError(f"{record.shown(what + name)} is {said}")
 
 
 def checkpoint_bytes(theta: Initialization, kept: int, meta_batch_size: int) -> int:
@@ -132,99 +261,9 @@ def checkpoint_bytes(theta: Initialization, kept: int, meta_batch_size: int) -> 
     return sum(t.nbytes for t in theta.parameters.values()) * (5 * (kept + 1) + meta_batch_size)
 
 
-def run_kept(
-    engine: Engine, jobs: Sequence[Job], folders: Sequence[Path | None], on_progress: OnProgress
-) -> Iterator[tuple[int, TaskResult, bool]]:
-    """
-    Run jobs and keep each result as it comes, but those that failed; what an interrupted process kept is read instead.
-
-    :param engine: where they run
-    :param jobs: independent of each other
-    :param folders: one for each job's result; ``None`` keeps it nowhere
-    :param on_progress: as of ``Engine.run``
-    :return: index of the job, its result, and whether it ran now
-    """
-    rest = []
-    for index, folder in enumerate(folders):
-        kept = None if folder is None else load_result(folder)
-        if kept is None:
-            rest.append(index)
-        else:
-            on_progress(index, kept.steps)
-            yield index, kept, False
-    for position, result in engine.run(
-        [jobs[index] for index in rest], lambda position, steps: on_progress(rest[position], steps)
-    ):
-        folder = folders[rest[position]]
-        if folder is not None and result.status != "failed":
-            save_result(folder, result)
-        yield rest[position], result, True
-
-
-def _write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    data = safetensors.torch.save({name: t.detach().contiguous() for name, t in tensors.items()})
-    state = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), **state}
-    text = json.dumps(state, indent=1) + "\n"
-    try:
-        with replacing_folder(folder) as temporary:
-            (temporary / "state.safetensors").write_bytes(data)
-            (temporary / "state.json").write_text(text)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        needed, free = len(data) + len(text), shutil.disk_usage(folder.parent).free
-        raise OSError(
-            error.errno,
-            f"no room for {folder}: it needs {needed:,} bytes, {free:,} are free, so {max(needed - free, 0):,} or a "
-            f"higher limit on file size are missing ({os.strerror(error.errno)}). What was saved before is intact",
-        ) from None
-
-
-def _read(folder: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        state = json.loads((folder / "state.json").read_text())
-        data = (folder / "state.safetensors").read_bytes()
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder} can't be read: {error}; {remedy}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} is no checkpoint of leap_rl")
-    if state.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has format version {state.get('format_version')}, this leap_rl reads {FORMAT_VERSION}"
-        )
-    damaged = f"{folder} is damaged ({{}}); {remedy}"
-    if state.get("sha256") != hashlib.sha256(data).hexdigest():
-        raise CheckpointError(damaged.format("the sha256 of state.safetensors is not the one in state.json"))
-    try:
-        return safetensors.torch.load(data), state
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(damaged.format(error)) from None
-
-
 def _remove(folder: Path) -> None:
     """At once for whoever looks for it: renamed first."""
     hidden = folder.with_name(f".{folder.name}-removed")
     shutil.rmtree(hidden, ignore_errors=True)
     os.replace(folder, hidden)
     shutil.rmtree(hidden)
-
-
-def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A torch optimizer's state, its tensors apart from what JSON holds."""
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                numbers[f"{index}.{key}"] = value
-    return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
-
-
-def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **rest["numbers"]}.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})

@@ -2,46 +2,109 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from leap_rl.core import record
 
-class replacing_folder:
+
+@contextmanager
+def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
     """
-    A context manager that gives a temporary folder and, when its block ends well, renames it to ``path``.
+    Gives a temporary folder and, when the block ends well, renames it to ``path``; else nothing is left of it.
 
     :param path: the folder to appear; an older one is removed once the new one is complete
+    :param sizes: of its files, bytes, if they are known
+    :raises OSError: if there is no room for it, saying how much is missing
     """
+    with _saying_what_is_missing(path, sizes):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            temporary.chmod(0o755)
+            yield temporary
+            for file in (*temporary.iterdir(), temporary):
+                _sync(file)
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+                os.replace(path, old / path.name)
+                try:
+                    os.replace(temporary, path)
+                except OSError:
+                    os.replace(old / path.name, path)
+                    raise
+                finally:
+                    shutil.rmtree(old)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # where it was not renamed
+        _sync(path.parent)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
-        self.temporary.chmod(0o755)
-        return self.temporary
+@contextmanager
+def replacing_file(file: Path, size: int | None = None) -> Iterator[Path]:
+    """
+    As ``replacing_folder``, for a file: gives a temporary name of the same ending. The file's folder is made.
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            return
-        for file in (*self.temporary.iterdir(), self.temporary):
-            _sync(file)
-        if self.path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-old-", dir=self.path.parent))
-            os.replace(self.path, old / self.path.name)
-            os.replace(self.temporary, self.path)
-            shutil.rmtree(old)
+    :param file: to appear, or to be replaced
+    :param size: bytes that are to be written, if they are known
+    :raises OSError: if there is no room for it, saying how much is missing
+    """
+    with _saying_what_is_missing(file, [] if size is None else [size]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.stem}-unfinished{file.suffix}")
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _saying_what_is_missing(path: Path, sizes: Sequence[int]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        limit = _largest_file() if error.errno == errno.EFBIG else None
+        if limit is None:
+            there, room, needed = _free(path), "are free", sum(sizes)
         else:
-            os.replace(self.temporary, self.path)
-        _sync(self.path.parent)
+            there, room, needed = limit, "are what one file may have (ulimit -f)", max(sizes, default=0)
+        needs = f"it needs {needed:,} bytes, " if sizes else "it needs more bytes than there are: "
+        # Where a quota is the reason, what is free is not.
+        missing = f", so {needed - there:,} are missing" if needed > there else ""
+        raise OSError(
+            error.errno,
+            f"no room for {path} ({os.strerror(error.errno)}): {needs}{there:,} {room}{missing}. "
+            "What was saved before is intact",
+        ) from None
+
+
+def _free(path: Path) -> int:
+    """Bytes, on the file system that holds a path, or would."""
+    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
+
+
+def _largest_file() -> int | None:
+    """The limit of this process in bytes, if it has one."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _sync(path: Path) -> None:
@@ -64,12 +127,11 @@ def write_text(file: Path, text: str) -> None:
     """
     :param file: to write, or to replace; its folder is made
     :param text: of the file
+    :raises OSError: if there is no room for it, saying how much is missing
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}")
-    unfinished.write_text(text)
-    _sync(unfinished)
-    os.replace(unfinished, file)
+    data = text.encode()
+    with replacing_file(file, len(data)) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def json_number(value: float) -> float | None:
@@ -84,9 +146,6 @@ def read_json(file: Path, remedy: str) -> dict[str, Any]:
     :raises ValueError: if it is not there, or damaged
     """
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        return record.read(file)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} can't be read ({error}): {remedy}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no object: {remedy}")
-    return content

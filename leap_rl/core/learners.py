@@ -13,6 +13,7 @@ from torch import Tensor
 from leap_rl.core.as_json import as_json
 from leap_rl.core.lookahead import LookAhead
 from leap_rl.core.path import GradientPath, Gradients, LossDelta, Metric, check_path_settings
+from leap_rl.core.record import shown, typed
 
 
 class MetaLearner(ABC):
@@ -199,10 +200,11 @@ def learner_from_settings(settings: Mapping[str, Any]) -> MetaLearner:
     """
     The inverse of ``MetaLearner.settings``.
 
-    :raises ValueError: for a class that is not of this module
+    :raises ValueError: for a class that is not of this module, or settings that it does not take
     """
     kinds = {kind.__name__: kind for kind in (Leap, Reptile, FOMAML, MAML, SequentialFinetuning, NoPretraining)}
     name = settings.get("name")
-    if name not in kinds:
-        raise ValueError(f"{name} is no meta-learner of leap_rl: give yours as learner=...")
-    return kinds[name](**{key: value for key, value in settings.items() if key != "name"})
+    if not isinstance(name, str) or name not in kinds:
+        raise ValueError(f"{shown(name)} is no meta-learner of leap_rl: give yours as learner=...")
+    learner: MetaLearner = typed(kinds[name], {k: v for k, v in settings.items() if k != "name"}, name)
+    return learner

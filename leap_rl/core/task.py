@@ -18,6 +18,10 @@ Report = Callable[[int], None]
 """Called by a running process with the number of steps it has done."""
 
 
+LONGEST_ERROR = 4000
+"""Characters that are kept of an error: some print all that they hold, and it is stored with every meta step."""
+
+
 @dataclass
 class TaskResult:
     """
@@ -31,7 +35,7 @@ class TaskResult:
     :param statistics: of its gradient path, if the meta-learner observes
     :param status: ``"non_finite"`` where the process or its meta gradient diverged, ``"failed"`` where it crashed or
         its worker was lost: neither may enter θ⁰
-    :param error: what happened, where it failed
+    :param error: what happened, where it failed; of a long one head and tail are kept
     :param scores: figures of the task's own, such as a test error
     :param log: what the process logged: (step, {key: value})
     :param final: θ^K, on request
@@ -48,6 +52,12 @@ class TaskResult:
     scores: dict[str, float] = field(default_factory=dict)
     log: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     final: Initialization | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None and len(self.error) > LONGEST_ERROR:
+            half = LONGEST_ERROR // 2
+            left_out = len(self.error) - 2 * half
+            self.error = f"{self.error[:half]}\n[... {left_out:,} characters ...]\n{self.error[-half:]}"
 
     @property
     def reason(self) -> str:

@@ -10,8 +10,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,24 +21,20 @@ from torch.optim import Optimizer
 
 from leap_rl.core.as_json import as_json
 from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
-from leap_rl.core.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    checkpoint_bytes,
-    optimizer_state,
-    restore_optimizer,
-    run_kept,
-)
+from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors, checkpoint_bytes
 from leap_rl.core.engines import Engine, InProcess, Workers
 from leap_rl.core.initialization import Initialization, InitializationError, relative_change, versions, what_learns
 from leap_rl.core.integers import integer
+from leap_rl.core.kept_results import run_kept
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
-from leap_rl.core.logger import LoggerLike, TensorBoardLogger, next_run_folder
+from leap_rl.core.logger import LoggerLike, TensorBoardLogger
 from leap_rl.core.meta_log import MetaLog
+from leap_rl.core.meta_state import Best, MetaState, Sampling, Settings, optimizer_state, restore_optimizer
 from leap_rl.core.progress import JobsProgress
+from leap_rl.core.record import shown
+from leap_rl.core.run_lock import next_run_folder
 from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
 
-Sampling = Literal["without_replacement", "reshuffle", "with_replacement"]
 Schedule = Callable[[float], float]
 
 _log = logging.getLogger(__name__)
@@ -232,14 +229,16 @@ class MetaTrainer:
         :param callback: called as SB3 calls its own; a meta step is the step
         :param progress_bar: draw one, if the output is a terminal
         :return: self
+        :raises ValueError: if another process, or another trainer, goes on with the run in ``run_dir``
         :raises RuntimeError: if more than half of a meta batch was lost, or a task fails whenever it is visited; θ⁰ is
             as it was
         :raises OSError: if there is no room for a checkpoint; the last one is intact
         """
         meta_steps = integer("meta_steps", meta_steps, least=1)
-        callbacks = self._start(callback)
         last = self.meta_step + meta_steps
-        with JobsProgress(enabled=progress_bar) as self._progress:
+        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.meta_step)
+        with alone, JobsProgress(enabled=progress_bar) as self._progress:
+            callbacks = self._start(callback)
             steps = sum(task.steps for task in self.tasks) * self.meta_batch_size // len(self.tasks)  # of a meta batch
             self._progress.outer(f"meta step {self.meta_step + 1} of {last}", meta_steps * steps)
             if self._wants_evaluation() and not self._eval_reference:
@@ -270,8 +269,8 @@ class MetaTrainer:
                     self.save()
                 if not all([c.on_step() for c in callbacks]):
                     break
-        for c in callbacks:
-            c.on_training_end()
+            for c in callbacks:
+                c.on_training_end()
         return self
 
     def _run(self, batch: Sequence[int]) -> list[TaskResult]:
@@ -401,7 +400,8 @@ class MetaTrainer:
         keys = [f"{kind}-{self.meta_step:06d}-{index:03d}" for index in range(len(jobs))]
         folders = [None if self.checkpoints is None else self.checkpoints.running / key for key in keys]
         results: dict[int, TaskResult] = {}
-        for index, result, ran_now in run_kept(self.engine, jobs, folders, self._progress.job_at):
+        run = None if self.checkpoints is None else self.checkpoints.run
+        for index, result, ran_now in run_kept(self.engine, jobs, folders, self._progress.job_at, run):
             results[index] = result
             if ran_now and result.status == "non_finite":  # the same seed would fail again
                 _log.warning(
@@ -429,7 +429,7 @@ class MetaTrainer:
                 self._log_folder = next_run_folder(self.tensorboard_log, type(self.learner).__name__)
             self._log = MetaLog(self._log_folder, self.meta_step if resumed else -1)
             if isinstance(self._log.run, TensorBoardLogger) and not resumed:
-                self._log.run.describe(self._settings(), self._task_names)
+                self._log.run.describe(vars(self._settings()), self._task_names)
         return self._log
 
     def _check_room(self) -> None:
@@ -527,21 +527,21 @@ class MetaTrainer:
             areas = [f"{row['name']} {'-' if math.isnan(row['area']) else format(row['area'], '.4g')}" for row in rows]
             print(f"meta step {self.meta_step}: {steps / seconds:,.0f} steps/s, areas: {', '.join(areas)}", flush=True)
 
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "learner": self.learner.settings(),
-            "meta_batch_size": self.meta_batch_size,
-            "scope": self._theta.scope,
-            "meta_optimizer": type(self.meta_optimizer).__name__,
-            "schedule": self._schedule is not None,
-            "average_from": self.average_from,
-            "sampling": self.sampling,
-            "eval_freq": self.eval_freq,
-            "seed": self.seed,
-            "device": self.device,
-            "arithmetic": self.engine.arithmetic,
-            "tensorboard_log": self._as_stored(self.tensorboard_log),
-        }
+    def _settings(self) -> Settings:
+        return Settings(
+            learner=self.learner.settings(),
+            meta_batch_size=self.meta_batch_size,
+            scope=self._theta.scope,
+            meta_optimizer=type(self.meta_optimizer).__name__,
+            schedule=self._schedule is not None,
+            average_from=self.average_from,
+            sampling=self.sampling,
+            eval_freq=self.eval_freq,
+            seed=self.seed,
+            device=self.device,
+            arithmetic=self.engine.arithmetic,
+            tensorboard_log=self._as_stored(self.tensorboard_log),
+        )
 
     def _as_stored(self, path: Path | None) -> str | None:
         """What lies in ``run_dir`` is found again where that was moved, the rest wherever training goes on from."""
@@ -572,31 +572,33 @@ class MetaTrainer:
         if self.checkpoints is None:
             raise ValueError("there is nowhere to save: give the trainer a run_dir")
         optimizer_tensors, optimizer_rest = optimizer_state(self.meta_optimizer)
+        best = self.best_initialization
+        tensors = self._tensors() | {f"optimizer.{n}": t for n, t in optimizer_tensors.items()}
+        state = MetaState(
+            settings=self._settings(),
+            tasks=self._task_names,
+            tasks_steps=[task.steps for task in self.tasks],
+            eval_tasks=[task.name for task in self.eval_tasks],
+            eval_tasks_steps=[task.steps for task in self.eval_tasks],
+            config=self._theta.config,
+            optimizer=optimizer_rest,
+            history=self.history,
+            best=None if best is None else Best(self.best_score, best.config),
+            eval_reference=self._eval_reference,
+            log_folder=self._as_stored(self._log_folder),
+        )
+        self.checkpoints.save(tensors, state)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds but the meta optimizer's."""
         tensors = {f"theta.{n}": t for n, t in self._theta.parameters.items()}
         tensors |= {f"buffer.{n}": t for n, t in self._theta.buffers.items()}
-        tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors.items()}
         tensors |= {f"average.{n}": t for n, t in self._average.items()}
         best = self.best_initialization
         if best is not None:
             tensors |= {f"best.{n}": t for n, t in best.parameters.items()}
             tensors |= {f"best_buffer.{n}": t for n, t in best.buffers.items()}
-        state = {
-            "settings": self._settings(),
-            "tasks": self._task_names,
-            "tasks_steps": [task.steps for task in self.tasks],
-            "eval_tasks": [task.name for task in self.eval_tasks],
-            "eval_tasks_steps": [task.steps for task in self.eval_tasks],
-            "config": self._theta.config,
-            "optimizer": optimizer_rest,
-            "meta_step": self.meta_step,
-            "num_timesteps": self.num_timesteps,
-            "steps_of": self._steps_of,
-            "history": self.history,
-            "best": None if best is None else {"score": self.best_score, "config": best.config},
-            "eval_reference": self._eval_reference,
-            "log_folder": self._as_stored(self._log_folder),
-        }
-        self.checkpoints.save(self.meta_step, tensors, state)
+        return tensors
 
     @classmethod
     def load(
@@ -632,87 +634,112 @@ class MetaTrainer:
         """
         run_dir = Path(run_dir)
         checkpoints = Checkpoints(run_dir, keep_checkpoints, keep_every)
-        tensors, state = checkpoints.load()
+        tensors, state = checkpoints.load(MetaState)
         checkpoints.clean()
-        settings = dict(state["settings"])
-        if settings["tensorboard_log"] is not None:
-            settings["tensorboard_log"] = run_dir / settings["tensorboard_log"]
-        for what, names in (("tasks", tasks), ("eval_tasks", eval_tasks or [])):
-            given = [task.name for task in names]
-            if given != state[what]:
-                raise CheckpointError(f"{run_dir} was trained with {what} {state[what]}, not {given}")
-            budgets = [task.steps for task in names]
-            if budgets != state.get(f"{what}_steps", budgets):
-                raise CheckpointError(f"{run_dir} was trained with {what} of other budgets than {budgets} steps")
-        if settings.pop("schedule") and not callable((meta_optimizer_kwargs or {}).get("lr")):
+        settings = state.settings
+        for what, given, before in (
+            ("tasks", tasks, (state.tasks, state.tasks_steps)),
+            ("eval_tasks", eval_tasks or [], (state.eval_tasks, state.eval_tasks_steps)),
+        ):
+            names, budgets = [task.name for task in given], [task.steps for task in given]
+            if names != before[0]:
+                raise CheckpointError(f"{run_dir} was trained with {what} {shown(before[0])}, not {shown(names)}")
+            if budgets != before[1]:
+                raise CheckpointError(f"{run_dir} was trained with {what} of other budgets than {shown(budgets)} steps")
+        if settings.schedule and not callable((meta_optimizer_kwargs or {}).get("lr")):
             raise CheckpointError(f"{run_dir} was trained with a schedule: give it as meta_optimizer_kwargs['lr']")
-        began_with = settings.pop("arithmetic", Engine.arithmetic)
-        if began_with != (engine or Engine).arithmetic:
+        if settings.arithmetic != (engine or Engine).arithmetic:
             raise CheckpointError(
-                f"{run_dir} began with arithmetic {began_with!r}, not {(engine or Engine).arithmetic!r}: "
+                f"{run_dir} began with arithmetic {shown(settings.arithmetic)}, not {(engine or Engine).arithmetic!r}: "
                 "give it an engine of that arithmetic"
             )
-        learner_settings = settings.pop("learner")
-        learner = learner or learner_from_settings(learner_settings)
-        if learner.settings() != learner_settings:
-            raise CheckpointError(f"{run_dir} was trained by {learner_settings}, not {learner.settings()}")
-        optimizer_name = settings.pop("meta_optimizer")
+        try:
+            learner = learner or learner_from_settings(settings.learner)
+        except ValueError as error:
+            raise CheckpointError(f"{run_dir} was trained by {error}") from None
+        if learner.settings() != settings.learner:
+            raise CheckpointError(f"{run_dir} was trained by {shown(settings.learner)}, not {learner.settings()}")
+        optimizer_name = settings.meta_optimizer
         if meta_optimizer_class is not None and meta_optimizer_class.__name__ != optimizer_name:
             raise CheckpointError(
-                f"{run_dir} was trained with {optimizer_name}, not {meta_optimizer_class.__name__}: a new run takes "
-                "another meta optimizer, with initialization=..."
+                f"{run_dir} was trained with {shown(optimizer_name)}, not {meta_optimizer_class.__name__}: a new run "
+                "takes another meta optimizer, with initialization=..."
             )
         if learner.order != "chain" and meta_optimizer_class is None:
             meta_optimizer_class = getattr(torch.optim, optimizer_name, None)
-            if meta_optimizer_class is None:
-                raise CheckpointError(f"{run_dir} was trained with {optimizer_name}: give it as meta_optimizer_class")
-
-        def named(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        # Constructing needs some lr (the real one comes with the optimizer's state).
-        group: dict[str, Any] = next(iter(state["optimizer"]["param_groups"]), {})
+            if not isinstance(meta_optimizer_class, type):
+                raise CheckpointError(
+                    f"{run_dir} was trained with {shown(optimizer_name)}: give it as meta_optimizer_class"
+                )
+        group: dict[str, Any] = next(iter(state.optimizer.param_groups), {})
         for key, value in (meta_optimizer_kwargs or {}).items():
             value = list(value) if isinstance(value, tuple) else value  # as JSON has betas
             if not callable(value) and group.get(key, value) != value:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {key}={group[key]} of the meta optimizer, not {value}: a new run "
-                    "takes another, with initialization=..."
+                    f"{run_dir} was trained with {key}={shown(group[key])} of the meta optimizer, not {value}: "
+                    "a new run takes another, with initialization=..."
                 )
-        kwargs = {"lr": group.get("lr", 0.0), **(meta_optimizer_kwargs or {})}
-        trainer = cls(
-            tasks,
-            learner,
-            meta_optimizer_class=meta_optimizer_class,
-            meta_optimizer_kwargs=kwargs,
-            initialization=Initialization(named("theta."), settings["scope"], named("buffer.")),
-            eval_tasks=eval_tasks,
-            engine=engine,
-            n_workers=n_workers,
-            verbose=verbose,
-            **settings,
-        )
+        # Constructing needs some lr; the real one comes with the optimizer's state.
+        lr = group.get("lr")
+        lr = lr if isinstance(lr, float) and 0 < lr < math.inf else 0.0
+        try:
+            trainer = cls(
+                tasks,
+                learner,
+                settings.meta_batch_size,
+                settings.scope,
+                meta_optimizer_class,
+                {"lr": lr, **(meta_optimizer_kwargs or {})},
+                average_from=settings.average_from,
+                sampling=settings.sampling,
+                eval_tasks=eval_tasks,
+                eval_freq=settings.eval_freq,
+                engine=engine,
+                n_workers=n_workers,
+                tensorboard_log=None if settings.tensorboard_log is None else run_dir / settings.tensorboard_log,
+                seed=settings.seed,
+                device=settings.device,
+                verbose=verbose,
+            )
+        except ValueError as error:
+            raise checkpoints.refused(error, MetaState) from None
         for key, value in what_learns(trainer._theta.config).items():
-            known = state["config"].get(key, value)
+            known = state.config.get(key, value)
             if known != value:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {key} {known!r}, not {value!r}: a new run takes another, with "
-                    "initialization=..."
+                    f"{run_dir} was trained with {key} {shown(known)}, not {shown(value)}: a new run takes another, "
+                    "with initialization=..."
                 )
         trainer.run_dir, trainer.checkpoints = run_dir, checkpoints
-        restore_optimizer(trainer.meta_optimizer, named("optimizer."), state["optimizer"])
-        trainer._theta.config = state["config"]
-        trainer._average = named("average.")
-        trainer.meta_step = state["meta_step"]
-        trainer.num_timesteps = state["num_timesteps"]
-        trainer.history = state["history"]
-        trainer._steps_of = state["steps_of"]
-        trainer._eval_reference = state["eval_reference"]
-        if state["best"] is not None:
-            trainer.best_score = state["best"]["score"]
-            trainer.best_initialization = Initialization(
-                named("best."), settings["scope"], named("best_buffer."), state["best"]["config"]
-            )
-        if state["log_folder"] is not None:
-            trainer._log_folder = run_dir / state["log_folder"]
+        try:
+            trainer._restore(tensors, state)
+        except ValueError as error:
+            raise checkpoints.refused(error, MetaState) from None
+        if state.log_folder is not None:
+            trainer._log_folder = run_dir / state.log_folder
         return trainer
+
+    def _restore(self, tensors: Mapping[str, Tensor], state: MetaState) -> None:
+        """
+        :raises ValueError: if the tensors are not those of such a run
+        """
+
+        def named(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.meta_step, self.num_timesteps = state.step, state.num_timesteps
+        self.history = state.history
+        self._steps_of = state.steps_of()
+        self._eval_reference = state.eval_reference
+        if self.average_from is not None and self.meta_step >= self.average_from:
+            self._average = {name: tensor.detach().clone() for name, tensor in self._theta.parameters.items()}
+        if state.best is not None:
+            self.best_score, self.best_initialization = state.best.score, self._current()
+            self.best_initialization.config = state.best.config
+        restore_optimizer(self.meta_optimizer, named("optimizer."), state.optimizer, self.meta_step > 0)
+        own = self._tensors()
+        check_tensors({n: t for n, t in tensors.items() if not n.startswith("optimizer.")}, own)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        self._theta.config = state.config

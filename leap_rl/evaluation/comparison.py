@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,15 @@ from leap_rl.core import (
     Task,
     TaskFamily,
     TaskResult,
+    record,
 )
-from leap_rl.core.checkpoint import run_kept
 from leap_rl.core.file_name import file_name
-from leap_rl.core.files import json_number, read_json, write_text
+from leap_rl.core.files import json_number, write_text
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.integers import integer
+from leap_rl.core.kept_results import run_kept
 from leap_rl.core.logger import TensorBoardLogger
+from leap_rl.core.run_file import begin_run, run_id
 
 
 def return_spec(value: float) -> str:
@@ -225,11 +226,13 @@ def compare(
         names = [f"{task.name} from {start}, seed {seed}" for start, task, seed in runs]
         progress.jobs(names, [job.task.steps for job in jobs])
         folders = [folder(index) for index in range(len(runs))]
-        for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at):
+        run = None if run_dir is None else run_id(run_dir)
+        drawn = [index for index, (start, _, _) in enumerate(runs) if starts[start] is None]
+        for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run, drawn):
             result.raise_for_status(names[index])
             results[index] = result
-            if run_dir is not None and ran_now and result.log:
-                _log_run(run_dir / "tensorboard", runs[index], result)
+            if run_dir is not None and result.log:
+                _log_run(run_dir / "tensorboard", runs[index], result, ran_now)
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     for index, (start, task, _) in enumerate(runs):
         curves[start][task.name].append(results[index].curve)
@@ -237,6 +240,23 @@ def compare(
         (start, task.name, seed) for i, (start, task, seed) in enumerate(runs) if results[i].status == "non_finite"
     }
     return Comparison(curves, seeds, diverged)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """
+    What names of starts and tasks stand for in a folder.
+
+    :param run: that it is of
+    :param starts: sha256 of each; ``None``: drawn at random
+    :param steps: budgets of the tasks
+    :param config: what learns
+    """
+
+    run: str
+    starts: dict[str, str | None]
+    steps: dict[str, int]
+    config: dict[str, Any]
 
 
 def check_same_runs(
@@ -249,10 +269,16 @@ def check_same_runs(
     :raises ValueError: if a start is another initialization than before, a task has another budget, or the agent is
         another
     """
+    begin_run(run_dir)
     file, config = run_dir / "compared.json", {"scope": random.scope, **what_learns(random.config)}
-    known: dict[str, dict[str, Any]] = {"starts": {}, "steps": {}, "config": config}
+    known = _Compared(run_id(run_dir), {}, {}, config)
     if file.is_file():
-        known |= read_json(file, "start in another folder")
+        try:
+            known = record.read_sealed(file, _Compared)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} can't be read ({error}): start in another folder") from None
+        if known.run != run_id(run_dir):
+            raise ValueError(f"{file} is of another run than {run_dir / 'run.json'}: start in another folder")
 
     def check(name: str, before: Any, now: Any, what: str) -> None:
         if before != now:
@@ -262,18 +288,21 @@ def check_same_runs(
             )
 
     for name, start in starts.items():
-        sha256 = start and start.sha256
-        check(name, known["starts"].setdefault(name, sha256), sha256, "another initialization")
+        sha256 = None if start is None else start.sha256
+        check(name, known.starts.setdefault(name, sha256), sha256, "another initialization")
     for task in tasks:
-        check(task.name, known["steps"].setdefault(task.name, task.steps), task.steps, "another budget")
+        check(task.name, known.steps.setdefault(task.name, task.steps), task.steps, "another budget")
     # Those may be joined by others; of what learns nothing may be new, and nothing gone.
-    for name in {**known["config"], **config}:
-        check(name, known["config"].get(name), config.get(name), "another value")
-    write_text(file, json.dumps(known, indent=1) + "\n")
+    for name in {**known.config, **config}:
+        check(name, known.config.get(name), config.get(name), "another value")
+    write_text(file, record.sealed(vars(known)))
 
 
-def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:
+def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult, ran_now: bool) -> None:
+    """A run that was kept is logged where the process that made it was ended in between."""
     start, task, seed = run
-    logger = TensorBoardLogger(tensorboard / folder_of(task.name, start) / f"seed {seed}", last_step=-1)
-    logger.write(result.log)
-    logger.close()
+    folder = tensorboard / folder_of(task.name, start) / f"seed {seed}"
+    if ran_now or not folder.exists():
+        logger = TensorBoardLogger(folder, last_step=-1)
+        logger.write(result.log)
+        logger.close()

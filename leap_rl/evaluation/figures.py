@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from leap_rl.core import LearningCurve
+from leap_rl.core.files import replacing_file
 from leap_rl.evaluation.comparison import Comparison
 
 
@@ -59,7 +60,8 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
                 text.set_parse_math(False)
     if title:
         figure.suptitle(title, wrap=True, parse_math=False)
-    figure.savefig(file, dpi=150)
+    with replacing_file(file) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def _at(curve: LearningCurve, steps: np.ndarray) -> np.ndarray:

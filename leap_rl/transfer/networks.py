@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
-from leap_rl.core import Initialization
+from leap_rl.core import Initialization, InitializationError
 
 
 class Mnih2013CNN(BaseFeaturesExtractor):
@@ -66,8 +66,8 @@ class Mnih2013CNN(BaseFeaturesExtractor):
 
 NETWORKS: dict[str, type[BaseFeaturesExtractor]] = {"NatureCNN": NatureCNN, "Mnih2013CNN": Mnih2013CNN}
 
-# The first convolutions tell them apart: filters and kernel.
-_FILTERS = {"NatureCNN": [(32, 8), (64, 4), (64, 3)], "Mnih2013CNN": [(16, 8), (32, 4)]}
+# Their convolutions: filters and kernel.
+_CONVOLUTIONS = {"NatureCNN": [(32, 8), (64, 4), (64, 3)], "Mnih2013CNN": [(16, 8), (32, 4)]}
 
 
 def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
@@ -76,14 +76,14 @@ def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
 
     :param initialization: whose config names its network
     :return: for ``A2C("CnnPolicy", env, policy_kwargs=...)``
-    :raises ValueError: for a network that is not of SB3 or leap_rl
+    :raises InitializationError: for a network that is not of SB3 or leap_rl
     """
     network = initialization.config.get("network")
     if network not in NETWORKS:
-        raise ValueError(f"the initialization is for the network {network}, known are {', '.join(NETWORKS)}")
+        raise InitializationError(f"the initialization is for the network {network}, known are {', '.join(NETWORKS)}")
     shapes = {name: tuple(t.shape) for name, t in initialization.parameters.items() if name.startswith("encoder.")}
     if network_of(shapes) != network:
-        raise ValueError(
+        raise InitializationError(
             f"the initialization says that it is for {network}, but its tensors are not: damaged or foreign"
         )
     features = initialization.parameters["encoder.linear.0.bias"]
@@ -100,12 +100,15 @@ def network_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     :param shapes: of an encoder's tensors, by the names of initializations
     :return: the name of its network, or ``None``
     """
-    # By name: a file keeps no order.
-    convolutions = [
-        (s[0], s[2]) for name, s in sorted(shapes.items()) if name.startswith("encoder.cnn.") and len(s) == 4
-    ]
-    expected = {f"encoder.cnn.{2 * i}.{kind}" for i in range(len(convolutions)) for kind in ("weight", "bias")}
-    expected |= {"encoder.linear.0.weight", "encoder.linear.0.bias"}
-    if set(shapes) != expected:
+    first, last = shapes.get("encoder.cnn.0.weight", ()), shapes.get("encoder.linear.0.weight", ())
+    if len(first) != 4 or len(last) != 2:
         return None
-    return next((network for network, filters in _FILTERS.items() if filters == convolutions), None)
+    for network, convolutions in _CONVOLUTIONS.items():
+        channels, expected = first[1], {"encoder.linear.0.weight": last, "encoder.linear.0.bias": last[:1]}
+        for i, (filters, kernel) in enumerate(convolutions):
+            expected[f"encoder.cnn.{2 * i}.weight"] = (filters, channels, kernel, kernel)
+            expected[f"encoder.cnn.{2 * i}.bias"] = (filters,)
+            channels = filters
+        if expected == shapes and last[1] % channels == 0:
+            return network
+    return None

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
-import os
 import pickletools
 import re
-import shutil
 import zipfile
 from collections import deque
 from itertools import pairwise
@@ -22,6 +19,8 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leap_rl.core.files import replacing_file
+from leap_rl.core.outside import first_line, printable
 from leap_rl.transfer.networks import NETWORKS
 
 MOST_BYTES = 100_000_000
@@ -59,7 +58,7 @@ class AgentError(ValueError):
 
     def __init__(self, file: Path, what: str) -> None:
         self.file = file
-        super().__init__(f"{file} {''.join(c if c.isprintable() else '?' for c in what[:400])}")
+        super().__init__(f"{file} {printable(what, 400)}")
 
 
 def save_agent(model: BaseAlgorithm, file: Path) -> None:
@@ -76,21 +75,8 @@ def save_agent(model: BaseAlgorithm, file: Path) -> None:
     successes = [float(success) for success in model.ep_success_buffer or ()]
     with zipfile.ZipFile(content, "a") as archive:
         archive.writestr(EPISODES, json.dumps({"episodes": episodes, "successes": successes}))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}")
-    try:
+    with replacing_file(file, content.tell()) as unfinished:
         unfinished.write_bytes(content.getbuffer())
-        os.replace(unfinished, file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        needed, free = content.tell(), shutil.disk_usage(file.parent).free
-        raise OSError(
-            error.errno,
-            f"no room for {file}: it needs {needed:,} bytes, {free:,} are free, so {max(needed - free, 0):,} or a "
-            f"higher limit on file size are missing ({os.strerror(error.errno)}). What was saved before is intact",
-        ) from None
 
 
 class SavedAgent:
@@ -208,7 +194,7 @@ class SavedAgent:
                 as_written = info.compress_type == zipfile.ZIP_STORED and info.file_size <= MOST_BYTES
                 content = archive.read(info) if as_written else b""
         except Exception as error:  # zipfile raises many kinds
-            raise AgentError(self.file, f"is no agent that SB3 saved, or is damaged: {_said(error)}") from None
+            raise AgentError(self.file, f"is no agent that SB3 saved, or is damaged: {first_line(error)}") from None
         if not as_written:
             raise AgentError(self.file, f"has a {name} that is compressed, or larger than {MOST_BYTES:,} bytes")
         return content
@@ -218,7 +204,7 @@ class SavedAgent:
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise AgentError(self.file, f"has a {name} that is no JSON: {_said(error)}") from None
+            raise AgentError(self.file, f"has a {name} that is no JSON: {first_line(error)}") from None
         if not isinstance(content, dict):
             raise AgentError(self.file, f"has a {name} that holds no object")
         return content
@@ -237,7 +223,9 @@ class SavedAgent:
                     raise ValueError(f"it names {argument}")
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # zipfile, pickletools and torch raise many kinds
-            what = f"has a {name} that holds more than tensors, or is damaged; nothing of it was run: {_said(error)}"
+            what = (
+                f"has a {name} that holds more than tensors, or is damaged; nothing of it was run: {first_line(error)}"
+            )
             raise AgentError(self.file, what) from None
 
     def _optimizer_state(self, optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
@@ -304,7 +292,3 @@ def _are_numbers(values: Any) -> bool:
 
 def _kind(tensor: Tensor | None) -> str:
     return "missing" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
-
-
-def _said(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from leap_rl.core import LearningCurve
-from leap_rl.core.checkpoint import load_result
 from leap_rl.core.file_name import file_name
-from leap_rl.core.files import write_rows
+from leap_rl.core.files import replacing_file, write_rows
+from leap_rl.core.kept_results import load_result
 from supervised.intervals import difference_cell, mean_cell
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
@@ -267,4 +267,5 @@ def plot(found: Sequence[Findings], file: Path) -> None:
         ax.set_axis_off()
     names, lines = zip(*((name, drawn[name]) for name in learners), strict=True)
     figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False)
-    figure.savefig(file, dpi=130)
+    with replacing_file(file) as unfinished:
+        figure.savefig(unfinished, dpi=130)

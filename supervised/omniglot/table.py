@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from leap_rl.core import LearningCurve
-from leap_rl.core.checkpoint import Checkpoints, load_result
-from leap_rl.core.files import write_rows
+from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.core.files import replacing_file, write_rows
+from leap_rl.core.kept_results import load_result
+from leap_rl.core.meta_state import MetaState
 from supervised.intervals import bootstrap_interval, difference_cell
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
@@ -133,7 +135,7 @@ def _visits(folder: Path, evaluated: Sequence[int]) -> dict[int, float]:
     checkpoints = Checkpoints(folder)
     if not checkpoints.steps():
         return {}
-    errors = [[t.get("test_error") for t in step["tasks"]] for step in checkpoints.state()["history"]]
+    errors = [[t.get("test_error") for t in step["tasks"]] for step in checkpoints.state(MetaState).history]
     visits = {}
     for first, last in pairwise([0, *evaluated]):
         of_window = [error for step in errors[first:last] for error in step]
@@ -336,7 +338,8 @@ def plot(found: Sequence[Findings], file: Path, meta_step: int | None = None) ->
     figure.legend(
         lines, names, loc="outside lower left", ncols=4, title="learner (seeds of its test errors over the meta steps)"
     )
-    figure.savefig(file, dpi=130)
+    with replacing_file(file) as unfinished:
+        figure.savefig(unfinished, dpi=130)
 
 
 def _smooth(curve: np.ndarray, window: int = 5) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from torch.optim import Adam
 
 from leap_rl import Initialization, LeapA2C, Mnih2013CNN
 from leap_rl.cli import _script, main
+from leap_rl.commands.compare import start_of
 from leap_rl.commands.dry_run import sensible_timeout
 from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
 from leap_rl.commands.run_folder import check_same_settings
@@ -83,6 +84,23 @@ def test_meta_train_leaves_what_it_promises(meta_run: Path) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode()
     assert "score/area/Pong" in layout and "score/area/Breakout" in layout
+
+
+def test_a_saved_agent_is_a_start_by_its_encoder(agent_run: Path) -> None:
+    name, found = start_of(str(agent_run / "agent.zip"))
+    assert name == agent_run.name and found is not None and found.scope == "encoder"
+    extractor = A2C.load(agent_run / "agent.zip").policy.features_extractor.state_dict()
+    assert {f"encoder.{key}" for key in extractor} == set(found.parameters)
+    for key, tensor in extractor.items():
+        assert torch.equal(tensor, found.parameters[f"encoder.{key}"])
+
+
+def test_a_pool_of_flavours_is_learned_together(tmp_path: Path, capsys: Any) -> None:
+    pool, folder = ["train", "flavours-Freeway-validation", "--timesteps", "80"], ["--run-dir", str(tmp_path / "run")]
+    assert main([*pool, "--agent.n-envs", "1", *folder]) == 2
+    assert "n_envs=1 environments can't hold 2 games" in capsys.readouterr().err
+    assert main([*pool, "--agent.n-envs", "4", *folder]) == 0
+    assert (tmp_path / "run" / "agent.zip").is_file()
 
 
 @pytest.mark.slow
@@ -397,7 +415,35 @@ def test_a_run_folder_of_another_command_or_other_settings(meta_run: Path, capsy
     assert main(["train", "--resume", str(meta_run)]) == 2
     assert "is a run of meta-train, not of train" in capsys.readouterr().err
     assert main(["meta-train", "--resume", str(meta_run), "--seed", "3"]) == 2
-    assert "began with seed=0, not 3" in capsys.readouterr().err
+    assert "began with seed=0, not 3: leave it out to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "edited", "message"),
+    [
+        ("seed: 0", "seed: 1", "began with seed=0, not 1: put it back in "),
+        ("sampling: reshuffle", "sampling: with_replacement", "began with sampling=reshuffle, not with_replacement"),
+        ("meta-schedule: constant", "meta-schedule: linear", "began with meta-schedule=constant, not linear"),
+        ("  n-envs: ", "  n-envs: 1", "began with agent.n-envs="),
+    ],
+)
+def test_edited_settings_are_refused(
+    meta_run: Path, tmp_path: Path, line: str, edited: str, message: str, capsys: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(meta_run, run)
+    settings = (run / "settings.yaml").read_text()
+    assert line in settings
+    write_text(run / "settings.yaml", settings.replace(line, edited))
+    assert main(["meta-train", "--resume", str(run), "--meta-steps", "3"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    # Nor does it help to make run.json say the same: the checkpoints know it.
+    (run / "settings.yaml").write_text(settings)
+    file = run / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "run": "another"}))
+    assert main(["meta-train", "--resume", str(run), "--meta-steps", "3"]) == 2
+    assert "is of another run than" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_version(meta_run: Path, tmp_path: Path, capsys: Any) -> None:

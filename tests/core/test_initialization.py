@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,36 @@ def test_a_scope_without_parameters_names_those_there_are() -> None:
         Initialization.of(network(), "torso")
 
 
+def test_values_are_converted_to_what_the_model_has() -> None:
+    source = network()
+    for dtype in (torch.float64, torch.bfloat16):
+        target = network().to(dtype)
+        Initialization.of(source).apply_to(target)
+        for name, tensor in source.state_dict().items():
+            found = target.state_dict()[name]
+            assert torch.equal(found, tensor.to(found.dtype)), name
+            assert found.dtype == (dtype if tensor.is_floating_point() else torch.int64)
+
+
+def test_values_that_the_model_cannot_hold_are_refused() -> None:
+    large = Initialization({"weight": torch.full((1, 1), 1e5), "bias": torch.zeros(1)}, "all")
+    whole = nn.Linear(1, 1)
+    whole.weight = nn.Parameter(torch.zeros(1, 1, dtype=torch.int64), requires_grad=False)
+    for target, message in (
+        (nn.Linear(1, 1).half(), r"weight \(1, 1\): its values are too large for the model's torch.float16"),
+        (nn.Linear(1, 1, device="meta"), "the model has a place on device meta alone"),
+        (whole, "torch.float32, the model has torch.int64"),
+    ):
+        with pytest.raises(InitializationError, match=message):
+            large.apply_to(target)
+    counted, small = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    counted.num_batches_tracked += 300
+    small.num_batches_tracked = torch.tensor(7, dtype=torch.int8)
+    with pytest.raises(InitializationError, match="num_batches_tracked"):
+        Initialization.of(counted).apply_to(small)
+    assert small.num_batches_tracked == 7
+
+
 # -- on disk ---------------------------------------------------------------------------------------
 
 
@@ -113,7 +144,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    shapes=st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=4),
+    shapes=st.lists(st.lists(st.integers(1, 4), max_size=4), min_size=1, max_size=4),
     config=st.dictionaries(
         st.text(max_size=5).filter(lambda k: k not in ("format", "format_version", "scope", "sha256", "shapes")),
         st.recursive(
@@ -164,6 +195,77 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(InitializationError, match=r"head\.bias"):
         initialization.save(tmp_path / "init")
     assert not (tmp_path / "init").exists()
+
+
+ODD = [
+    torch.zeros(2, dtype=torch.float16),
+    torch.zeros(2, dtype=torch.bfloat16),
+    torch.zeros(2, dtype=torch.int64),
+    torch.zeros(2, dtype=torch.bool),
+    torch.zeros(2, dtype=torch.complex64),
+    torch.zeros(2, dtype=torch.complex128),
+    torch.zeros(2, dtype=torch.float8_e4m3fn),
+    torch.zeros(0),
+    torch.zeros([1] * 9),
+    torch.zeros(2, device="meta"),
+    torch.zeros(2).to_sparse(),
+]
+
+
+@pytest.mark.parametrize("tensor", ODD, ids=lambda t: f"{t.dtype}, {t.layout}, {t.device}, {t.dim()}")
+def test_what_would_not_be_loaded_is_not_saved(tmp_path: Path, tensor: torch.Tensor) -> None:
+    with pytest.raises(InitializationError, match=r"init is not saved: encoder\.odd (is|has)"):
+        Initialization({"encoder.w": torch.zeros(1), "encoder.odd": tensor}, "encoder").save(tmp_path / "init")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "initialization",
+    [
+        Initialization({}, "all"),
+        Initialization({"buffer:w": torch.zeros(1)}, "all"),
+        Initialization({"w\n": torch.zeros(1)}, "all"),
+        Initialization({"w": torch.zeros(1)}, 3),  # type: ignore[arg-type]
+        *(
+            Initialization({"w": torch.zeros(1)}, "all", config=config)
+            for config in (
+                {"x": float("nan")},
+                {"x": {1}},
+                {"x": 10**50},
+                {"tasks": 3},
+                {"timesteps": "1M"},
+                {1: 2, "1": 3},
+            )
+        ),
+    ],
+    ids=repr,
+)
+def test_what_could_not_be_described_is_not_saved(tmp_path: Path, initialization: Initialization) -> None:
+    with pytest.raises(InitializationError, match="init is not saved"):
+        initialization.save(tmp_path / "init")
+    assert not list(tmp_path.iterdir())
+
+
+def test_double_precision_and_buffers_of_any_integers_come_back(tmp_path: Path) -> None:
+    parameters = {"w": torch.tensor([0.1], dtype=torch.float64)}
+    kinds = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.float32)
+    buffers = {str(dtype): torch.tensor([1, 0], dtype=dtype) for dtype in kinds}
+    Initialization(parameters, "all", buffers).save(tmp_path / "init")
+    loaded = Initialization.load(tmp_path / "init")
+    for mine, theirs in ((parameters, loaded.parameters), (buffers, loaded.buffers)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[n], theirs[n]) and mine[n].dtype == theirs[n].dtype for n in mine)
+
+
+def test_an_error_shows_what_a_stranger_wrote_as_text_alone(tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    rewrite(path, format_version="\x1b]0;x\x07\n" * 10_000)
+    with pytest.raises(InitializationError) as error:
+        Initialization.load(path)
+    assert str(error.value).isprintable() and len(str(error.value)) < 700
+    assert str(error.value).endswith("install a newer leap_rl")
+    again = pickle.loads(pickle.dumps(InitializationError("two\n", "lines\x1b")))
+    assert str(again) == "two?\n  lines?"
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -219,10 +321,10 @@ def damage_other_tensors(path: Path) -> None:
         (lambda p: (p / "config.json").unlink(), "config.json is missing"),
         (lambda p: (p / "config.json").write_text("{"), "can't be read"),
         (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), "can't be read"),
-        (lambda p: (p / "config.json").write_text("[]"), "not written by leap_rl"),
+        (lambda p: (p / "config.json").write_text("[]"), "holds no object"),
         (lambda p: rewrite(p, format="someone's"), "not written by leap_rl"),
         (lambda p: rewrite(p, format_version=2), "format version 2.*newer leap_rl"),
-        (lambda p: rewrite(p, scope=3), "does not describe"),
+        (lambda p: rewrite(p, scope=3), "scope is '3', not as leap_rl writes it"),
     ],
 )
 def test_damaged_and_foreign_ones_are_refused(tmp_path: Path, damage: Any, message: str) -> None:

@@ -67,7 +67,7 @@ def alive(pid: int) -> bool:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """All that an interruption must not change."""
-    state = json.loads((folder / "checkpoints" / "000006" / "state.json").read_text())
+    state = json.loads((folder / "checkpoints" / "000006" / "state.json").read_text())["state"]
     points = {}
     for run in sorted((folder / "tensorboard").rglob("*")):
         if run.is_dir() and any(run.glob("events*")):
@@ -85,7 +85,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "best": (folder / "best" / "model.safetensors").read_bytes(),
         "checkpoint": (folder / "checkpoints" / "000006" / "state.safetensors").read_bytes(),
         "history": history,
-        "steps": state["num_timesteps"],
+        "steps": state["history"][-1]["timesteps"],
         "tensorboard": points,
     }
 

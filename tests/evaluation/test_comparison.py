@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,21 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
     # Heads of another scope may have other actions: of games all 18.
     with pytest.raises(ValueError, match=r"has runs of scope with another value \(all, now mlp_extractor\)"):
         compare(tasks, {"random": None}, [0], InProcess(), "mlp_extractor", run_dir=tmp_path)
-    (tmp_path / "compared.json").write_text("")
+    file, kept = tmp_path / "compared.json", (tmp_path / "compared.json").read_text()
+    file.write_text(kept.replace("400", "401"))
+    with pytest.raises(ValueError, match=r"compared\.json can't be read \(the sha256 in it .*start in another folder"):
+        compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+    file.write_text(kept)
+    # A result under another name, or of another comparison.
+    result = tmp_path / "results" / "CartPole-v1 from one seed 0"
+    shutil.copytree(result, result.with_name("CartPole-v1 from one seed 1"))
+    with pytest.raises(ValueError, match=r"seed 1 is damaged: it is .*seed 0' under another name\. Remove .*run again"):
+        compare(tasks, {"one": theta}, [1], InProcess(), run_dir=tmp_path)
+    (tmp_path / "run.json").write_text('{"run": "another"}')
+    file.unlink()
+    with pytest.raises(ValueError, match=r"seed 0 is of another run\. Remove .*, and it is run again"):
+        compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+    file.write_text("")
     with pytest.raises(ValueError, match=r"compared\.json can't be read .*: start in another folder"):
         compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
 
@@ -140,7 +155,7 @@ def test_a_long_title_is_wrapped_not_cut_off(tmp_path: Path) -> None:
 
 def test_the_figure_has_the_moving_averages_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: figures.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
     values = np.array([[0.0, 8.0, 4.0, 12.0], [2.0, 2.0, 10.0, 10.0], [5.0, 1.0, 3.0, 3.0]])
     curves = [LearningCurve(np.array([10, 40, 70, 100]), of, 100, window=2) for of in values]
     plot_comparison(Comparison({"a": {"G": curves}}, range(3)), tmp_path / "figure.png")

@@ -56,7 +56,7 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     )
     assert set(leap.scores) == set(multihead.scores) == set(leap.visits) == {1, 2}
     (checkpoint,) = (folder / "checkpoints").glob("*2")
-    visits = json.loads((checkpoint / "state.json").read_text())["history"][1]["tasks"]
+    visits = json.loads((checkpoint / "state.json").read_text())["state"]["history"][1]["tasks"]
     assert leap.visits[2] == pytest.approx(100 * np.mean([visit["test_error"] for visit in visits]), abs=0.01)
     assert main(["table", str(runs)]) == 0
     of_visits = capsys.readouterr().out.partition("the pretraining alphabets themselves")[2]

@@ -7,8 +7,10 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_test"
@@ -22,12 +24,140 @@ class FakeHub:
     :ivar repositories: files by repository
     :ivar private: repositories that ask for the token
     :ivar requests: what was asked for
+    :ivar tokens: that came with them
+    :ivar misbehaviour: what the server does, by file, in place of sending it
+    :ivar sent: bytes that it had sent in doing so
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.requests: list[str] = []
+        self.tokens: list[str | None] = []
+        self.misbehaviour: dict[str, Callable[[Misbehaving], None]] = {}
+        self.sent = 0
+
+
+class Misbehaving:
+    """
+    A server that means no good.
+
+    :param handler: of the request
+    :param hub: that counts what is sent
+    """
+
+    def __init__(self, handler: BaseHTTPRequestHandler, hub: FakeHub) -> None:
+        self.handler = handler
+        self.hub = hub
+
+    def send(self, data: bytes) -> None:
+        self.handler.wfile.write(data)
+        self.handler.wfile.flush()
+        self.hub.sent += len(data)
+
+    def begin(self, status: str = "200 OK", **headers: object) -> None:
+        lines = [f"HTTP/1.1 {status}", *(f"{key.replace('_', '-')}: {value}" for key, value in headers.items())]
+        self.send("\r\n".join([*lines, "", ""]).encode())
+        self.handler.close_connection = True
+
+    def send_without_end(self, most: int = 300_000_000) -> None:
+        """In chunks, so that no size is announced."""
+        chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+        while self.hub.sent < most:
+            self.send(chunk)
+
+    def trickle(self, text: bytes = b"X-A: " + b"a" * 200) -> None:
+        for byte in text:
+            self.send(bytes([byte]))
+            time.sleep(0.02)
+
+
+def endless(server: Misbehaving) -> None:
+    server.begin(X_Linked_Size=6_700_000, Transfer_Encoding="chunked")
+    server.send_without_end()
+
+
+def announces_much(server: Misbehaving) -> None:
+    server.begin(Content_Length=300_000_000)
+    server.send(bytes(100_000_000))
+
+
+def sends_more_than_announced(server: Misbehaving) -> None:
+    server.begin(Content_Length=100)
+    server.send(bytes(10_000))
+
+
+def closes_early(server: Misbehaving) -> None:
+    server.begin(Content_Length=100)
+    server.send(bytes(10))
+
+
+def closes_at_once(server: Misbehaving) -> None:
+    server.handler.close_connection = True
+
+
+def stalls(server: Misbehaving) -> None:
+    server.begin(Content_Length=100)
+    time.sleep(4)
+
+
+def says_nothing(server: Misbehaving) -> None:
+    time.sleep(4)
+
+
+def trickles_headers(server: Misbehaving) -> None:
+    server.send(b"HTTP/1.1 200 OK\r\n")
+    server.trickle()
+
+
+def trickles(server: Misbehaving) -> None:
+    server.begin(Content_Length=1_000)
+    server.trickle()
+
+
+def redirects_for_ever(server: Misbehaving) -> None:
+    server.begin("302 Found", Location=server.handler.path, Content_Length=0)
+
+
+def redirects_at_length(server: Misbehaving) -> None:
+    server.begin("302 Found", Location="/elsewhere", Transfer_Encoding="chunked")
+    server.send_without_end()
+
+
+def redirects_to_a_file(server: Misbehaving) -> None:
+    server.begin("302 Found", Location="file:///etc/passwd", Content_Length=0)
+
+
+def sends_html(server: Misbehaving) -> None:
+    page = b"<html>Pay for this line</html>"
+    server.begin(Content_Type="text/html", Content_Length=len(page))
+    server.send(page)
+
+
+def fails_at_length(server: Misbehaving) -> None:
+    server.begin("500 Oops", Transfer_Encoding="chunked")
+    server.send_without_end()
+
+
+def fails_with_a_bomb(server: Misbehaving) -> None:
+    packed = zlib.compress(b'{"error": "it was unpacked"}' + b" " * 10_000_000)
+    server.begin("403 No", Content_Encoding="deflate", Content_Type="application/json", Content_Length=len(packed))
+    server.send(packed)
+
+
+def sends_a_bomb(server: Misbehaving) -> None:
+    packed = zlib.compress(bytes(10_000_000))
+    server.begin(Content_Encoding="deflate", Content_Length=len(packed))
+    server.send(packed)
+
+
+def writes_to_the_terminal(server: Misbehaving) -> None:
+    server.begin("403 \x1b[2J", X_Error_Message="\x1b]0;x\x07" + "x" * 10_000, Content_Length=0)
+
+
+def is_no_http(server: Misbehaving) -> None:
+    server.handler.close_connection = True
+    server.send(b"\x1b[2J" * 10_000)
 
 
 @contextmanager
@@ -58,6 +188,7 @@ def serving(hub: FakeHub) -> Iterator[str]:
 
         def do_GET(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
+            hub.tokens.append(self.headers.get("Authorization"))
             if asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)", self.path.partition("?")[0]):
                 if asked[1] not in hub.repositories:
                     return self.answer(404, X_Error_Code="RepoNotFound")
@@ -70,6 +201,10 @@ def serving(hub: FakeHub) -> Iterator[str]:
                 return self.answer(404, X_Error_Code="RepoNotFound")
             if revision not in ("main", COMMIT):
                 return self.answer(404, X_Error_Code="RevisionNotFound")
+            if file in hub.misbehaviour:
+                with suppress(OSError):  # whoever has enough of it hangs up
+                    hub.misbehaviour[file](Misbehaving(self, hub))
+                return None
             if file not in hub.repositories[repository]:
                 return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
             data = hub.repositories[repository][file]
@@ -109,7 +244,7 @@ def serving(hub: FakeHub) -> Iterator[str]:
             self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

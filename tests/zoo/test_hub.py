@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -16,7 +19,8 @@ import zoo.artifacts
 import zoo.hub
 from leap_rl import Initialization
 from leap_rl.cli import main
-from tests.zoo.hub import TOKEN, FakeHub, serving
+from tests.zoo import hub as servers
+from tests.zoo.hub import TOKEN, FakeHub, Misbehaving, serving
 from zoo import ZooError
 
 
@@ -35,7 +39,7 @@ def endpoint(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    config = {"network": "NatureCNN", "learner": {"name": "Leap"}, "tasks": ["Pong", "Qbert"], "timesteps": 1_000_000}
+    config = {"network": "Small", "learner": {"name": "Leap"}, "tasks": ["Pong", "Qbert"], "timesteps": 1_000_000}
     Initialization({"encoder.w": torch.arange(6.0)}, "encoder", {}, config).save(tmp_path / "mine")
     return tmp_path / "mine"
 
@@ -189,6 +193,87 @@ def test_a_stranger_is_checked_like_any_other(
     assert not root.exists() or not list(root.iterdir())  # nothing is left of it
 
 
+LIMITED = [
+    (servers.endless, ValueError, "model.safetensors has .* bytes or more: more than 1,000,000 are refused"),
+    (servers.announces_much, ValueError, "model.safetensors has 300,000,000 bytes or more"),
+    (servers.sends_more_than_announced, ValueError, "model.safetensors is damaged"),
+    (servers.closes_early, OSError, "me/bad can't be fetched: "),
+    (servers.closes_at_once, OSError, "me/bad can't be fetched: "),
+    (servers.stalls, OSError, "me/bad can't be fetched: "),
+    (servers.says_nothing, OSError, "me/bad can't be fetched: "),
+    (servers.trickles_headers, OSError, "me/bad can't be fetched: it takes more than 1 seconds"),
+    (servers.trickles, OSError, "me/bad can't be fetched: it takes more than 1 seconds"),
+    (servers.redirects_for_ever, OSError, "it is redirected more than 5 times"),
+    (servers.redirects_at_length, ValueError, "model.safetensors is missing"),
+    (servers.redirects_to_a_file, OSError, "me/bad can't be fetched: "),
+    (servers.sends_html, ValueError, "model.safetensors is damaged"),
+    (servers.fails_at_length, OSError, "the answer for model.safetensors is 500 Oops"),
+    (servers.fails_with_a_bomb, OSError, "the answer for model.safetensors is 403 No"),
+    (servers.sends_a_bomb, ValueError, "model.safetensors comes compressed"),
+    (servers.writes_to_the_terminal, OSError, "the answer for model.safetensors is 403 "),
+    (servers.is_no_http, OSError, "me/bad can't be fetched: "),
+]
+
+
+@pytest.mark.parametrize(("misbehaviour", "kind", "message"), LIMITED, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_server_that_means_no_good(
+    hub: FakeHub,
+    endpoint: str,
+    mine: Path,
+    misbehaviour: Any,
+    kind: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub.repositories["me/bad"] = {p.name: p.read_bytes() for p in mine.iterdir()}
+    hub.misbehaviour["model.safetensors"] = misbehaviour
+    monkeypatch.setitem(zoo.artifacts.LARGEST, "model.safetensors", 1_000_000)
+    monkeypatch.setattr(zoo.hub, "LONGEST", 1.0)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    began = time.monotonic()
+    with pytest.raises(kind, match=message) as error:
+        zoo.hub.pull("me/bad", endpoint=endpoint)
+    assert time.monotonic() - began < 3
+    assert str(error.value).isprintable() and len(str(error.value)) < 700 and "unpacked" not in str(error.value)
+    assert not list(zoo.artifacts.pulled().iterdir()), "nothing is left of it"
+    assert hub.sent < 20_000_000, "but for what lay in buffers"
+
+
+def test_a_stranger_among_the_files_that_need_not_be_there(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    hub.repositories["me/plain"] = {p.name: p.read_bytes() for p in mine.iterdir()}
+    for file in set(zoo.artifacts.LARGEST) - set(zoo.artifacts.REQUIRED):  # as a server says that knows no Hub
+        hub.misbehaviour[file] = lambda server: server.begin("404 Not Found", Content_Length=0)
+    assert {p.name for p in zoo.hub.pull("me/plain", endpoint=endpoint).iterdir()} == set(zoo.artifacts.REQUIRED)
+    hub.misbehaviour["README.md"] = servers.closes_early
+    with pytest.raises(OSError, match="can't be fetched"):
+        zoo.hub.pull("me/plain", "half", endpoint=endpoint)
+    assert "half" not in zoo.list()
+
+
+def test_a_token_stays_with_the_hub_that_it_is_for(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    elsewhere = FakeHub()
+    files = {p.name: p.read_bytes() for p in mine.iterdir()}
+    elsewhere.repositories["me/mine"] = hub.repositories["me/mine"] = files
+    with serving(elsewhere) as other:
+
+        def redirect(server: Misbehaving) -> None:
+            server.begin("302 Found", Location=other + server.handler.path, Content_Length=0)
+
+        hub.misbehaviour["model.safetensors"] = redirect
+        folder = zoo.hub.pull("me/mine", endpoint=endpoint, token=TOKEN)
+    assert torch.equal(zoo.load(folder.name).parameters["encoder.w"], torch.arange(6.0))
+    assert set(hub.tokens) == {f"Bearer {TOKEN}"} and elsewhere.tokens == [None]
+
+
+def test_a_notebook_can_pull(hub: FakeHub, endpoint: str, mine: Path) -> None:
+    hub.repositories["me/mine"] = {p.name: p.read_bytes() for p in mine.iterdir()}
+
+    async def cell() -> Path:
+        return zoo.hub.pull("me/mine", endpoint=endpoint)
+
+    assert asyncio.run(cell()).name in zoo.list()
+
+
 def test_what_else_a_repository_holds_is_not_fetched(hub: FakeHub, endpoint: str, mine: Path) -> None:
     hub.repositories["me/mixed"] = {p.name: p.read_bytes() for p in mine.iterdir()}
     hub.repositories["me/mixed"]["agent.pkl"] = pickle.dumps(1)
@@ -220,6 +305,6 @@ def test_a_hub_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path / "zoo"))
     with pytest.raises(OSError, match="me/there can't be fetched"):
         zoo.hub.pull("me/there", endpoint="http://127.0.0.1:9")
-    Initialization({"encoder.w": torch.zeros(1)}, "encoder", {}, {"network": "NatureCNN"}).save(tmp_path / "mine")
+    Initialization({"encoder.w": torch.zeros(1)}, "encoder", {}, {"network": "Small"}).save(tmp_path / "mine")
     with pytest.raises(OSError, match="me/mine can't be reached"):
         zoo.hub.push(str(tmp_path / "mine"), "me/mine", endpoint="http://127.0.0.1:9", token=TOKEN)
