@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import warnings
+from typing import Any
 
 import cloudpickle
 import gymnasium as gym
@@ -19,12 +20,13 @@ def registered() -> list[bytes]:
     found = []
     for spec in gym.registry.values():
         entry = spec.entry_point
-        module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+        module = entry if isinstance(entry, str) else str(getattr(entry, "__module__", ""))
         if module.startswith("gymnasium."):
             continue
         try:
             if isinstance(entry, str) and module.startswith("__main__:"):  # which is another module in a worker
-                spec = dataclasses.replace(spec, entry_point=load_env_creator(entry))
+                made_by: Any = load_env_creator(entry)
+                spec = dataclasses.replace(spec, entry_point=made_by)
             found.append(cloudpickle.dumps(spec))
         except Exception:  # what can't travel is missed only where it is used
             continue
@@ -34,7 +36,10 @@ def registered() -> list[bytes]:
 def register(specs: list[bytes]) -> None:
     """:param specs: of another process; they replace what is registered here by their ids: a script may have changed"""
     for pickled in specs:
-        spec: EnvSpec = pickle.loads(pickled)
+        try:
+            spec: EnvSpec = pickle.loads(pickled)
+        except Exception:  # of a module that is not found here: missed only where it is used, as above
+            continue
         if gym.registry.get(spec.id) != spec:
             gym.registry[spec.id] = spec
             # A package registers its ids once more when it is imported to make one.

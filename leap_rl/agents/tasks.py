@@ -231,8 +231,7 @@ class EnvTasks(TaskFamily):
                     f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments"
                 )
         observed, timesteps, n_envs = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
-        # SB3 takes Python's numbers, not all of NumPy's.
-        kwargs = {k: v.item() if isinstance(v, np.generic) else v for k, v in (algorithm_kwargs or {}).items()}
+        kwargs = python_numbers(algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
             EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in named.items()
         ]
@@ -297,8 +296,13 @@ class EnvTasks(TaskFamily):
         """
         ours = model.observation_space, model.action_space
         for task in self._tasks[1:]:
-            env = BaseAlgorithm._wrap_env(task.make_vec_env(scope, n_envs=1))  # as the network sees it
-            env.close()
+            env = task.make_vec_env(scope, n_envs=1)
+            try:
+                env = BaseAlgorithm._wrap_env(env)  # as the network sees it
+            except AssertionError as error:
+                raise ValueError(f"{task.name} can't be learned: {' '.join(str(error).split())}") from None
+            finally:
+                env.close()
             theirs = env.observation_space, env.action_space
             needed = {"observations": network_input(theirs[0]) == network_input(ours[0])}
             if scope == "all":
@@ -386,6 +390,11 @@ class RandomPolicies(TaskFamily):
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         return self._drawn(scope)
+
+
+def python_numbers(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """SB3 takes Python's numbers, not all of NumPy's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in kwargs.items()}
 
 
 def check_names(what: str, names: Sequence[str]) -> None:

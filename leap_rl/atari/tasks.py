@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
-from leap_rl.agents.tasks import check_names
+from leap_rl.agents.tasks import check_names, python_numbers
 from leap_rl.atari.games import game_name
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
 from leap_rl.core.as_json import as_json
@@ -65,7 +65,14 @@ class AtariTasks(EnvTasks):
         observed, timesteps, n_envs = self._check(algorithm, len(names), timesteps, n_envs, algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
             AtariTask(
-                name, name, observed, policy, timesteps, n_envs, dict(algorithm_kwargs or {}), dict(env_kwargs or {})
+                name,
+                name,
+                observed,
+                policy,
+                timesteps,
+                n_envs,
+                python_numbers(algorithm_kwargs or {}),
+                dict(env_kwargs or {}),
             )
             for name in names
         ]

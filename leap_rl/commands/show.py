@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, saved_agents, stored_settings
 from leap_rl.core.checkpoint import Checkpoints
@@ -61,7 +62,7 @@ def _show_meta_train(folder: Path) -> None:
         known = [a for a in areas if not math.isnan(a)]
         first, last = (f"{known[0]:,.1f}", f"{known[-1]:,.1f}") if known else ("-", "-")
         lost = sum(row["status"] != "ok" for row in rows)
-        table.add_row(name, str(len(rows)), first, last, curve(areas[-40:]), str(lost or ""))
+        table.add_row(Text(name), str(len(rows)), first, last, curve(areas[-40:]), str(lost or ""))
     Console().print(table)
 
 

@@ -280,6 +280,17 @@ def test_a_policy_that_is_not_for_such_observations_is_refused_on_one_line() -> 
     assert len(str(no.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_images_of_two_layouts_in_one_observation_are_refused_on_one_line(is_first: bool) -> None:
+    """SB3 transposes all of them, or none."""
+    first = spaces.Box(0, 255, (3, 40, 48), np.uint8)
+    envs = [lambda: Seen(spaces.Dict({"a": IMAGES, "b": first})), lambda: Seen(spaces.Dict({"a": first, "b": first}))]
+    tasks = families("MultiInputPolicy", *(envs if is_first else reversed(envs)))
+    with pytest.raises(ValueError, match=r"^[ab] can't be learned") as refused:
+        tasks.draw_initialization(None, 0)
+    assert len(str(refused.value).splitlines()) == 1
+
+
 def test_evaluation_tasks_that_do_not_fit_are_refused_before_any_run() -> None:
     others = families("MlpPolicy", lambda: Seen(spaces.Discrete(4)))
     with pytest.raises(ValueError, match="for another network"):
