@@ -30,6 +30,11 @@ def load_initialization(what: str | Path) -> Initialization:
     from leap_rl.transfer import Initialization
 
     path = Path(what)
+    if (path / "settings.yaml").is_file():  # a run is what it made
+        made = [path / "initialization", path / "agent.zip"]
+        path = next((what for what in made if what.exists()), path)
+        if path not in made:
+            raise ValueError(f"{path} is a run that has made no initialization yet: --resume finishes it")
     if path.is_dir():
         return Initialization.load(path)
     if path.suffix == ".zip":

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.cartpole import Variants, cartpole_family
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env
+from leap_rl.core.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN
 
@@ -125,6 +126,11 @@ def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> gym.Sp
     except gym.error.Error as error:
         also = f"; or one of {', '.join(families)}" if families else ""
         raise ValueError(f"no Gymnasium id {env!r}: {' '.join(str(error).split())}{also}") from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{env} can't be made: {first_line(error)}") from None
+    except Exception as error:  # whatever somebody's environment does
+        raised = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{env} can't be made: its constructor raised {raised}") from error
 
 
 def make_env(game: str, env: str, n_envs: int, atari: AtariSettings, seed: int) -> VecEnv:
