@@ -25,7 +25,11 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
     try:
         return int(text)
     except ValueError:
+        pass
+    try:
         number = float(text)
+    except ValueError:
+        raise ValueError(f'unable to convert "{text}" into int') from None
     if not number.is_integer():
         raise ValueError(f"{text} is no whole number")
     return int(number)

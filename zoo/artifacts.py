@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import safetensors.numpy
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 
 from leap_rl.core.files import replacing_folder
-from leap_rl.core.initialization_config import InitializationError, is_count, read_config
-from leap_rl.core.outside import printable, read_file
+from leap_rl.core.initialization_config import InitializationError, check_header, is_count, read_config
+from leap_rl.core.outside import first_line, printable, read_file
 
 if TYPE_CHECKING:  # what there is, is listed without torch
     from leap_rl.core import Initialization
@@ -222,6 +225,14 @@ def summary(name: str) -> dict[str, Any]:
         raise ZooError(f"{folder} is no initialization: {error}") from None
     if config["sha256"] != hashlib.sha256(data).hexdigest():
         raise ZooError(f"{folder}/model.safetensors is damaged: its sha256 is not the one in config.json")
+    try:
+        check_header(data)
+        arrays = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ZooError(f"{folder}/model.safetensors can't be used: {first_line(error)}") from None
+    described_well = config.get("shapes") == {name: list(array.shape) for name, array in arrays.items()}
+    if not described_well or not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ZooError(f"{folder} does not describe its tensors, or they are not finite: leap-rl zoo verify says more")
     card, most = folder / "README.md", LARGEST["README.md"]
     text = read_file(card, most).decode(errors="replace") if card.is_file() else ""
     return {

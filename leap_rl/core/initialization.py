@@ -19,19 +19,21 @@ from torch import Tensor, nn
 
 from leap_rl.core.files import replacing_folder
 from leap_rl.core.initialization_config import (
+    BUFFER,
     FORMAT,
     FORMAT_VERSION,
     MOST_BYTES,
     InitializationError,
     check_config,
+    check_header,
+    check_kind,
     read_config,
 )
-from leap_rl.core.outside import first_line, printable, read_file, read_object
+from leap_rl.core.outside import first_line, read_file, read_object
 
-PARAMETERS = {"F32": torch.float32, "F64": torch.float64}
-"""What a parameter may be, by the names of safetensors. Others are refused: θ⁰ is moved by small steps, which half
-precision rounds away, and who converts it should know."""
-BUFFERS = PARAMETERS | {
+DTYPES = {
+    "F32": torch.float32,
+    "F64": torch.float64,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -39,10 +41,7 @@ BUFFERS = PARAMETERS | {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""What a buffer may be: batch norm counts in one."""
-
-_BUFFER = "buffer:"
-"""Before the names of buffers, on disk."""
+"""Those that an initialization may hold, by the names of safetensors."""
 
 
 def versions(*libraries: str) -> dict[str, str]:
@@ -221,7 +220,7 @@ class Initialization:
 
         :raises ValueError: for one that can't lie there
         """
-        tensors = self.parameters | {f"{_BUFFER}{n}": t for n, t in self.buffers.items()}
+        tensors = self.parameters | {f"{BUFFER}{n}": t for n, t in self.buffers.items()}
         for name, tensor in tensors.items():
             check_tensor(name, tensor)
         return {n: t.contiguous() for n, t in tensors.items()}
@@ -246,7 +245,7 @@ class Initialization:
         try:
             if not self.parameters:
                 raise ValueError("it holds no parameter")
-            if twice := [name for name in self.parameters if name.startswith(_BUFFER)]:
+            if twice := [name for name in self.parameters if name.startswith(BUFFER)]:
                 raise ValueError(f"{twice[0]} is called as if it were a buffer")
             tensors = self._tensors()
             _check_finite(tensors)
@@ -295,36 +294,22 @@ class Initialization:
         scope = config["scope"]
         for key in ("format", "format_version", "scope", "sha256", "shapes"):
             del config[key]
-        parameters = {n: t for n, t in tensors.items() if not n.startswith(_BUFFER)}
+        parameters = {n: t for n, t in tensors.items() if not n.startswith(BUFFER)}
         if not parameters:
             raise InitializationError(f"{path} holds no parameter: nothing was learned; fetch it again")
-        buffers = {n.removeprefix(_BUFFER): t for n, t in tensors.items() if n.startswith(_BUFFER)}
+        buffers = {n.removeprefix(BUFFER): t for n, t in tensors.items() if n.startswith(BUFFER)}
         return cls(parameters, scope, buffers, config)
 
 
 # -- what an initialization may hold ---------------------------------------------------------------
 
 
-def _check_kind(name: str, dtype: Any, shape: Any) -> None:
-    """
-    :param dtype: by the name of safetensors
-    :raises ValueError: for a tensor that is none of an initialization
-    """
-    if not name.isprintable():
-        raise ValueError(f"{name!r} is no name of a tensor")
-    known = BUFFERS if name.startswith(_BUFFER) else PARAMETERS
-    if not isinstance(dtype, str) or dtype not in known:
-        raise ValueError(f"{name} is {printable(dtype, 40)}, but may be {', '.join(known)}: convert it before, to F32")
-    if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n > 0 for n in shape):
-        raise ValueError(f"{name} has shape {printable(shape, 80)}: up to 8 dimensions, none of them empty")
-
-
 def check_tensor(name: str, tensor: Tensor) -> None:
     """:raises ValueError: for a tensor that is none of an initialization, whatever its values"""
     if tensor.is_meta or tensor.layout is not torch.strided:
         raise ValueError(f"{name} is {tensor.layout} on {tensor.device}, not an array of values")
-    dtype = next((known for known, dtype in BUFFERS.items() if dtype is tensor.dtype), tensor.dtype)
-    _check_kind(name, str(dtype), list(tensor.shape))
+    dtype = next((known for known, dtype in DTYPES.items() if dtype is tensor.dtype), tensor.dtype)
+    check_kind(name, str(dtype), list(tensor.shape))
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -338,18 +323,7 @@ def _read_tensors(data: bytes) -> dict[str, Tensor]:
     :param data: that safetensors wrote
     :raises ValueError: for what is none, and for tensors that are none of an initialization
     """
-    # safetensors itself takes the last of two tensors of one name, and has types that torch has not.
-    length = int.from_bytes(data[:8], "little")
-    if length > MOST_BYTES["config.json"]:
-        raise ValueError("it is damaged: its header has no end")
-    try:
-        header = read_object(data[8 : 8 + length])
-    except ValueError as error:
-        raise ValueError(f"it is damaged: {error}") from None
-    for name, described in header.items():
-        if name != "__metadata__":
-            known = described if isinstance(described, dict) else {}
-            _check_kind(name, known.get("dtype"), known.get("shape"))
+    check_header(data)
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:

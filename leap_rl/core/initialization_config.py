@@ -1,4 +1,4 @@
-"""``config.json`` of an initialization, which is read without torch: what others may count on, and what is refused."""
+"""What an initialization says of itself on disk, read without torch: its config, and the header of its tensors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ FORMAT_VERSION = 1
 
 MOST_BYTES = {"config.json": 10_000_000, "model.safetensors": 2**32}
 """Of the files of an initialization, and of the header of its tensors."""
+
+
+PARAMETERS = ("F32", "F64")
+"""What a parameter may be, by the names of safetensors. Others are refused: θ⁰ is moved by small steps, which half
+precision rounds away, and who converts it should know."""
+BUFFERS = (*PARAMETERS, "I64", "I32", "I16", "I8", "U8", "BOOL")
+"""What a buffer may be: batch norm counts in one."""
+
+BUFFER = "buffer:"
+"""Before the names of buffers, on disk."""
 
 
 class InitializationError(ValueError):
@@ -90,3 +100,36 @@ def check_config(config: Mapping[str, Any]) -> None:
             if key in learned and not is_good(learned[key]):
                 raise ValueError(f"{key} is {printable(learned[key], 80)!r}, not as leap_rl writes it")
         learned = learned.get("started_from")
+
+
+def check_kind(name: str, dtype: Any, shape: Any) -> None:
+    """
+    :param dtype: by the name of safetensors
+    :raises ValueError: for a tensor that is none of an initialization
+    """
+    if not name.isprintable():
+        raise ValueError(f"{name!r} is no name of a tensor")
+    known = BUFFERS if name.startswith(BUFFER) else PARAMETERS
+    if not isinstance(dtype, str) or dtype not in known:
+        raise ValueError(f"{name} is {printable(dtype, 40)}, but may be {', '.join(known)}: convert it before, to F32")
+    if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"{name} has shape {printable(shape, 80)}: up to 8 dimensions, none of them empty")
+
+
+def check_header(data: bytes) -> None:
+    """
+    :param data: that safetensors wrote
+    :raises ValueError: for what is none, and for tensors that are none of an initialization
+    """
+    # safetensors itself takes the last of two tensors of one name, and has types that torch has not.
+    length = int.from_bytes(data[:8], "little")
+    if length > MOST_BYTES["config.json"]:
+        raise ValueError("it is damaged: its header has no end")
+    try:
+        header = read_object(data[8 : 8 + length])
+    except ValueError as error:
+        raise ValueError(f"it is damaged: {error}") from None
+    for name, described in header.items():
+        if name != "__metadata__":
+            known = described if isinstance(described, dict) else {}
+            check_kind(name, known.get("dtype"), known.get("shape"))

@@ -27,7 +27,7 @@ from leap_rl.cli import _script, main
 from leap_rl.commands.compare import start_of
 from leap_rl.commands.dry_run import sensible_timeout
 from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
-from leap_rl.commands.run_folder import check_same_settings
+from leap_rl.commands.run_folder import begin, check_same_settings
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import write_text
@@ -329,6 +329,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
     tasks = make_tasks((), settings.envs, settings.timesteps, settings.agent, settings.atari)
     engine = make_trainer(settings, tasks, None).engine
     assert isinstance(engine, Workers) and (engine.n_workers, engine.task_timeout) == (1, 90)
+    begin(tmp_path, "meta-train", settings, MAY_CHANGE)
     write_settings(tmp_path, "meta-train", settings)
     for other in (None, 5.0):
         check_same_settings(tmp_path, "meta-train", dataclasses.replace(settings, task_timeout=other), MAY_CHANGE)
@@ -340,8 +341,8 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("meta-train", "give either games or envs"),
-        ("meta-train --games Pong --envs CartPole-v1", "give either games or envs"),
+        ("meta-train", "name what to learn: --games with Atari games, --envs with"),
+        ("meta-train --games Pong --envs CartPole-v1", "--games or --envs, not both"),
         ("meta-train --games Pong --task-timeout 0", "Must be > 0"),
         ("meta-train --games Pongg", "Did you mean Pong"),
         ("meta-train --games Pong Pong", "listed twice"),

@@ -646,7 +646,7 @@ def test_an_initialization_names_the_versions_that_it_was_learned_with(tmp_path:
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     trainer(run_dir=tmp_path).learn(1)
-    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("[!.]*") if p.is_file()}
     states = {f"checkpoints/00000{i}/state.{kind}" for i in (0, 1) for kind in ("json", "safetensors")}
     assert files == {"run.json"} | states
     assert json.loads((tmp_path / "checkpoints" / "000001" / "state.json").read_text())["name"] == "000001"
@@ -654,7 +654,7 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
 
 def test_the_last_checkpoints_stay_and_every_nth(tmp_path: Path) -> None:
     trainer(run_dir=tmp_path, keep_checkpoints=2, keep_every=3).learn(7)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000000", "000003", "000006", "000007"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("[!.]*")) == ["000000", "000003", "000006", "000007"]
 
 
 def test_a_run_folder_is_not_begun_twice(tmp_path: Path) -> None:
