@@ -4,7 +4,11 @@ import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
+<<<<<<< HEAD
 from pathlib import Path
+=======
+from numbers import Integral
+>>>>>>> w-flavours
 
 from ale_py import ALEInterface, LoggerMode
 from ale_py.registration import rom_id_to_name
@@ -21,8 +25,9 @@ _ROMS = {rom.replace("_", ""): rom for rom in sorted(set(get_all_rom_ids()) - _T
 # and sticky actions in gymnasium, which are arguments of their own here.
 # What follows it is the flavour.
 _SPELLING = re.compile(
-    r"(?:ale/)?(?P<name>.+?)(?:(?:noframeskip|deterministic)?-v\d+)?(?:-m(?P<mode>\d+))?(?:-d(?P<difficulty>\d+))?",
-    re.IGNORECASE,
+    r"(?:ale/)?(?P<name>.+?)(?:(?:noframeskip|deterministic)?-v\d+)?"
+    r"(?:-m(?P<mode>[0-9]{1,9}))?(?:-d(?P<difficulty>[0-9]{1,9}))?",
+    re.IGNORECASE | re.DOTALL,
 )
 
 #: "All environments with an action space of at most 10", as the paper names them (appendix F).
@@ -188,10 +193,10 @@ def flavour_of(name: str, mode: int | None = None, difficulty: int | None = None
             raise ValueError(f"{name!r} has the {what} {spelled}, but {what}={given} was given, too.")
         there = sorted({getattr(flavour, what) for flavour in known})
         value = next((v for v in (given, spelled) if v is not None), default)
-        if isinstance(value, bool) or value not in there:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value not in there:
             several = "modes" if what == "mode" else "difficulties"
             raise ValueError(
-                f"{rom_id_to_name(rom)} has no {what} {value!r}. Its {several}: {', '.join(map(str, there))}."
+                f"{rom_id_to_name(rom)} has no {what} {value!r:.40}. Its {several}: {', '.join(map(str, there))}."
             )
         chosen[what] = int(value)
     return Flavour(rom, **chosen)
@@ -214,7 +219,7 @@ def rom_id(name: str) -> str:
         raise ValueError(f"The game {name!r} is for two players only, ALE cannot run it for one.")
     nearest = [rom_id_to_name(_ROMS[close]) for close in difflib.get_close_matches(key, _ROMS, n=3)]
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else " See ale_py.roms.get_all_rom_ids()."
-    raise ValueError(f"Unknown game {name!r}.{hint}")
+    raise ValueError(f"Unknown game {name!r:.80}.{hint}")
 
 
 def all_games() -> list[str]:

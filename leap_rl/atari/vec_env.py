@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import sys
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -152,10 +153,16 @@ class AtariVecEnv(VecEnv):
         number = int | float | np.integer | np.floating
         if not (isinstance(action_repeat_probability, number) and 0 <= action_repeat_probability < 1):
             raise ValueError(f"action_repeat_probability must be in [0, 1), not {action_repeat_probability!r}.")
-        if clip_reward is not False and not (isinstance(clip_reward, number) and 0 < clip_reward < np.inf):
+        if clip_reward is not False and not (
+            isinstance(clip_reward, number) and 0 < clip_reward <= sys.float_info.max
+        ):
             raise ValueError(f"clip_reward must be True, False or a positive number, not {clip_reward!r}.")
-        if render_mode not in ("rgb_array", None):
+        if not (render_mode is None or (isinstance(render_mode, str) and render_mode == "rgb_array")):
             raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
+        # NumPy's integers would overflow below, and the native code does not take all of them.
+        n_envs, noop_max, frame_skip, screen_size, frame_stack, max_episode_frames = map(
+            int, (n_envs, noop_max, frame_skip, screen_size, frame_stack, max_episode_frames)
+        )
         channels = frame_stack if grayscale else 3 * frame_stack
         needed = n_envs * channels * screen_size**2
         if needed > LARGEST_OBSERVATIONS:
@@ -164,8 +171,9 @@ class AtariVecEnv(VecEnv):
                 f"{screen_size}, are {needed / 2**30:,.0f} GiB each step; so must frame_stack or screen_size."
             )
 
-        games = [game] if isinstance(game, str) else list(game)
-        n_envs = int(n_envs)
+        games = [game] if isinstance(game, str) else game
+        if not isinstance(games, Sequence) or not all(isinstance(name, str) for name in games):
+            raise ValueError(f"game must be a name or a sequence of names, not {game!r}.")
         if not games or n_envs < len(games):
             raise ValueError(f"n_envs={n_envs} environments can't hold {len(games)} games: give each at least one.")
         named = [flavour_of(name, mode, difficulty) for name in games]
@@ -181,9 +189,9 @@ class AtariVecEnv(VecEnv):
             raise ValueError(f"games of different actions ({sizes}) need full_action_space=True.")
         self.action_meanings = [action.name for action in next(iter(action_sets))]
         shared: dict[str, Any] = {
-            "full_action_space": full_action_space,
+            "full_action_space": bool(full_action_space),
             "noop_max": noop_max,
-            "grayscale": grayscale,
+            "grayscale": bool(grayscale),
         }
         self._native: AtariVectorEnv | Emulators | None
         if len(set(self.flavours)) == 1 and named[0].is_default and n_envs > 1 and _threads(n_threads) > 1:
@@ -192,9 +200,9 @@ class AtariVecEnv(VecEnv):
             self._native = AtariVectorEnv(
                 named[0].rom,
                 n_envs,
-                num_threads=n_threads or 0,
+                num_threads=int(n_threads or 0),
                 max_num_frames_per_episode=max_episode_frames,
-                repeat_action_probability=action_repeat_probability,
+                repeat_action_probability=float(action_repeat_probability),
                 autoreset_mode=AutoresetMode.SAME_STEP,
                 img_height=screen_size,
                 img_width=screen_size,
@@ -213,7 +221,7 @@ class AtariVecEnv(VecEnv):
                 screen_size,
                 frame_stack,
                 max_frames=max_episode_frames,
-                action_repeat_probability=action_repeat_probability,
+                action_repeat_probability=float(action_repeat_probability),
                 frame_skip=frame_skip,
                 **shared,
             )
@@ -247,7 +255,10 @@ class AtariVecEnv(VecEnv):
 
         :param seed: A non-negative integer; None draws fresh seeds
         :return: The seed of each game
+        :raises ValueError: If it is none
         """
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
+            raise ValueError(f"seed must be a non-negative integer or None, not {seed!r}.")
         # ALE holds a seed in a signed 32-bit integer, where a negative one means "none".
         self._seeds = (np.random.SeedSequence(seed).generate_state(self.num_envs) & 0x7FFFFFFF).tolist()
         return self._seeds

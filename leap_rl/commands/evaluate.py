@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import zoo
 from leap_rl.agents import observed_algorithm
+from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
@@ -53,27 +54,47 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
     elif not is_initialization and not what.is_file():
         raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
     n_envs = settings.agent.n_envs if is_initialization else 1
-    env = make_env(settings.game, settings.env, n_envs, settings.atari, settings.seed)
+    games = POOLS.get(settings.game, (settings.game,))  # of a pool, whose games were learned together, each alone
+    env = make_env(settings.game if is_initialization else games[0], settings.env, n_envs, settings.atari, settings.seed)
     try:
         if is_initialization:
             model = _learned_from(load_initialization(what), env, settings)
         elif trust:
             model = _unpickled(what, env, settings)
         else:
+<<<<<<< HEAD
             model = _saved(SavedAgent(what), env, settings)
+=======
+            model = _saved(SavedAgent(what), is_run, env, settings)
+    finally:
+        env.close()
+    for game in games:
+        _play(model, game, n_envs, settings)
+    if video is not None:
+        _record(model, games[0], settings, video)
+        print(f"One more episode is in {video}")
+
+
+def _play(model: BaseAlgorithm, game: str, n_envs: int, settings: EvaluateSettings) -> None:
+    """
+    Print the mean return.
+
+    :param game: one game, if it is not an ``env`` of the settings
+    """
+    env = make_env(game, settings.env, n_envs, settings.atari, settings.seed)
+    try:
+>>>>>>> w-flavours
         returns, lengths = evaluate_policy(
             model, env, settings.episodes, settings.deterministic, return_episode_rewards=True
         )
-        assert isinstance(returns, list)
-        print(
-            f"{settings.game or settings.env}: mean return {np.mean(returns):,.1f} ± {np.std(returns):,.1f} over "
-            f"{len(returns)} episodes, {np.mean(lengths):,.0f} steps each"
-        )
-        if video is not None:
-            _record(model, settings, video)
-            print(f"One more episode is in {video}")
     finally:
         env.close()
+    assert isinstance(returns, list)
+    print(
+        f"{game or settings.env}: mean return {np.mean(returns):,.1f} ± {np.std(returns):,.1f} over "
+        f"{len(returns)} episodes, {np.mean(lengths):,.0f} steps each",
+        flush=True,
+    )
 
 
 def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSettings:
@@ -137,11 +158,11 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
     return model.learn(settings.timesteps)
 
 
-def _record(model: BaseAlgorithm, settings: EvaluateSettings, video: Path) -> None:
+def _record(model: BaseAlgorithm, game: str, settings: EvaluateSettings, video: Path) -> None:
     """The first episode of one environment, by Gymnasium's recorder."""
     from gymnasium.utils.save_video import save_video  # needs the extra `video`
 
-    env = make_env(settings.game, settings.env, 1, settings.atari, settings.seed)
+    env = make_env(game, settings.env, 1, settings.atari, settings.seed)
     try:
         observations = env.reset()
         frames = [env.render()]

@@ -15,8 +15,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.cartpole import Variants, cartpole_family
+<<<<<<< HEAD
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env
 from leap_rl.core.outside import first_line
+=======
+from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
+>>>>>>> w-flavours
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN
 
@@ -135,12 +139,15 @@ def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> gym.Sp
 
 def make_env(game: str, env: str, n_envs: int, atari: AtariSettings, seed: int) -> VecEnv:
     """
-    :param game: or a pool of them, which are then learned together, by the environments in turn
+    :param game: or a pool of flavours of one, which are then learned together, by the environments in turn
     :raises ValueError: for none or both of game and env, or what is unknown
     """
     if bool(game) == bool(env):
         raise ValueError(f"give either a game or an env, not {'both' if game else 'neither'}")
     if game:
-        return make_atari_env(POOLS.get(game, (game,)), n_envs, seed=seed, **atari_kwargs(atari))
+        games = POOLS.get(game, (game,))
+        if len({rom_id(name) for name in games}) > 1:
+            raise ValueError(f"{game} is a pool of different games: one game is learned, or the flavours of one")
+        return make_atari_env(games, n_envs, seed=seed, **atari_kwargs(atari))
     check_env(env)
     return make_vec_env(env, n_envs, seed=seed)

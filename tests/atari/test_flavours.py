@@ -29,6 +29,7 @@ from leap_rl.core import InProcess, Workers
         ("SpaceInvaders-m0-d0", "SpaceInvaders"),
         ("Breakout-M44", "Breakout-m44"),
         ("Breakout", "Breakout"),
+        ("Space\nInvaders", "SpaceInvaders"),
     ],
 )
 def test_every_spelling_has_one_name(spelling: str, name: str) -> None:
@@ -54,9 +55,15 @@ def test_a_game_whose_default_is_not_0_keeps_its_name() -> None:
         ("Breakout-m4", {"mode": 8}, "'Breakout-m4' has the mode 4, but mode=8 was given, too"),
         ("Brakeout-m4", {}, r"Unknown game 'Brakeout-m4'\. Did you mean Breakout"),
         ("Breakout-m", {}, "Unknown game"),
+        ("Breakout-m" + "1" * 5_000, {}, r"^Unknown game .{80}\. See"),
+        ("Breakout", {"mode": 4.0}, r"Breakout has no mode 4\.0"),
+        ("Breakout", {"mode": np.array([4, 8])}, r"Breakout has no mode array"),
+        (None, {}, "game must be a name or a sequence of names, not None"),
+        (["Breakout", 3], {}, r"game must be a name or a sequence of names, not \['Breakout', 3\]"),
+        ({"Breakout"}, {}, "game must be a name or a sequence of names"),  # in an order that changes
     ],
 )
-def test_what_is_no_flavour(name: str, kwargs: dict[str, Any], message: str) -> None:
+def test_what_is_no_flavour(name: Any, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_atari_env(name, **kwargs)
 

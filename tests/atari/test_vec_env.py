@@ -384,12 +384,26 @@ def test_an_environment_that_is_dropped_is_freed_at_once() -> None:
         {"clip_reward": float("nan")},
         {"action_repeat_probability": 1.0},
         {"action_repeat_probability": -0.1},
+        {"clip_reward": 10**400},
         {"render_mode": "human"},
+        {"render_mode": np.array(["rgb_array", "human"])},
+        {"n_envs": np.int32(4096), "frame_stack": np.int32(256), "screen_size": np.int32(1024)},  # 2 ** 40 overflows
     ],
 )
 def test_settings_out_of_range_are_refused(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(kwargs))} must be"):
         AtariVecEnv("Pong", **kwargs)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
+def test_what_is_no_seed(seed: Any) -> None:
+    with pytest.raises(ValueError, match="^seed must be a non-negative integer or None, not"):
+        make_atari_env("Pong", seed=seed)
+
+
+def test_numpys_integers_are_integers() -> None:
+    env = make_atari_env("Pong", np.uint8(1), frame_stack=np.uint8(100), grayscale=False, noop_max=np.uint8(30))
+    assert env.reset().shape == (1, 300, 84, 84)
 
 
 def test_settings_by_sb3s_names() -> None:

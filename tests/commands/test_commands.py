@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim import Adam
 
 from leap_rl import Initialization, LeapA2C, Mnih2013CNN
+from leap_rl.atari import POOLS
 from leap_rl.cli import _script, main
 from leap_rl.commands.compare import start_of
 from leap_rl.commands.dry_run import sensible_timeout
@@ -186,6 +187,17 @@ def test_evaluate_an_agent_with_a_video(agent_run: Path, tmp_path: Path, capsys:
     assert main(["evaluate", str(agent_run), "--episodes", "1", "--video", str(video)]) == 0
     assert re.search(r"Qbert: mean return [\d,.]+ ± [\d,.]+ over 1 episodes", capsys.readouterr().out)
     assert video.stat().st_size > 1000 and b"ftyp" in video.read_bytes()[:16]
+
+
+def test_what_learned_the_flavours_of_a_pool_is_evaluated_on_each(tmp_path: Path, capsys: Any) -> None:
+    pool, folder = "flavours-Freeway-test", tmp_path / "run"
+    arguments = ["--timesteps", "40", "--agent.n-envs", str(len(POOLS[pool])), "--run-dir", str(folder)]
+    assert main(["train", pool, *arguments]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--episodes", "1"]) == 0
+    assert re.findall(r"^(\S+): mean return", capsys.readouterr().out, re.MULTILINE) == list(POOLS[pool])
+    assert main(["train", "held-out", *arguments]) == 2
+    assert "held-out is a pool of different games: one game is learned" in capsys.readouterr().err
 
 
 def test_evaluate_an_initialization(tmp_path: Path, capsys: Any) -> None:
