@@ -4,11 +4,8 @@ import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
-<<<<<<< HEAD
-from pathlib import Path
-=======
 from numbers import Integral
->>>>>>> w-flavours
+from pathlib import Path
 
 from ale_py import ALEInterface, LoggerMode
 from ale_py.registration import rom_id_to_name

@@ -55,17 +55,16 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
         raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
     n_envs = settings.agent.n_envs if is_initialization else 1
     games = POOLS.get(settings.game, (settings.game,))  # of a pool, whose games were learned together, each alone
-    env = make_env(settings.game if is_initialization else games[0], settings.env, n_envs, settings.atari, settings.seed)
+    env = make_env(
+        settings.game if is_initialization else games[0], settings.env, n_envs, settings.atari, settings.seed
+    )
     try:
         if is_initialization:
             model = _learned_from(load_initialization(what), env, settings)
         elif trust:
             model = _unpickled(what, env, settings)
         else:
-<<<<<<< HEAD
             model = _saved(SavedAgent(what), env, settings)
-=======
-            model = _saved(SavedAgent(what), is_run, env, settings)
     finally:
         env.close()
     for game in games:
@@ -83,7 +82,6 @@ def _play(model: BaseAlgorithm, game: str, n_envs: int, settings: EvaluateSettin
     """
     env = make_env(game, settings.env, n_envs, settings.atari, settings.seed)
     try:
->>>>>>> w-flavours
         returns, lengths = evaluate_policy(
             model, env, settings.episodes, settings.deterministic, return_episode_rewards=True
         )

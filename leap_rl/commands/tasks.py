@@ -15,12 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.cartpole import Variants, cartpole_family
-<<<<<<< HEAD
-from leap_rl.atari import POOLS, AtariTasks, make_atari_env
-from leap_rl.core.outside import first_line
-=======
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
->>>>>>> w-flavours
+from leap_rl.core.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN
 

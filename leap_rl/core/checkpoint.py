@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from leap_rl.core import record
-from leap_rl.core.files import replacing_folder
+from leap_rl.core.files import UNFINISHED, replacing_folder
 from leap_rl.core.run_file import begin_run, run_id
 from leap_rl.core.run_lock import run_lock
 
@@ -102,8 +102,8 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what a process that was killed left half written."""
-        for unfinished in (*self.folder.glob(".*"), *self.running.glob(".*"), *self.run_dir.glob(".*")):
-            if unfinished.is_dir():
+        for folder in (self.folder, self.running, self.run_dir):  # the last may be a project's, with a .git
+            for unfinished in folder.glob(f".*{UNFINISHED}*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
 
     def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:
@@ -282,7 +282,7 @@ def checkpoint_bytes(theta: Initialization, kept: int, meta_batch_size: int) -> 
 
 def _remove(folder: Path) -> None:
     """At once for whoever looks for it: renamed first."""
-    hidden = folder.with_name(f".{folder.name}-removed")
+    hidden = folder.with_name(f".{folder.name}{UNFINISHED}removed")
     shutil.rmtree(hidden, ignore_errors=True)
     os.replace(folder, hidden)
     shutil.rmtree(hidden)

@@ -15,6 +15,9 @@ from typing import Any
 
 from leap_rl.core import record
 
+UNFINISHED = "-unfinished-"
+"""In the names of temporary folders, which begin with a dot: what a killed process left is known by it, and removed."""
+
 
 @contextmanager
 def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
@@ -27,14 +30,14 @@ def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
     """
     with _saying_what_is_missing(path, sizes):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{UNFINISHED}", dir=path.parent))
         try:
             temporary.chmod(0o755)
             yield temporary
             for file in (*temporary.iterdir(), temporary):
                 _sync(file)
             if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}{UNFINISHED}old-", dir=path.parent))
                 os.replace(path, old / path.name)
                 try:
                     os.replace(temporary, path)

@@ -96,12 +96,20 @@ def test_a_saved_agent_is_a_start_by_its_encoder(agent_run: Path) -> None:
         assert torch.equal(tensor, found.parameters[f"encoder.{key}"])
 
 
-def test_a_pool_of_flavours_is_learned_together(tmp_path: Path, capsys: Any) -> None:
-    pool, folder = ["train", "flavours-Freeway-validation", "--timesteps", "80"], ["--run-dir", str(tmp_path / "run")]
-    assert main([*pool, "--agent.n-envs", "1", *folder]) == 2
+def test_a_pool_of_flavours_is_learned_together_and_each_is_evaluated(tmp_path: Path, capsys: Any) -> None:
+    pool, folder = "flavours-AirRaid-test", tmp_path / "run"
+    train = ["train", pool, "--timesteps", "80", "--run-dir", str(folder)]
+    assert main([*train, "--agent.n-envs", "1"]) == 2
     assert "n_envs=1 environments can't hold 2 games" in capsys.readouterr().err
-    assert main([*pool, "--agent.n-envs", "4", *folder]) == 0
-    assert (tmp_path / "run" / "agent.zip").is_file()
+    assert main([*train, "--agent.n-envs", "4"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--episodes", "1"]) == 0
+    assert re.findall(r"^(\S+): mean return", capsys.readouterr().out, re.MULTILINE) == list(POOLS[pool])
+
+
+def test_different_games_are_not_learned_together(tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", "held-out", "--timesteps", "80", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "held-out is a pool of different games: one game is learned" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -187,17 +195,6 @@ def test_evaluate_an_agent_with_a_video(agent_run: Path, tmp_path: Path, capsys:
     assert main(["evaluate", str(agent_run), "--episodes", "1", "--video", str(video)]) == 0
     assert re.search(r"Qbert: mean return [\d,.]+ ± [\d,.]+ over 1 episodes", capsys.readouterr().out)
     assert video.stat().st_size > 1000 and b"ftyp" in video.read_bytes()[:16]
-
-
-def test_what_learned_the_flavours_of_a_pool_is_evaluated_on_each(tmp_path: Path, capsys: Any) -> None:
-    pool, folder = "flavours-Freeway-test", tmp_path / "run"
-    arguments = ["--timesteps", "40", "--agent.n-envs", str(len(POOLS[pool])), "--run-dir", str(folder)]
-    assert main(["train", pool, *arguments]) == 0
-    capsys.readouterr()
-    assert main(["evaluate", str(folder), "--episodes", "1"]) == 0
-    assert re.findall(r"^(\S+): mean return", capsys.readouterr().out, re.MULTILINE) == list(POOLS[pool])
-    assert main(["train", "held-out", *arguments]) == 2
-    assert "held-out is a pool of different games: one game is learned" in capsys.readouterr().err
 
 
 def test_evaluate_an_initialization(tmp_path: Path, capsys: Any) -> None:

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import FileWriter
 
 from leap_rl.commands.run_folder import run_folder
+from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.run_lock import is_unused, next_run_folder, run_lock
 
@@ -115,3 +116,13 @@ def test_every_point_is_there_once_and_in_order(tmp_path: Path, monkeypatch: pyt
         logger.close()
         step = checkpoint
     assert points(tmp_path) == [(i, 10.0 * i) for i in range(1, 11)]
+
+
+def test_only_what_is_ours_is_cleaned_up(tmp_path: Path) -> None:
+    """The folder of a run may be a project's."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    unfinished = tmp_path / "checkpoints" / ".000001-unfinished-x"
+    unfinished.mkdir(parents=True)
+    Checkpoints(tmp_path).clean()
+    assert (tmp_path / ".git" / "HEAD").is_file() and not unfinished.exists()
