@@ -183,7 +183,7 @@ def flavour_of(name: str, mode: int | None = None, difficulty: int | None = None
     match = _SPELLING.fullmatch(name.strip())
     assert match is not None
     known = flavours_of_rom(rom)
-    chosen = {}
+    chosen: dict[str, int] = {}
     for what, given, default in (("mode", mode, known[0].mode), ("difficulty", difficulty, known[0].difficulty)):
         spelled = None if match[what] is None else int(match[what])
         if given is not None and spelled is not None and given != spelled:

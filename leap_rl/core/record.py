@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from leap_rl.core.outside import read_object
+
 Form = TypeVar("Form")
 
 LARGEST = 2**64
@@ -57,18 +59,12 @@ def check_seal(content: dict[str, Any], rest: Mapping[str, Any]) -> None:
 
 def read(file: Path) -> dict[str, Any]:
     """
-    An object, strictly: no key twice, no number of thousands of digits.
+    An object, as ``read_object`` reads it.
 
     :raises ValueError: saying on one line what is wrong with it, without the file's name
     :raises OSError: if it can't be read
     """
-    try:
-        content = json.loads(file.read_bytes().decode(), object_pairs_hook=_without_doubles)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError("it holds no object")
-    return content
+    return read_object(file.read_bytes(), nan=True)
 
 
 def read_sealed(file: Path, form: type[Form]) -> Form:
@@ -82,13 +78,6 @@ def read_sealed(file: Path, form: type[Form]) -> Form:
     check_seal(content, {})
     known: Form = typed(form, content)
     return known
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a key is there twice")
-    return content
 
 
 def typed(form: Any, value: Any, where: str = "it") -> Any:
