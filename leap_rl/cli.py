@@ -7,6 +7,7 @@ The commands import what they need when they run, so that ``--help`` answers at 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -265,7 +266,9 @@ def _run(arguments: list[str]) -> None:
         raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
     if resume and arguments[0] in COMMANDS and arguments[0] not in data:
         (command,) = data or {"no command": None}
-        raise ValueError(f"{resume} is a run of {command}: leap-rl {command} --resume {resume} goes on with it")
+        raise ValueError(
+            f"{resume} is a run of {command}: {shlex.join(['leap-rl', command, '--resume', resume])} goes on"
+        )
     app.config = [Dict(data=data, source=source)] if source else []
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")

@@ -383,7 +383,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("meta-train --games Pong --meta-steps 2 --average-from 3", "average-from 3 is after the last of 2 meta steps"),
         ("meta-train --envs CartPole-v1 --recycle-dormant", "encoder of images, not in the scope 'all'"),
         ("meta-train --games Pong --recycle-dormant --average-from 3", "can't be recycled in a θ⁰ that is averaged"),
-        ("train", "give either a game or an env"),
+        ("train", "name what to learn: a game, or --env"),
         ("train Pongg", "Did you mean Pong"),
         ("train Pong --init nowhere", "nowhere is no initialization"),
         ("train --env CartPole-v1 --agent.network nature", "here it must be mlp"),
@@ -423,7 +423,7 @@ def test_a_run_folder_that_exists(meta_run: Path, capsys: Any) -> None:
 
 def test_a_run_folder_of_another_command_or_other_settings(meta_run: Path, capsys: Any) -> None:
     assert main(["train", "--resume", str(meta_run)]) == 2
-    assert "is a run of meta-train, not of train" in capsys.readouterr().err
+    assert f"is a run of meta-train: leap-rl meta-train --resume {meta_run} goes on" in capsys.readouterr().err
     assert main(["meta-train", "--resume", str(meta_run), "--seed", "3"]) == 2
     assert "began with seed=0, not 3: leave it out to resume" in capsys.readouterr().err
 
