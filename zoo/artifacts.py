@@ -43,6 +43,8 @@ LARGEST = {
     **{figure_name(number): 10_000_000 for number in range(1, MOST_EVIDENCE + 1)},
 }
 """The files of an initialization, and the most bytes of each. Nothing else belongs in its folder."""
+MOST_SHOWN = 50_000
+"""Characters of a card or a config that go to a terminal."""
 REQUIRED = ("config.json", "model.safetensors")
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -233,12 +235,12 @@ def summary(name: str) -> dict[str, Any]:
     described_well = config.get("shapes") == {name: list(array.shape) for name, array in arrays.items()}
     if not described_well or not all(np.isfinite(array).all() for array in arrays.values()):
         raise ZooError(f"{folder} does not describe its tensors, or they are not finite: leap-rl zoo verify says more")
-    card, most = folder / "README.md", LARGEST["README.md"]
-    text = read_file(card, most).decode(errors="replace") if card.is_file() else ""
+    card = folder / "README.md"
+    text = read_file(card, LARGEST["README.md"]).decode(errors="replace") if card.is_file() else ""
     return {
         **config,
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
-        "card": printable(text, most, keep="\n\t"),
+        "card": printable(text, MOST_SHOWN, keep="\n\t"),
     }
 
 

@@ -69,7 +69,7 @@ def show_initialization(name: str) -> None:
     """:param name: of the zoo"""
     summary = zoo.artifacts.summary(name)
     card = summary.pop("card")
-    print(json.dumps(summary, indent=2))
+    print(printable(json.dumps(summary, indent=2), zoo.artifacts.MOST_SHOWN, keep="\n"))
     if card:
         print(f"\n{card}")
 
