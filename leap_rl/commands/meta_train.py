@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,7 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
             )
         print(f"Going on in {folder} after meta step {trainer.meta_step} of {settings.meta_steps}", flush=True)
     else:
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of one that was ended before its first checkpoint
         trainer = make_trainer(settings, tasks, folder)
         print(f"Meta-training on {len(tasks)} tasks, {settings.meta_steps} meta steps, in {folder}", flush=True)
     begin(folder, "meta-train", settings, MAY_CHANGE)

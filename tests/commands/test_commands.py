@@ -112,6 +112,17 @@ def test_different_games_are_not_learned_together(tmp_path: Path, capsys: Any) -
     assert "held-out is a pool of different games: one game is learned" in capsys.readouterr().err
 
 
+def test_one_that_was_ended_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    """With one TensorBoard run, not two."""
+    run = tmp_path / "run"
+    assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(run)]) == 0
+    for left in ("checkpoints", "initialization"):
+        shutil.rmtree(run / left)
+    assert main(["meta-train", "--resume", str(run)]) == 0
+    assert [folder.name for folder in (run / "tensorboard").iterdir()] == ["Leap_1"]
+    assert [step for step, _ in scalars(run / "tensorboard" / "Leap_1")["meta/learning_rate"]] == [1]
+
+
 @pytest.mark.slow
 def test_the_settings_of_a_run_repeat_it(meta_run: Path, tmp_path: Path) -> None:
     again = ["meta-train", "--preset", str(meta_run / "settings.yaml"), "--run-dir", str(tmp_path / "again")]
