@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence" / "flavours"
 GAMES = ("Breakout",)  # and two more, when the pilot has chosen them
 META_TRAININGS = 3
-# What the starts are meta-trained by; the presets are in zoo/recipes.
+# What the starts are meta-trained by; the presets are beside the plan.
 META_LEARNERS = ("leap", "leap-length", "reptile", "finetune")
 # What people do without meta-learning: an agent of the default flavour, and one of all training flavours at once.
 AGENTS = ("default", "joint")
@@ -73,19 +73,18 @@ def steps_of(game: str, runs: Path) -> tuple[list[Step], list[Step]]:
     :return: the meta-trainings, which need nothing, and the comparison of what came of them
     """
     here = runs / game
-    recipes = ROOT / "zoo" / "recipes"
     made, starts = [], []
     for seed in range(META_TRAININGS):
         for learner in META_LEARNERS:
             folder = here / f"{learner}-{seed}"
-            preset = str(recipes / f"flavours-{learner}.yaml")
+            preset = str(EVIDENCE / f"{learner}.yaml")
             arguments = ("meta-train", "--preset", preset, "--games", f"flavours-{game}-train", "--seed", str(seed))
             made.append(Step(arguments, folder, "initialization"))
             starts.append(f"{learner}/{seed}={folder / 'initialization'}")
         for agent in AGENTS:
             folder = here / f"{agent}-{seed}"
             what = game if agent == "default" else f"flavours-{game}-train"
-            preset = str(recipes / f"flavours-{agent}.yaml")
+            preset = str(EVIDENCE / f"{agent}.yaml")
             made.append(Step(("train", what, "--preset", preset, "--seed", str(seed)), folder, "agent.zip"))
             starts.append(f"{agent}/{seed}={folder / 'agent.zip'}")
     judged = (

@@ -4,9 +4,10 @@ leap_rl: meta-learned initializations for Stable-Baselines3, with Leap.
 Names are imported when they are first used, so that the command line need not wait for torch.
 """
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from leap_rl.lazy import lazily
 
 if TYPE_CHECKING:
     from leap_rl.agents import EnvTasks, LeapA2C, LeapPPO
@@ -54,11 +55,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'leap_rl' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _WHERE)

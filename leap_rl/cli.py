@@ -6,6 +6,8 @@ The commands import what they need when they run, so that ``--help`` answers at 
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
+from cyclopts.exceptions import CoercionError, UnknownOptionError
 
 from leap_rl.ending import exit_code, run_program
 from leap_rl.settings import (
@@ -54,15 +57,20 @@ def meta_train(
 
     :param dry_run: print what would be run and what it costs
     """
+    from leap_rl.commands.checks import check
+
     settings = settings or MetaTrainSettings()
+    check(settings)
     if dry_run:
         from leap_rl.commands.dry_run import dry_run as print_costs
 
         print_costs(settings)
         return
     from leap_rl.commands.meta_train import meta_train as run
+    from leap_rl.commands.run_folder import run_folder
 
-    run(settings, resume or run_dir, resume is not None)
+    with run_folder(resume or run_dir, resume is not None, "meta-train") as folder:
+        run(settings, folder, resume is not None)
 
 
 @app.command
@@ -70,9 +78,15 @@ def train(
     settings: TrainSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
     """Train an agent on one game, from an initialization or from scratch."""
+    from leap_rl.commands.checks import check
+
+    settings = settings or TrainSettings()
+    check(settings)
+    from leap_rl.commands.run_folder import run_folder
     from leap_rl.commands.train import train as run
 
-    run(settings or TrainSettings(), resume or run_dir, resume is not None)
+    with run_folder(resume or run_dir, resume is not None, "train") as folder:
+        run(settings, folder, resume is not None)
 
 
 @app.command
@@ -80,9 +94,15 @@ def compare(
     settings: CompareSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
     """Learn games from different initializations, with equal budgets and seeds: table, figure, JSON."""
-    from leap_rl.commands.compare import compare as run
+    from leap_rl.commands.checks import check
 
-    run(settings or CompareSettings(), resume or run_dir, resume is not None)
+    settings = settings or CompareSettings()
+    check(settings)
+    from leap_rl.commands.compare import compare as run
+    from leap_rl.commands.run_folder import run_folder
+
+    with run_folder(resume or run_dir, resume is not None, "compare") as folder:
+        run(settings, folder, resume is not None)
 
 
 @app.command
@@ -101,9 +121,13 @@ def evaluate(
     :param video: MP4 file to write, of one more episode
     :param trust: load agent.zip as Stable-Baselines3 does, which runs whatever its author put there
     """
+    from leap_rl.commands.checks import check
+
+    settings = settings or EvaluateSettings()
+    check(settings)
     from leap_rl.commands.evaluate import evaluate as run
 
-    run(settings or EvaluateSettings(), what, video, trust)
+    run(settings, what, video, trust)
 
 
 @app.command
@@ -240,11 +264,69 @@ def _run(arguments: list[str]) -> None:
     data = read_preset(source, COMMANDS) if source else {}
     if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
         raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
+    if resume and arguments[0] in COMMANDS and arguments[0] not in data:
+        (command,) = data or {"no command": None}
+        raise ValueError(
+            f"{resume} is a run of {command}: {shlex.join(['leap-rl', command, '--resume', resume])} goes on"
+        )
     app.config = [Dict(data=data, source=source)] if source else []
-    app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnknownOptionError as error:
+        raise ValueError(unknown_option(error, arguments)) from None
+    except CoercionError as error:
+        raise ValueError(not_a_value(error, data, source)) from None
+
+
+# What people know it by.
+_ALSO = {
+    "lr": "learning-rate",
+    "steps": "timesteps",
+    "total-timesteps": "timesteps",
+    "env-id": "env",
+    "algo": "algorithm",
+}
+_SETTINGS: dict[str, type] = {
+    "meta-train": MetaTrainSettings,
+    "train": TrainSettings,
+    "compare": CompareSettings,
+    "evaluate": EvaluateSettings,
+}
+
+
+def unknown_option(error: UnknownOptionError, arguments: list[str]) -> str:
+    """What to say of an option that there is not: the one that is so called elsewhere, before one that looks alike."""
+    given = error.token.keyword or "" if error.token is not None else ""
+    wanted = given.lstrip("-").partition("=")[0].replace("_", "-")
+    wanted = _ALSO.get(wanted, wanted)
+    known = option_names(_SETTINGS[arguments[0]]) if arguments and arguments[0] in _SETTINGS else []
+    same = [name for name in known if name.rpartition(".")[2] == wanted or name.endswith(f"-{wanted}")]
+    if not same:
+        return str(error)
+    return f"Unknown option: {given}. It is {' or '.join(f'--{name}' for name in same)}."
+
+
+def option_names(settings: type, prefix: str = "") -> list[str]:
+    """Of a dataclass of settings, and of those in it."""
+    names = []
+    for field in dataclasses.fields(settings):
+        name = prefix + field.name.replace("_", "-")
+        inner = field.default_factory
+        names += option_names(inner, f"{name}.") if isinstance(inner, type) else [name]
+    return names
+
+
+def not_a_value(error: CoercionError, data: dict[str, Any], source: str | None) -> str:
+    """Of a value that a setting can't have, which file says it, if one does, and that lists have no commas."""
+    if error.token is not None and "," in error.token.value:
+        return f"{error} Give them with spaces between them: {error.token.value.replace(',', ' ')}"
+    if source is not None and error.token is not None and error.token.source == source:
+        return f"{source}: {error}"
+    return str(error)
 
 
 def _script() -> None:
+    sys.path.append("")  # a module of the working directory may register environments, as under python -m
     sleep_when_idle()
     run_program(main, "leap-rl: %(levelname)s: %(message)s")
 

@@ -8,16 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-Positive = Annotated[int, Parameter(validator=Number(gte=1))]
-NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """``100000``, ``100_000`` and ``1e5``, but not 1.5."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f'unable to convert "{text}" into int') from None
+    if not number.is_integer():
+        raise ValueError(f"{text} is no whole number")
+    return int(number)
+
+
+Positive = Annotated[int, Parameter(validator=Number(gte=1), converter=_whole)]
+NotNegative = Annotated[int, Parameter(validator=Number(gte=0), converter=_whole)]
 Rate = Annotated[float, Parameter(validator=Number(gt=0))]
 Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
@@ -34,7 +53,7 @@ class AgentSettings:
     algorithm: Literal["A2C", "PPO"] = "A2C"
     """of Stable-Baselines3"""
     network: Literal["nature", "mnih2013", "mlp"] | None = None
-    """nature: SB3's for images; mnih2013: that of the paper; mlp: for vectors. Without it nature for games, else mlp"""
+    """nature: SB3's for images; mnih2013: that of the paper; mlp: for all else. Without it nature for images"""
     n_envs: Positive = 16
     """environments in parallel"""
     n_steps: Positive | None = None
@@ -55,7 +74,7 @@ class AgentSettings:
     """A2C only: RMSprop; if not, Adam"""
     rms_prop_eps: Rate | None = None
     """A2C only: RMSprop's ε"""
-    batch_size: Annotated[int, Parameter(validator=Number(gte=2))] | None = None
+    batch_size: Annotated[int, Parameter(validator=Number(gte=2), converter=_whole)] | None = None
     """PPO only: minibatch size"""
     n_epochs: Positive | None = None
     """PPO only: passes over a rollout"""
@@ -315,16 +334,83 @@ def read_preset(name: str, commands: set[str]) -> dict[str, Any]:
             raise ValueError(f"no preset {name!r}: there are {', '.join(known)}, or give a .yaml file{hint}")
         path = PRESETS / f"{name}.yaml"
     try:
-        data = yaml.safe_load(path.read_text())
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path} has {path.stat().st_size:,} bytes: no preset is so long")
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} can't be read: {error}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
     if not isinstance(data, dict) or not all(isinstance(section, dict) for section in data.values()):
         raise ValueError(f"{path} is no preset: it must hold settings by command, such as 'meta-train: {{seed: 0}}'")
-    for section in data:
+    for section, settings in data.items():
         if section not in commands:
             near = difflib.get_close_matches(str(section), commands, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{path} has a section {section!r}, but no command has that name{hint}")
+        for key in sorted(_ONLY_GIVEN & set(settings)):
+            raise ValueError(f"{path}: {section} has {key}, which is given on the command line alone")
+        for number, (key, value) in enumerate(_leaves(settings, section)):
+            # By aliases, which may even hold themselves.
+            if number == MOST_SETTINGS or key.count(".") > _Loader.DEEPEST:
+                raise ValueError(f"{path} is nested too deeply, or says too much")
+            if not isinstance(value, str | int | float | None):
+                raise ValueError(f"{path}: {key} is {type(value).__name__}, which no setting is")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{path}: {key} is {value}, which no setting is")
     return data
+
+
+MOST_BYTES, MOST_SETTINGS = 1_000_000, 10_000
+"""Of a preset."""
+
+_ONLY_GIVEN = {"preset", "resume", "run-dir", "run_dir", "dry-run", "dry_run", "video", "trust"}
+
+
+def _leaves(settings: dict[str, Any], section: str) -> Iterator[tuple[str, Any]]:
+    """What is no section and no list, by its keys; without recursion, which an alias may have no end of."""
+    left: list[tuple[str, Any]] = [(section, settings)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{key}.{name}", part) for name, part in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{key}.{n}", part) for n, part in enumerate(value)]
+        if not isinstance(value, dict | list) or key.count(".") > _Loader.DEEPEST:
+            yield key, value
+
+
+class _Loader(yaml.SafeLoader):
+    """Keys are text and come once, and nesting has an end: an alias may stand for what holds it."""
+
+    DEEPEST = 20
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > self.DEEPEST:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "it is nested too deeply", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        found = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is no text", key_node.start_mark)
+            if key in found:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} is there twice", key_node.start_mark
+                )
+            found.add(key)
+        return super().construct_mapping(node, deep)

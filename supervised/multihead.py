@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ class MultiHeadTrainer:
         :param updates: how many more, each on one minibatch of one task
         :param progress_bar: draw one, if the output is a terminal
         :return: self
+        :raises ValueError: if another process goes on with the run in ``run_dir``
         :raises RuntimeError: if the loss is not finite
         """
         logger: LoggerLike = NoLogger()
@@ -99,7 +101,8 @@ class MultiHeadTrainer:
         first, last = self.n_updates, self.n_updates + updates
         losses: list[Tensor] = []
         errors: dict[str, list[Tensor]] = {}
-        with learning_process(), JobsProgress(enabled=progress_bar) as progress:
+        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.n_updates)
+        with alone, learning_process(), JobsProgress(enabled=progress_bar) as progress:
             images = updates * self.tasks[0].batch_size
             progress.outer(f"multi-head fine-tuning on {len(self.tasks)} tasks", images)
             progress.jobs(["all tasks"], [images])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leap_rl.core import Engine, Job, JobsProgress, TaskResult
 from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.core.file_name import file_name
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.run_file import begin_run, run_id, run_settings
+from leap_rl.core.run_lock import run_lock
 
 
 def read_runs(file: Path, keys: Collection[str]) -> list[dict[str, Any]]:
@@ -69,10 +72,17 @@ def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = No
         )
 
 
-def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> None:
-    """As ``check_folder``; a new one gets its ``run.json``."""
+@contextmanager
+def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = None) -> Iterator[None]:
+    """
+    As ``check_folder``; a new one gets its ``run.json``, and nobody else writes to it meanwhile.
+
+    :raises ValueError: if somebody does, as well
+    """
     check_folder(folder, settings, budget)
-    begin_run(folder, settings)
+    with run_lock(folder, "an experiment"):
+        begin_run(folder, settings)
+        yield
 
 
 def missing_runs(seeds_of: Mapping[str, Collection[int]], seeds: Sequence[int]) -> str:
@@ -98,7 +108,7 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
     :return: results by task
     :raises RuntimeError: if one failed
     """
-    folders = [folder / "held-out" / job.task.name for job in jobs]
+    folders = [folder / "held-out" / file_name(job.task.name) for job in jobs]
     results: dict[str, TaskResult] = {}
     with JobsProgress() as progress:
         progress.outer(what, sum(job.task.steps for job in jobs))
@@ -108,7 +118,9 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
             results[result.name] = result
             if not ran_now:
                 continue
-            logger = TensorBoardLogger(folder.parent / "tensorboard" / f"held-out after {folder.name}" / result.name)
+            logger = TensorBoardLogger(
+                folder.parent / "tensorboard" / f"held-out after {folder.name}" / file_name(result.name)
+            )
             logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
             logger.close()
     return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,13 +115,15 @@ class VisitsTrainer:
         :param visits: at most so many
         :param progress_bar: draw one, if the output is a terminal
         :return: self
+        :raises ValueError: if another process goes on with the run in ``run_dir``
         :raises RuntimeError: if a loss is not finite
         """
         logger: LoggerLike = NoLogger()
         if self.tensorboard_log is not None:
             logger = TensorBoardLogger(self.tensorboard_log, self.n_visits)
         left = self.order[self.n_visits :][:visits]
-        with JobsProgress(enabled=progress_bar) as progress:
+        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.n_visits)
+        with alone, JobsProgress(enabled=progress_bar) as progress:
             progress.outer(f"{len(left)} visits", sum(self.tasks[index].steps for index in left))
             progress.jobs([self.tasks[index].name for index in left], [self.tasks[index].steps for index in left])
             for number, index in enumerate(left):

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import safetensors.numpy
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 
-from leap_rl.core import InitializationError
 from leap_rl.core.files import replacing_folder
-from leap_rl.core.initialization import is_count
-from leap_rl.core.outside import printable, read_file
-from leap_rl.transfer import Initialization
-from leap_rl.transfer import policy_kwargs as policy_kwargs_of
-from leap_rl.transfer.networks import NETWORKS
+from leap_rl.core.initialization_config import InitializationError, check_header, is_count, read_config
+from leap_rl.core.outside import first_line, printable, read_file
+
+if TYPE_CHECKING:  # what there is, is listed without torch
+    from leap_rl.core import Initialization
 
 PUBLISHED = Path(__file__).with_name("initializations")
 
@@ -40,6 +43,8 @@ LARGEST = {
     **{figure_name(number): 10_000_000 for number in range(1, MOST_EVIDENCE + 1)},
 }
 """The files of an initialization, and the most bytes of each. Nothing else belongs in its folder."""
+MOST_SHOWN = 50_000
+"""Characters of a card or a config that go to a terminal."""
 REQUIRED = ("config.json", "model.safetensors")
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
@@ -146,6 +151,25 @@ def check(folder: Path) -> Initialization:
     :raises ZooError: for a link, a file that does not belong there, or one that is too large
     :raises InitializationError: as of ``Initialization.load``
     """
+    described(folder)
+    from leap_rl.transfer import Initialization
+    from leap_rl.transfer import policy_kwargs as policy_kwargs_of
+    from leap_rl.transfer.networks import NETWORKS
+
+    initialization = Initialization.load(folder)
+    if initialization.config["network"] in NETWORKS:
+        try:
+            policy_kwargs_of(initialization)
+        except InitializationError as error:
+            raise ZooError(f"{folder}: {error}") from None
+    return initialization
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """
+    What an initialization of unknown origin says of itself: its config, whose tensors are compared with their hash
+    alone. As ``check`` otherwise.
+    """
     if folder.is_symlink() or not folder.is_dir():
         raise ZooError(f"{folder} is no folder of an initialization")
     try:
@@ -162,23 +186,17 @@ def check(folder: Path) -> Initialization:
             )
         if status.st_size > LARGEST[file]:
             raise ZooError(f"{folder}/{file} has {status.st_size:,} bytes: more than {LARGEST[file]:,} are refused")
-    initialization = Initialization.load(folder)
-    config = initialization.config
+    config = read_config(folder)
     if "network" not in config:
         raise ZooError(f"{folder}/config.json does not say for which network it is")
     # What is written to terminals and cards must be text and nothing else.
-    texts = [("scope", initialization.scope), ("learner", (config.get("learner") or {}).get("name", "-"))]
+    texts = [("scope", config["scope"]), ("learner", (config.get("learner") or {}).get("name", "-"))]
     texts += [(key, config[key]) for key in ("network", "preprocessing", "source") if key in config]
     texts += [("tasks", task) for task in config.get("tasks", [])]
     for key, text in texts:
         if not text.isprintable() or len(text) > 200:
             raise ZooError(f"{folder}/config.json has {key} {printable(text, 80)!r}: not as leap_rl writes it")
-    if config["network"] in NETWORKS:
-        try:
-            policy_kwargs_of(initialization)
-        except InitializationError as error:
-            raise ZooError(f"{folder}: {error}") from None
-    return initialization
+    return config
 
 
 def policy_kwargs(name: str) -> dict[str, Any]:
@@ -190,6 +208,8 @@ def policy_kwargs(name: str) -> dict[str, Any]:
     :param name: of the initialization
     :raises InitializationError: for a network that is not of SB3 or leap_rl
     """
+    from leap_rl.transfer import policy_kwargs as policy_kwargs_of
+
     return policy_kwargs_of(load(name))
 
 
@@ -197,17 +217,30 @@ def summary(name: str) -> dict[str, Any]:
     """
     What ``leap-rl zoo show`` prints: the config, the sizes of the files, and the model card.
 
-    :raises ValueError: as of ``load``
+    :raises ValueError: as of ``load``, where it can be told without a look at the values of the tensors
     """
-    initialization, folder = load(name), folder_of(name)
-    card, most = folder / "README.md", LARGEST["README.md"]
-    text = read_file(card, most).decode(errors="replace") if card.is_file() else ""
+    folder = folder_of(name)
+    config = described(folder)
+    try:
+        data = read_file(folder / "model.safetensors", LARGEST["model.safetensors"])
+    except (OSError, ValueError) as error:
+        raise ZooError(f"{folder} is no initialization: {error}") from None
+    if config["sha256"] != hashlib.sha256(data).hexdigest():
+        raise ZooError(f"{folder}/model.safetensors is damaged: its sha256 is not the one in config.json")
+    try:
+        check_header(data)
+        arrays = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ZooError(f"{folder}/model.safetensors can't be used: {first_line(error)}") from None
+    described_well = config.get("shapes") == {name: list(array.shape) for name, array in arrays.items()}
+    if not described_well or not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ZooError(f"{folder} does not describe its tensors, or they are not finite: leap-rl zoo verify says more")
+    card = folder / "README.md"
+    text = read_file(card, LARGEST["README.md"]).decode(errors="replace") if card.is_file() else ""
     return {
-        **initialization.config,
-        "scope": initialization.scope,
-        "sha256": initialization.sha256,
+        **config,
         "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
-        "card": printable(text, most, keep="\n\t"),
+        "card": printable(text, MOST_SHOWN, keep="\n\t"),
     }
 
 

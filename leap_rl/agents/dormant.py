@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
@@ -56,7 +57,8 @@ class RecycleDormant(MetaCallback):
         self.model = first.algorithm(first.policy, env, scope="encoder", device="cpu", **kwargs)
         env.close()
         frames = np.concatenate([random_observations(task, FRAMES, trainer.seed) for task in tasks])
-        observations = preprocess_obs(torch.as_tensor(frames), self.model.observation_space)
+        policy = self.model.policy
+        observations = preprocess_obs(torch.as_tensor(frames), policy.observation_space, policy.normalize_images)
         assert isinstance(observations, Tensor)
         self.observations = observations
 
@@ -80,9 +82,9 @@ def random_observations(task: EnvTask, n: int, seed: int) -> np.ndarray:
     :param task: whose environments
     :param n: how many
     :param seed: of actions and environments
-    :return: shape ``(n, *observation)``
+    :return: as the network sees them, so images channels first; shape ``(n, *observation)``
     """
-    env = task.make_vec_env("encoder", min(8, task.n_envs))
+    env = BaseAlgorithm._wrap_env(task.make_vec_env("encoder", min(8, task.n_envs)))
     env.seed(seed)
     env.action_space.seed(seed)
     seen = [np.array(env.reset())]

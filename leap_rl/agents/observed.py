@@ -102,12 +102,14 @@ class ObservedTraining(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """Every ``learn`` begins here: one that resets the timesteps starts a gradient path, others continue it."""
+        started = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps or self.gradient_path is None:
             assert self.scope is not None
-            self.gradient_path = self.learner.observe(observed_parameters(self.policy, self.scope))
+            trained = observed_parameters(self.policy, self.scope)
+            self.gradient_path = self.learner.observe(trained) if trained else None
             if isinstance(self.gradient_path, GradientPath):
                 self.gradient_path.gradients_are_fresh = True  # SB3 zeroes them by zero_grad()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        return started
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         with weights_cast_once(self.device) if self.arithmetic == "fast" else nullcontext():

@@ -13,16 +13,21 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents.a2c import LeapA2C
 from leap_rl.agents.observed import ObservedTraining, check_learner
 from leap_rl.agents.ppo import LeapPPO
+from leap_rl.agents.registered import register, registered
+from leap_rl.agents.spaces import check_spaces, network_input
 from leap_rl.core import (
     Initialization,
     Job,
@@ -34,7 +39,10 @@ from leap_rl.core import (
     TaskFamily,
     TaskResult,
 )
+from leap_rl.core.as_json import as_json
 from leap_rl.core.initialization import versions
+from leap_rl.core.integers import integer
+from leap_rl.transfer.names import observed_parameters
 
 LOGS_PER_VISIT = 10
 """How often SB3 logs in one visit: its own default for A2C, every 100 rollouts, is never in a short one."""
@@ -98,21 +106,21 @@ class _Memory(KVWriter):
 @dataclass(frozen=True)
 class EnvTask(Task):
     """
-    One environment to learn.
+    One environment to learn. Wherever it goes, what is registered with Gymnasium here goes with it.
 
     :param name: of the task
-    :param env: a Gymnasium id, or a function that makes the environment
+    :param env: a Gymnasium id, what is registered by one, or a function that makes the environment
     :param algorithm: that learns
-    :param policy: of the algorithm
+    :param policy: of the algorithm, by SB3's name of it or as a class
     :param steps: budget, summed over environments
     :param n_envs: environments in parallel
     :param algorithm_kwargs: of the algorithm's constructor
     """
 
     name: str
-    env: str | Callable[[], gym.Env]
+    env: str | EnvSpec | Callable[[], gym.Env]
     algorithm: type[ObservedTraining]
-    policy: str
+    policy: str | type[ActorCriticPolicy]
     steps: int
     n_envs: int
     algorithm_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -121,8 +129,17 @@ class EnvTask(Task):
         """
         :param scope: what is meta-learned, on which the action space may depend
         :param n_envs: ``None``: the task's own number
+        :raises ValueError: for spaces that SB3 does not take
         """
-        return make_vec_env(self.env, n_envs or self.n_envs)
+        env = self.env.make if isinstance(self.env, EnvSpec) else self.env
+        return make_vec_env(env, n_envs or self.n_envs, wrapper_class=check_spaces)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "registered": registered()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        register(state.pop("registered"))
+        self.__dict__.update(state)
 
     def run(self, job: Job, report: Report) -> TaskResult:
         started = time.perf_counter()
@@ -163,7 +180,9 @@ class EnvTask(Task):
         # What diverged before its second rollout has nothing that FOMAML could look at.
         if path is not None and not (diverged and (path.n_updates == 0 or isinstance(path, LookAhead))):
             meta_gradient, statistics = path.meta_gradient(), path.statistics()
-            meta_gradient = {name: g.cpu() for name, g in meta_gradient.items()}
+            # What the optimizer does not move is the same in every task, and stays as it is.
+            fixed = {n: torch.zeros_like(t) for n, t in job.initialization.parameters.items() if n not in meta_gradient}
+            meta_gradient = {name: g.cpu() for name, g in meta_gradient.items()} | fixed
             diverged = diverged or not all(g.isfinite().all() for g in meta_gradient.values())
         return TaskResult(
             name=self.name,
@@ -183,9 +202,9 @@ class EnvTasks(TaskFamily):
     Environments to learn with one algorithm and one network.
 
     :param algorithm: ``LeapA2C`` or ``LeapPPO``; A2C and PPO are taken as those
-    :param policy: ``"MlpPolicy"`` or ``"CnnPolicy"``
-    :param envs: what to learn, by name: Gymnasium ids, or functions that make an environment; a sequence of ids
-        is named by them
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class of SB3's or your own
+    :param envs: what to learn, by name: Gymnasium ids, what ``gymnasium.spec`` gives, or functions that make an
+        environment; a sequence of ids is named by them
     :param timesteps: budget of one visit, in steps summed over environments
     :param n_envs: environments in parallel
     :param algorithm_kwargs: of the algorithm's constructor
@@ -195,8 +214,8 @@ class EnvTasks(TaskFamily):
     def __init__(
         self,
         algorithm: type[BaseAlgorithm],
-        policy: str,
-        envs: Mapping[str, str | Callable[[], gym.Env]] | Sequence[str],
+        policy: str | type[ActorCriticPolicy],
+        envs: Mapping[str, str | EnvSpec | Callable[[], gym.Env]] | Sequence[str],
         timesteps: int,
         n_envs: int = 8,
         algorithm_kwargs: Mapping[str, Any] | None = None,
@@ -206,20 +225,24 @@ class EnvTasks(TaskFamily):
         else:
             check_names("envs", envs)
             named = {name: name for name in envs}
-        observed = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
+        for name, env in named.items():
+            if not isinstance(name, str) or not (isinstance(env, str | EnvSpec) or callable(env)):
+                raise ValueError(
+                    f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments"
+                )
+        observed, timesteps, n_envs = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
+        kwargs = python_numbers(algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
-            EnvTask(name, env, observed, policy, timesteps, n_envs, dict(algorithm_kwargs or {}))
-            for name, env in named.items()
+            EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in named.items()
         ]
 
     @staticmethod
     def _check(
         algorithm: type[BaseAlgorithm], n_tasks: int, timesteps: int, n_envs: int, algorithm_kwargs: Mapping[str, Any]
-    ) -> type[ObservedTraining]:
+    ) -> tuple[type[ObservedTraining], int, int]:
+        """:return: the algorithm that observes, timesteps and n_envs as Python's integers"""
         observed = observed_algorithm(algorithm)
-        for name, value in (("timesteps", timesteps), ("n_envs", n_envs), ("the number of tasks", n_tasks)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        integer("the number of tasks", n_tasks, least=1)
         # The SB3 class after the mixin is the one whose constructor spells its arguments out.
         plain = next(c for c in observed.__mro__ if not issubclass(c, ObservedTraining))
         known = set(inspect.signature(plain).parameters) | {"arithmetic"}
@@ -229,7 +252,7 @@ class EnvTasks(TaskFamily):
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"algorithm_kwargs has {name!r}, which {plain.__name__} does not take here{hint}")
-        return observed
+        return observed, integer("timesteps", timesteps, least=1), integer("n_envs", n_envs, least=1)
 
     def check_learner(self, learner: MetaLearner) -> None:
         check_learner(learner)
@@ -254,9 +277,15 @@ class EnvTasks(TaskFamily):
                 model = first.algorithm(
                     first.policy, env, scope=scope, seed=seed, device="cpu", **first.algorithm_kwargs
                 )
+        except (AssertionError, RuntimeError) as error:  # how SB3 and torch say what a network is not for
+            raise ValueError(
+                f"{first.name} can't be learned with {first.policy}: {' '.join(str(error).split())}"
+            ) from None
         finally:
             env.close()
         assert model.scope is not None
+        if not observed_parameters(model, model.scope):
+            raise ValueError(f"scope={model.scope!r} has no parameter that is trained: there is nothing to meta-learn")
         self._check_spaces(model, model.scope)
         return Initialization.of(model, model.scope, self._config(model))
 
@@ -265,17 +294,24 @@ class EnvTasks(TaskFamily):
         :param model: of the first task
         :raises ValueError: if a task has other spaces than what is shared allows
         """
+        ours = model.observation_space, model.action_space
         for task in self._tasks[1:]:
             env = task.make_vec_env(scope, n_envs=1)
-            spaces = [("observations", env.observation_space, model.env.observation_space)]  # type: ignore[union-attr]
-            env.close()
+            try:
+                env = BaseAlgorithm._wrap_env(env)  # as the network sees it
+            except AssertionError as error:
+                raise ValueError(f"{task.name} can't be learned: {' '.join(str(error).split())}") from None
+            finally:
+                env.close()
+            theirs = env.observation_space, env.action_space
+            needed = {"observations": network_input(theirs[0]) == network_input(ours[0])}
             if scope == "all":
-                spaces.append(("actions", env.action_space, model.action_space))
-            for what, theirs, ours in spaces:
-                if theirs != ours and not (what == "observations" and _shapes(theirs) == _shapes(ours)):
+                needed["actions"] = theirs[1] == ours[1]
+            for (what, same), mine, other in zip(needed.items(), ours, theirs, strict=False):
+                if not same:
                     raise ValueError(
                         f"scope={scope!r} needs the same {what} in every task, "
-                        f"but {self._tasks[0].name} has {ours} and {task.name} {theirs}"
+                        f"but {self._tasks[0].name} has {mine} and {task.name} {other}"
                     )
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
@@ -283,7 +319,7 @@ class EnvTasks(TaskFamily):
         first = self._tasks[0]
         return {
             "algorithm": first.algorithm.__name__,
-            "policy": first.policy,
+            "policy": as_json(first.policy),
             "network": model.policy.features_extractor_class.__name__,
             "observation_shape": list(model.observation_space.shape or ()),
             "steps_per_visit": first.steps,
@@ -356,6 +392,11 @@ class RandomPolicies(TaskFamily):
         return self._drawn(scope)
 
 
+def python_numbers(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """SB3 takes Python's numbers, not all of NumPy's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in kwargs.items()}
+
+
 def check_names(what: str, names: Sequence[str]) -> None:
     """
     :param what: they are called
@@ -366,21 +407,3 @@ def check_names(what: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise ValueError(f"{what} are listed twice: {', '.join(twice)}")
-
-
-def _shapes(space: gym.Space[Any]) -> Any:
-    if isinstance(space, gym.spaces.Dict):
-        return {key: _shapes(part) for key, part in space.spaces.items()}
-    return space.shape
-
-
-def as_json(value: Any) -> Any:
-    """What JSON can hold as it is; of all else its name, or that of its class."""
-    if isinstance(value, int | float | str | bool | None):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): as_json(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(part) for part in value]
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"

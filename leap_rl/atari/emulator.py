@@ -14,9 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from ale_py import Action, ALEInterface, LoggerMode, roms
+from ale_py import Action, ALEInterface, LoggerMode
 
-from leap_rl.atari.games import Flavour
+from leap_rl.atari.games import Flavour, rom_file
 
 ALEInterface.setLoggerMode(LoggerMode.Error)
 
@@ -28,7 +28,7 @@ def action_set(rom: str, full: bool) -> list[Action]:
     :param full: all 18 actions, instead of those that the game needs
     """
     ale = ALEInterface()
-    ale.loadROM(roms.get_rom_path(rom))
+    ale.loadROM(rom_file(rom))
     return list(ale.getLegalActionSet() if full else ale.getMinimalActionSet())
 
 
@@ -105,7 +105,7 @@ class Emulator:
             if seed is not None:
                 self.waiting.seed(seed)
                 ale.setInt("random_seed", seed)
-            ale.loadROM(roms.get_rom_path(self.flavour.rom))  # which takes the seed
+            ale.loadROM(rom_file(self.flavour.rom))  # which takes the seed
             ale.setMode(self.flavour.mode)
             ale.setDifficulty(self.flavour.difficulty)
             self._screens = [np.empty((*ale.getScreenDims(), *self._channels), dtype=np.uint8) for _ in range(2)]
@@ -136,7 +136,8 @@ class Emulator:
 
     def show(self, frame: np.ndarray) -> None:
         """:param frame: to write the maximum of the last two screens into, resized to it"""
-        newest = np.maximum(*self._screens, out=self._screens[0])
+        newest, before = self._screens
+        np.maximum(newest, before, out=newest)
         cv2.resize(newest, frame.shape[1::-1], dst=frame, interpolation=cv2.INTER_AREA)
 
     def screen(self) -> np.ndarray:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
+from pathlib import Path
 
 from ale_py import ALEInterface, LoggerMode
 from ale_py.registration import rom_id_to_name
@@ -134,12 +135,19 @@ class Flavour:
         return f"{self.game}{mode}{difficulty}"
 
 
+def rom_file(rom: str) -> Path:
+    """:param rom: id of a ROM that ALE ships"""
+    file = get_rom_path(rom)
+    assert file is not None
+    return file
+
+
 @cache
 def flavours_of_rom(rom: str) -> tuple[Flavour, ...]:
     """All flavours of a game, the default one first, by the id of its ROM."""
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
-    ale.loadROM(get_rom_path(rom))
+    ale.loadROM(rom_file(rom))
     return tuple(Flavour(rom, m, d) for m in ale.getAvailableModes() for d in ale.getAvailableDifficulties())
 
 
@@ -175,7 +183,7 @@ def flavour_of(name: str, mode: int | None = None, difficulty: int | None = None
     match = _SPELLING.fullmatch(name.strip())
     assert match is not None
     known = flavours_of_rom(rom)
-    chosen = {}
+    chosen: dict[str, int] = {}
     for what, given, default in (("mode", mode, known[0].mode), ("difficulty", difficulty, known[0].difficulty)):
         spelled = None if match[what] is None else int(match[what])
         if given is not None and spelled is not None and given != spelled:

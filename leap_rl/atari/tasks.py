@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
-from leap_rl.agents.tasks import as_json, check_names
+from leap_rl.agents.tasks import check_names, python_numbers
 from leap_rl.atari.games import game_name
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
+from leap_rl.core.as_json import as_json
 from leap_rl.core.initialization import versions
 
 
@@ -50,7 +52,7 @@ class AtariTasks(EnvTasks):
     def __init__(
         self,
         algorithm: type[BaseAlgorithm],
-        policy: str,
+        policy: str | type[ActorCriticPolicy],
         games: Sequence[str],
         timesteps: int,
         n_envs: int = 16,
@@ -60,10 +62,17 @@ class AtariTasks(EnvTasks):
         check_names("games", games)
         names = [game_name(game) for game in games]
         check_names("games", names)
-        observed = self._check(algorithm, len(names), timesteps, n_envs, algorithm_kwargs or {})
+        observed, timesteps, n_envs = self._check(algorithm, len(names), timesteps, n_envs, algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
             AtariTask(
-                name, name, observed, policy, timesteps, n_envs, dict(algorithm_kwargs or {}), dict(env_kwargs or {})
+                name,
+                name,
+                observed,
+                policy,
+                timesteps,
+                n_envs,
+                python_numbers(algorithm_kwargs or {}),
+                dict(env_kwargs or {}),
             )
             for name in names
         ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from leap_rl.agents import RandomPolicies
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import RANDOM_POLICY, begin, open_run_folder, print_commands
+from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_settings, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import json_number, write_text
@@ -19,7 +19,7 @@ from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.outside import printable
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
-from leap_rl.evaluation.comparison import check_same_runs
+from leap_rl.evaluation.comparison import check_same_runs, folder_of
 from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
 from leap_rl.settings import CompareSettings, as_dict, write_settings
 from leap_rl.transfer import Initialization
@@ -30,12 +30,12 @@ _log = logging.getLogger(__name__)
 MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "task-timeout", "note"}
 
 
-def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> None:
+def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     """
     Learn games from several starts, and leave ``table.md``, ``results.json`` and ``figure.png`` in the run folder.
 
     :param settings: of the comparison
-    :param run_dir: of a new run, or of the one to resume
+    :param folder: of a new run, or of the one to resume; nobody else writes to it
     :param resume: whether it is there already; runs that are finished are not run again
     :raises ValueError: for what can't be compared
     """
@@ -47,12 +47,12 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         raise ValueError(f"starts have the same name: {', '.join(settings.starts)}. Give them as name=folder")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise ValueError(f"seeds={list(settings.seeds)}: at least one is needed, and none twice")
-    folder = open_run_folder(run_dir, resume, "compare", settings, MAY_CHANGE)
+    if resume:
+        check_same_settings(folder, "compare", settings, MAY_CHANGE)
     n_runs = len(tasks) * len(starts) * len(settings.seeds)
     print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
 
     scope = check_starts(tasks, starts, settings.scope)
-    folder.mkdir(parents=True, exist_ok=True)
     # Before the settings are written: a folder that refuses runs keeps those that it can be resumed with.
     random = tasks.draw_initialization(scope, settings.seeds[0])
     begin(folder, "compare", settings, MAY_CHANGE)
@@ -114,7 +114,7 @@ def compare(settings: CompareSettings, run_dir: Path | None, resume: bool) -> No
         )
         table += f"\n\n{behind}"
         _log.warning(behind)
-        logger = TensorBoardLogger(folder / "tensorboard" / f"{task} from {start}", last_step=-1)
+        logger = TensorBoardLogger(folder / "tensorboard" / folder_of(task, start), last_step=-1)
         logger.write([(settings.timesteps, {"transfer/lead": -deviations})])
         logger.close()
     write_text(folder / "table.md", table + "\n")

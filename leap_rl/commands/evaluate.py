@@ -45,8 +45,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
     if video is not None:
         import_module("moviepy")  # which Gymnasium's recorder needs; better missed now than after the episodes
     is_initialization = (what / "config.json").is_file() or (not what.exists() and str(what) in zoo.list())
-    is_run = (what / "settings.yaml").is_file()
-    if is_run:
+    if (what / "settings.yaml").is_file():
         settings = _with_settings_of(what, settings)
         if not (what / "agent.zip").is_file():
             resume = shlex.join(["leap-rl", "train", "--resume", str(what)])
@@ -56,14 +55,16 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
         raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
     n_envs = settings.agent.n_envs if is_initialization else 1
     games = POOLS.get(settings.game, (settings.game,))  # of a pool, whose games were learned together, each alone
-    env = make_env(settings.game if is_initialization else games[0], settings.env, n_envs, settings.atari, settings.seed)
+    env = make_env(
+        settings.game if is_initialization else games[0], settings.env, n_envs, settings.atari, settings.seed
+    )
     try:
         if is_initialization:
             model = _learned_from(load_initialization(what), env, settings)
         elif trust:
             model = _unpickled(what, env, settings)
         else:
-            model = _saved(SavedAgent(what), is_run, env, settings)
+            model = _saved(SavedAgent(what), env, settings)
     finally:
         env.close()
     for game in games:
@@ -115,16 +116,13 @@ def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSetti
     return dataclasses.replace(settings, agent=agent, atari=atari)
 
 
-def _saved(agent: SavedAgent, is_of_run: bool, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
+def _saved(agent: SavedAgent, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """
-    :param is_of_run: whether the settings say how its policy was made; else it must say so itself
-    :raises ValueError: if it does not, is damaged, or does not fit the environment
+    As SB3 loads it, for playing, but nothing that it holds is run.
+
+    :raises ValueError: if it needs that, is damaged, or does not fit the environment
     """
-    if is_of_run:
-        name = policy(settings.agent, images=bool(settings.game))
-        kwargs = algorithm_kwargs(settings.agent).get("policy_kwargs")
-    else:
-        name, kwargs = agent.how_made()
+    name, kwargs = agent.how_made()
     try:
         model: Any = algorithm(settings.agent)
         model = model(name, env, policy_kwargs=kwargs, seed=settings.seed, device=settings.device)
@@ -145,7 +143,7 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
     model = observed_algorithm(algorithm(settings.agent))(
-        policy(settings.agent, images=bool(settings.game)),
+        policy(settings.agent, settings.env),
         env,
         learner=NoPretraining(),
         seed=settings.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +17,9 @@ from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.commands.run_folder import print_commands
 from leap_rl.core.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
-from leap_rl.transfer import Initialization, network_of
+
+if TYPE_CHECKING:  # what there is, is listed without torch
+    from leap_rl.core import Initialization
 
 
 def load_initialization(what: str | Path) -> Initialization:
@@ -24,7 +27,14 @@ def load_initialization(what: str | Path) -> Initialization:
     :param what: a folder, a name of the zoo, or an agent's zip, whose encoder is taken
     :raises ValueError: if it is none of them, or can't be trusted
     """
+    from leap_rl.transfer import Initialization
+
     path = Path(what)
+    if (path / "settings.yaml").is_file():  # a run is what it made
+        made = [path / "initialization", path / "agent.zip"]
+        path = next((what for what in made if what.exists()), path)
+        if path not in made:
+            raise ValueError(f"{path} is a run that has made no initialization yet: --resume finishes it")
     if path.is_dir():
         return Initialization.load(path)
     if path.suffix == ".zip":
@@ -59,7 +69,7 @@ def show_initialization(name: str) -> None:
     """:param name: of the zoo"""
     summary = zoo.artifacts.summary(name)
     card = summary.pop("card")
-    print(json.dumps(summary, indent=2))
+    print(printable(json.dumps(summary, indent=2), zoo.artifacts.MOST_SHOWN, keep="\n"))
     if card:
         print(f"\n{card}")
 
@@ -110,6 +120,8 @@ def next_commands(name: str) -> list[list[str]]:
 
     :param name: of the zoo
     """
+    from leap_rl.transfer import network_of
+
     initialization = zoo.load(name)
     commands = [["leap-rl", "zoo", "show", name]]
     shapes = {n: tuple(t.shape) for n, t in initialization.parameters.items() if n.startswith("encoder.")}

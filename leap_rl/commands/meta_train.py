@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from leap_rl.agents import EnvTasks, RecycleDormant
 from leap_rl.atari import POOLS, VALIDATION_GAMES
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import begin, open_run_folder, print_commands
+from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import (
     FOMAML,
@@ -30,17 +31,18 @@ from leap_rl.settings import MetaTrainSettings, as_options, write_settings
 MAY_CHANGE = {"meta-steps", "n-workers", "task-timeout", "keep-checkpoints", "keep-every"}
 
 
-def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) -> None:
+def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
     """
     Meta-train, and leave ``initialization`` in the run folder.
 
     :param settings: of the run
-    :param run_dir: of a new run, or of the one to resume
+    :param folder: of a new run, or of the one to resume; nobody else writes to it
     :param resume: whether it is there already
     :raises ValueError: for what can't be trained
     """
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
-    folder = open_run_folder(run_dir, resume, "meta-train", settings, MAY_CHANGE)
+    if resume:
+        check_same_settings(folder, "meta-train", settings, MAY_CHANGE)
     if resume and Checkpoints(folder).steps():
         trainer = MetaTrainer.load(folder, tasks, **_always_given(settings))
         # One that was told to end where it stands has its initialization still to write.
@@ -52,6 +54,7 @@ def meta_train(settings: MetaTrainSettings, run_dir: Path | None, resume: bool) 
             )
         print(f"Going on in {folder} after meta step {trainer.meta_step} of {settings.meta_steps}", flush=True)
     else:
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of one that was ended before its first checkpoint
         trainer = make_trainer(settings, tasks, folder)
         print(f"Meta-training on {len(tasks)} tasks, {settings.meta_steps} meta steps, in {folder}", flush=True)
     begin(folder, "meta-train", settings, MAY_CHANGE)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leap_rl.core.logger import next_run_folder
 from leap_rl.core.run_file import begin_run, run_settings
+from leap_rl.core.run_lock import is_unused, next_run_folder, run_lock
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
 
 COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")
@@ -25,38 +26,49 @@ def print_commands(*commands: Sequence[object]) -> None:
         print(f"  {shlex.join(map(str, words))}", flush=True)
 
 
-def open_run_folder(run_dir: Path | None, resume: bool, command: str, settings: Settings, may_change: set[str]) -> Path:
+def saved_agents(folder: Path) -> list[Path]:
+    """From first to last."""
+    return sorted(p for p in folder.glob("*.zip") if p.stem.isdecimal())
+
+
+@contextmanager
+def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Path]:
     """
-    :param run_dir: of a new run, or of the one to resume
+    The folder that a command writes to, which nobody else writes to meanwhile. A new one goes again if nothing was
+    written to it.
+
+    :param run_dir: of a new run, or of the one to resume; ``None``: the next free number under ``runs``
     :param resume: whether it is there already
     :param command: that runs
-    :param settings: of the run
-    :param may_change: names of those that a resumed run may be given anew
     :raises ValueError: if a new run can't be written there, or the one that is there can't be gone on with
     """
-    if not resume:
-        return new_run_folder(run_dir, command)
-    assert run_dir is not None
-    check_same_settings(run_dir, command, settings, may_change)
-    return run_dir
-
-
-def new_run_folder(run_dir: Path | None, command: str) -> Path:
-    """
-    :param run_dir: as given; ``None``: the next free number under ``runs``
-    :raises ValueError: if it holds anything, or can't be written to
-    """
-    if run_dir is None:
-        run_dir = next_run_folder(Path("runs"), command)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise ValueError(f"{run_dir} exists: --resume {run_dir} goes on with a run, or choose another --run-dir")
-    above = next(parent for parent in (run_dir, *run_dir.absolute().parents) if parent.exists())
+    if resume:
+        assert run_dir is not None
+        settings_file(run_dir)
+        with run_lock(run_dir, f"leap-rl {command} --resume"):
+            yield run_dir
+        return
+    runs = Path("runs")
+    there = next(parent for parent in (run_dir or runs, *(run_dir or runs).absolute().parents) if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=above):
-            pass
+        folder = next_run_folder(runs, command) if run_dir is None else run_dir
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{run_dir} can't be written to: {error.strerror}; choose another --run-dir") from None
-    return run_dir
+        if run_dir is not None and run_dir.exists():
+            raise ValueError(f"{run_dir} is no folder: choose another --run-dir") from None
+        raise ValueError(f"{run_dir or runs} can't be written to: {error.strerror}; choose another --run-dir") from None
+    try:
+        with run_lock(folder, f"leap-rl {command}"):
+            if not is_unused(folder):
+                raise ValueError(f"{folder} exists: --resume {folder} goes on with a run, or choose another --run-dir")
+            yield folder
+    finally:
+        if is_unused(folder) and folder != there:
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in folder.absolute().parents:
+                if parent == there.absolute() or any(parent.iterdir()):
+                    break
+                parent.rmdir()
 
 
 def begin(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:

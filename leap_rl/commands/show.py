@@ -10,10 +10,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from rich.text import Text
 
-from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, stored_settings
-from leap_rl.commands.train import saved_agents
+from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, saved_agents, stored_settings
 from leap_rl.core.checkpoint import Checkpoints
 from leap_rl.core.files import read_json
 from leap_rl.core.meta_state import MetaState
@@ -63,11 +62,13 @@ def _show_meta_train(folder: Path) -> None:
         known = [a for a in areas if not math.isnan(a)]
         first, last = (f"{known[0]:,.1f}", f"{known[-1]:,.1f}") if known else ("-", "-")
         lost = sum(row["status"] != "ok" for row in rows)
-        table.add_row(name, str(len(rows)), first, last, curve(areas[-40:]), str(lost or ""))
+        table.add_row(Text(name), str(len(rows)), first, last, curve(areas[-40:]), str(lost or ""))
     Console().print(table)
 
 
 def _show_train(folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     settings = stored_settings(folder, "train")
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()

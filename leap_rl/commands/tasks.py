@@ -10,15 +10,20 @@ import gymnasium as gym
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.cartpole import Variants, cartpole_family
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
+from leap_rl.core.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN
 
 _ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"A2C": A2C, "PPO": PPO}
+SMALLEST_IMAGE = 36
+"""Of fewer pixels, in height or width, SB3's network of images has no output."""
+
 _ONLY = {"use_rms_prop": "A2C", "rms_prop_eps": "A2C", "batch_size": "PPO", "n_epochs": "PPO", "clip_range": "PPO"}
 
 
@@ -26,14 +31,28 @@ def algorithm(agent: AgentSettings) -> type[BaseAlgorithm]:
     return _ALGORITHMS[agent.algorithm]
 
 
-def policy(agent: AgentSettings, images: bool) -> str:
+def policy(agent: AgentSettings, env: str = "") -> str:
     """
-    :raises ValueError: for a network that does not fit what is observed
+    SB3's policy for what is observed.
+
+    :param env: Gymnasium id; none: a game
+    :raises ValueError: for a network that does not fit what is observed, and for what ``check_env`` refuses
     """
-    if agent.network is not None and (agent.network != "mlp") != images:
-        expected = "nature or mnih2013, since games are images" if images else "mlp"
-        raise ValueError(f"agent.network is {agent.network}: here it must be {expected}")
-    return "CnnPolicy" if images else "MlpPolicy"
+    space = check_env(env) if env else None
+    if isinstance(space, gym.spaces.Dict):
+        if agent.network is not None:
+            raise ValueError(
+                f"agent.network is {agent.network}: observations of several parts have their own, leave it out"
+            )
+        return "MultiInputPolicy"
+    images = space is None or (is_image_space(space) and sorted(space.shape or ())[1] >= SMALLEST_IMAGE)
+    may_be = ["nature", "mnih2013"] if images else []
+    if env:
+        may_be.append("mlp")
+    if agent.network not in (None, *may_be):
+        why = "" if env else ", since games are images"
+        raise ValueError(f"agent.network is {agent.network}: here it must be {' or '.join(may_be)}{why}")
+    return "CnnPolicy" if images and agent.network != "mlp" else "MlpPolicy"
 
 
 def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
@@ -81,31 +100,37 @@ def make_tasks(
     kind, kwargs = algorithm(agent), algorithm_kwargs(agent)
     if games:
         names = [name for game in games for name in POOLS.get(game, (game,))]
-        return AtariTasks(
-            kind, policy(agent, True), names, timesteps, agent.n_envs, kwargs, env_kwargs=atari_kwargs(atari)
-        )
-    network = policy(agent, False)
+        return AtariTasks(kind, policy(agent), names, timesteps, agent.n_envs, kwargs, env_kwargs=atari_kwargs(atari))
     families: dict[str, Variants] = {f"cartpole-{variants}": variants for variants in get_args(Variants)}
     if envs[0] in families:
         if len(envs) > 1:
             raise ValueError(f"{envs[0]} is a family of its own: give it alone")
+        policy(agent, "CartPole-v1")
         return cartpole_family(families[envs[0]], timesteps, agent.n_envs, kind, kwargs)
     for env in envs:
         check_env(env, families)
-    return EnvTasks(kind, network, list(envs), timesteps, agent.n_envs, kwargs)
+    return EnvTasks(kind, policy(agent, envs[0]), list(envs), timesteps, agent.n_envs, kwargs)
 
 
-def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> None:
+def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> gym.Space[Any]:
     """
+    :return: what is observed there
     :raises ValueError: if Gymnasium knows no such id, or lacks what the environment needs
     """
     try:
-        gym.make(env).close()
+        made = gym.make(env)
+        made.close()
+        return made.observation_space
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"{env} can't be made: {' '.join(str(error).split())}") from None
     except gym.error.Error as error:
         also = f"; or one of {', '.join(families)}" if families else ""
         raise ValueError(f"no Gymnasium id {env!r}: {' '.join(str(error).split())}{also}") from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{env} can't be made: {first_line(error)}") from None
+    except Exception as error:  # whatever somebody's environment does
+        raised = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{env} can't be made: its constructor raised {raised}") from error
 
 
 def make_env(game: str, env: str, n_envs: int, atari: AtariSettings, seed: int) -> VecEnv:

@@ -15,10 +15,11 @@ from torch.utils.tensorboard import SummaryWriter
 from leap_rl.agents import observed_algorithm
 from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import begin, open_run_folder, print_commands
+from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
 from leap_rl.core.files import read_json, write_text
+from leap_rl.core.logger import put_in_order
 from leap_rl.settings import CompareSettings, TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent, save_agent
@@ -62,11 +63,6 @@ class SaveAgent(BaseCallback):
             old.unlink()
 
 
-def saved_agents(folder: Path) -> list[Path]:
-    """From first to last."""
-    return sorted(p for p in folder.glob("*.zip") if p.stem.isdecimal())
-
-
 def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
     """
     Give a model the last agent, or the one before where that is damaged.
@@ -90,33 +86,32 @@ def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
     raise ValueError(f"{'; '.join(map(str, errors))}. The run begins again where {saved[0].parent} is removed")
 
 
-def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
+def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     """
     Train an agent, and leave ``agent.zip`` in the run folder.
 
     :param settings: of the run
-    :param run_dir: of a new run, or of the one to resume
+    :param folder: of a new run, or of the one to resume; nobody else writes to it
     :param resume: whether it is there already
     :raises ValueError: for what can't be trained
     """
     # A run that has begun needs neither the initialization nor the comparison any more.
-    begun = run_dir if resume else None
+    begun = folder if resume else None
     saved = saved_agents(begun / "agents") if begun else []
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
-    if gently and not settings.game:
-        raise ValueError(
-            "--freeze-encoder-steps and --encoder-lr-factor need an encoder: networks of vectors have none"
-        )
+    policy_name = policy(settings.agent, settings.env)
+    if gently and policy_name == "MlpPolicy":
+        raise ValueError("--freeze-encoder-steps and --encoder-lr-factor need an encoder: this network has none")
     watched = from_scratch = None
     if settings.watch is not None:
         kept = begun and begun / WATCHED
         watched = kept if kept and kept.is_file() else settings.watch / "results.json"
         from_scratch = random_starts(watched, settings)
     kwargs = algorithm_kwargs(settings.agent)
-    policy_name = policy(settings.agent, images=bool(settings.game))
     kind = observed_algorithm(algorithm(settings.agent))  # SB3's bits in less time, and what it saves opens in SB3's
-    folder = open_run_folder(run_dir, resume, "train", settings, MAY_CHANGE)
+    if resume:
+        check_same_settings(folder, "train", settings, MAY_CHANGE)
     env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
         model = kind(policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
@@ -148,7 +143,6 @@ def train(settings: TrainSettings, run_dir: Path | None, resume: bool) -> None:
             callbacks.append(from_scratch)
         if settings.encoder_lr_factor != 1:
             callbacks.append(SlowEncoder(settings.encoder_lr_factor))
-        folder.mkdir(parents=True, exist_ok=True)
         begin(folder, "train", settings, MAY_CHANGE)
         write_settings(folder, "train", settings)
         if watched is not None and watched != folder / WATCHED:
@@ -210,7 +204,9 @@ def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:
 
 def logger_from(folder: Path, last_step: int) -> Logger:
     """SB3's logger; what an interrupted run wrote after ``last_step`` is withdrawn."""
+    put_in_order(folder)
     tensorboard = TensorBoardOutputFormat(str(folder))
     tensorboard.writer.close()
+    put_in_order(folder)  # SB3's own writer has begun a file
     tensorboard.writer = SummaryWriter(str(folder), purge_step=last_step + 1)
     return Logger(str(folder), [tensorboard] if sys.stderr.isatty() else [tensorboard, HumanOutputFormat(sys.stdout)])

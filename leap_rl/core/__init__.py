@@ -4,17 +4,57 @@ Leap itself: gradient paths, initializations, meta-learners, tasks, the trainer 
 Knows no environment, no Stable-Baselines3 and no data set.
 """
 
-from leap_rl.core.callbacks import MetaCallback
-from leap_rl.core.checkpoint import CheckpointError
-from leap_rl.core.curve import LearningCurve
-from leap_rl.core.engines import Engine, InProcess, OnProgress, Workers
-from leap_rl.core.initialization import Initialization, InitializationError, NamedTensors, fit_head, named_tensors
-from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
-from leap_rl.core.lookahead import LookAhead
-from leap_rl.core.path import GradientPath, PathStatistics
-from leap_rl.core.progress import JobsProgress
-from leap_rl.core.task import Job, Report, Task, TaskFamily, TaskResult
-from leap_rl.core.trainer import MetaTrainer
+from typing import TYPE_CHECKING
+
+from leap_rl.lazy import lazily
+
+if TYPE_CHECKING:
+    from leap_rl.core.callbacks import MetaCallback
+    from leap_rl.core.checkpoint import CheckpointError
+    from leap_rl.core.curve import LearningCurve
+    from leap_rl.core.engines import Engine, InProcess, OnProgress, Workers
+    from leap_rl.core.initialization import Initialization, NamedTensors, fit_head, named_tensors
+    from leap_rl.core.initialization_config import InitializationError
+    from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
+    from leap_rl.core.lookahead import LookAhead
+    from leap_rl.core.path import GradientPath, PathStatistics
+    from leap_rl.core.progress import JobsProgress
+    from leap_rl.core.task import Job, Report, Task, TaskFamily, TaskResult
+    from leap_rl.core.trainer import MetaTrainer
+
+_WHERE = {
+    "CheckpointError": "leap_rl.core.checkpoint",
+    "Engine": "leap_rl.core.engines",
+    "FOMAML": "leap_rl.core.learners",
+    "GradientPath": "leap_rl.core.path",
+    "InProcess": "leap_rl.core.engines",
+    "Initialization": "leap_rl.core.initialization",
+    "InitializationError": "leap_rl.core.initialization_config",
+    "Job": "leap_rl.core.task",
+    "JobsProgress": "leap_rl.core.progress",
+    "Leap": "leap_rl.core.learners",
+    "LearningCurve": "leap_rl.core.curve",
+    "LookAhead": "leap_rl.core.lookahead",
+    "MAML": "leap_rl.core.learners",
+    "MetaCallback": "leap_rl.core.callbacks",
+    "MetaLearner": "leap_rl.core.learners",
+    "MetaTrainer": "leap_rl.core.trainer",
+    "NamedTensors": "leap_rl.core.initialization",
+    "NoPretraining": "leap_rl.core.learners",
+    "OnProgress": "leap_rl.core.engines",
+    "PathStatistics": "leap_rl.core.path",
+    "Report": "leap_rl.core.task",
+    "Reptile": "leap_rl.core.learners",
+    "SequentialFinetuning": "leap_rl.core.learners",
+    "Task": "leap_rl.core.task",
+    "TaskFamily": "leap_rl.core.task",
+    "TaskResult": "leap_rl.core.task",
+    "Workers": "leap_rl.core.engines",
+    "fit_head": "leap_rl.core.initialization",
+    "named_tensors": "leap_rl.core.initialization",
+}
+
+__getattr__, __dir__ = lazily(__name__, _WHERE)
 
 __all__ = [
     "FOMAML",

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from leap_rl.core import record
 from leap_rl.core.files import UNFINISHED, replacing_folder
-from leap_rl.core.initialization import Initialization
 from leap_rl.core.run_file import begin_run, run_id
+from leap_rl.core.run_lock import run_lock
+
+if TYPE_CHECKING:  # what a run says of itself is read without torch
+    from torch import Tensor
+
+    from leap_rl.core.initialization import Initialization
 
 FORMAT = "leap-rl checkpoint"
 FORMAT_VERSION = 3
@@ -81,6 +84,22 @@ class Checkpoints:
         """The folder of a meta step's checkpoint."""
         return self.folder / f"{step:06d}"
 
+    @contextmanager
+    def alone(self, step: int) -> Iterator[None]:
+        """
+        Nobody else goes on with the run meanwhile.
+
+        :param step: that whoever goes on with it stands at
+        :raises ValueError: if somebody else does, or has gone on from there already
+        """
+        with run_lock(self.folder, "whoever goes on with this run"):
+            made = self.steps()
+            if made and made[-1] > step:
+                raise ValueError(
+                    f"{self.run_dir} has gone on from {step} to {made[-1]} meanwhile: load it again to go on from there"
+                )
+            yield
+
     def clean(self) -> None:
         """Remove what a process that was killed left half written."""
         for folder in (self.folder, self.running, self.run_dir):  # the last may be a project's, with a .git
@@ -118,8 +137,13 @@ class Checkpoints:
             raise self.refused(error, form) from None
 
     def state(self, form: type[Saved]) -> Saved:
-        """The last checkpoint without its tensors; as ``load`` otherwise."""
-        return self.load(form)[1]
+        """The last checkpoint without its tensors, which are compared with their hash alone; as ``load`` otherwise."""
+        if not self.steps():
+            return self.load(form)[1]  # which says so
+        try:
+            return read_state(self.of(self.steps()[-1]), form)[1]
+        except CheckpointError as error:
+            raise self.refused(error, form) from None
 
     def refused(self, error: ValueError, form: type[Saved]) -> CheckpointError:
         """
@@ -161,6 +185,8 @@ def write(folder: Path, run: str, tensors: Mapping[str, Tensor], state: object) 
     :param state: a dataclass of what JSON holds, and of dataclasses
     :raises OSError: if there is no room for it
     """
+    import safetensors.torch
+
     data = safetensors.torch.save({name: t.detach().contiguous() for name, t in tensors.items()})
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "run": run, "name": folder.name}
     text = record.sealed({**header, "tensors": hashlib.sha256(data).hexdigest(), "state": vars(state)}).encode()
@@ -185,6 +211,15 @@ def read(folder: Path, form: type[State]) -> tuple[dict[str, Tensor], State, str
     :return: tensors, state, and the run that it is of
     :raises CheckpointError: if it is missing, foreign, damaged, renamed, or of another version; without a remedy
     """
+    data, state, run = read_state(folder, form)
+    try:
+        return _tensors(data), state, run
+    except ValueError as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from None
+
+
+def read_state(folder: Path, form: type[State]) -> tuple[bytes, State, str]:
+    """As ``read``, with the tensors as they lie on disk."""
     try:
         content = record.read(folder / "state.json")
         data = (folder / "state.safetensors").read_bytes()
@@ -201,7 +236,7 @@ def read(folder: Path, form: type[State]) -> tuple[dict[str, Tensor], State, str
             raise ValueError(f"it is {record.shown(header.name)} under another name")
         if header.tensors != hashlib.sha256(data).hexdigest():
             raise ValueError("the sha256 of state.safetensors is not the one in state.json")
-        return _tensors(data), record.typed(form, header.state, "state"), header.run
+        return data, record.typed(form, header.state, "state"), header.run
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:
@@ -209,6 +244,8 @@ def read(folder: Path, form: type[State]) -> tuple[dict[str, Tensor], State, str
 
 
 def _tensors(data: bytes) -> dict[str, Tensor]:
+    import safetensors.torch
+
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # whatever a library says of bytes that it was not made for
@@ -245,7 +282,7 @@ def checkpoint_bytes(theta: Initialization, kept: int, meta_batch_size: int) -> 
 
 def _remove(folder: Path) -> None:
     """At once for whoever looks for it: renamed first."""
-    hidden = folder.with_name(f".{folder.name}-removed")
+    hidden = folder.with_name(f".{folder.name}{UNFINISHED}removed")
     shutil.rmtree(hidden, ignore_errors=True)
     os.replace(folder, hidden)
     shutil.rmtree(hidden)

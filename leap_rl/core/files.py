@@ -15,6 +15,9 @@ from typing import Any
 
 from leap_rl.core import record
 
+UNFINISHED = "-unfinished-"
+"""In the names of temporary folders, which begin with a dot: what a killed process left is known by it, and removed."""
+
 
 UNFINISHED = "-unfinished-"
 """In the names of temporary folders, which begin with a dot: what a killed process left is known by it, and removed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
 from importlib.metadata import version
@@ -18,18 +18,22 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from leap_rl.core.files import replacing_folder
-from leap_rl.core.outside import first_line, printable, read_file, read_object
+from leap_rl.core.initialization_config import (
+    BUFFER,
+    FORMAT,
+    FORMAT_VERSION,
+    MOST_BYTES,
+    InitializationError,
+    check_config,
+    check_header,
+    check_kind,
+    read_config,
+)
+from leap_rl.core.outside import first_line, read_file, read_object
 
-FORMAT = "leap-rl initialization"
-FORMAT_VERSION = 1
-
-MOST_BYTES = {"config.json": 10_000_000, "model.safetensors": 2**32}
-"""Of the files of an initialization, and of the header of its tensors."""
-
-PARAMETERS = {"F32": torch.float32, "F64": torch.float64}
-"""What a parameter may be, by the names of safetensors. Others are refused: θ⁰ is moved by small steps, which half
-precision rounds away, and who converts it should know."""
-BUFFERS = PARAMETERS | {
+DTYPES = {
+    "F32": torch.float32,
+    "F64": torch.float64,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -37,24 +41,7 @@ BUFFERS = PARAMETERS | {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""What a buffer may be: batch norm counts in one."""
-
-_BUFFER = "buffer:"
-"""Before the names of buffers, on disk."""
-
-
-class InitializationError(ValueError):
-    """
-    An initialization that cannot be read, or does not fit; says what and what to do.
-
-    :param lines: of the message; what they quote may be a stranger's, so only what is printable is said
-    """
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__(*map(printable, lines))
-
-    def __str__(self) -> str:
-        return "\n  ".join(self.args)
+"""Those that an initialization may hold, by the names of safetensors."""
 
 
 def versions(*libraries: str) -> dict[str, str]:
@@ -233,7 +220,7 @@ class Initialization:
 
         :raises ValueError: for one that can't lie there
         """
-        tensors = self.parameters | {f"{_BUFFER}{n}": t for n, t in self.buffers.items()}
+        tensors = self.parameters | {f"{BUFFER}{n}": t for n, t in self.buffers.items()}
         for name, tensor in tensors.items():
             check_tensor(name, tensor)
         return {n: t.contiguous() for n, t in tensors.items()}
@@ -258,7 +245,7 @@ class Initialization:
         try:
             if not self.parameters:
                 raise ValueError("it holds no parameter")
-            if twice := [name for name in self.parameters if name.startswith(_BUFFER)]:
+            if twice := [name for name in self.parameters if name.startswith(BUFFER)]:
                 raise ValueError(f"{twice[0]} is called as if it were a buffer")
             tensors = self._tensors()
             _check_finite(tensors)
@@ -272,7 +259,7 @@ class Initialization:
                 "shapes": {n: list(t.shape) for n, t in tensors.items()},
             }
             text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-            _check_config(read_object(text))
+            check_config(read_object(text))
         except (TypeError, ValueError, RecursionError) as error:
             raise InitializationError(f"{path} is not saved: {error}") from None
         with replacing_folder(path, [len(data), len(text)]) as folder:
@@ -287,21 +274,13 @@ class Initialization:
         :raises InitializationError: if it is missing, foreign, damaged, or from a later version
         """
         path = Path(path)
+        config = read_config(path)
         try:
-            config = read_object(read_file(path / "config.json", MOST_BYTES["config.json"]))
             data = read_file(path / "model.safetensors", MOST_BYTES["model.safetensors"])
         except FileNotFoundError as error:
             raise InitializationError(f"{path} is no initialization: {Path(error.filename).name} is missing") from None
         except (OSError, ValueError) as error:
             raise InitializationError(f"{path} can't be read: {error}") from None
-        if config.get("format") != FORMAT:
-            raise InitializationError(f"{path}/config.json was not written by leap_rl: no initialization")
-        version = config.get("format_version")
-        if type(version) is not int or version != FORMAT_VERSION:
-            raise InitializationError(
-                f"{path} has format version {printable(version, 40)}, this leap_rl reads {FORMAT_VERSION}: "
-                "install a newer leap_rl"
-            )
         if config.get("sha256") != hashlib.sha256(data).hexdigest():
             raise InitializationError(
                 f"{path}/model.safetensors is damaged: its sha256 is not the one in config.json; fetch it again"
@@ -312,79 +291,25 @@ class Initialization:
             raise InitializationError(f"{path}/model.safetensors can't be used: {error}") from None
         if config.get("shapes") != {n: list(t.shape) for n, t in tensors.items()}:
             raise InitializationError(f"{path}/config.json does not describe its tensors: damaged; fetch it again")
-        try:
-            _check_config(config)
-        except ValueError as error:
-            raise InitializationError(f"{path}/config.json can't be used: {error}") from None
         scope = config["scope"]
         for key in ("format", "format_version", "scope", "sha256", "shapes"):
             del config[key]
-        parameters = {n: t for n, t in tensors.items() if not n.startswith(_BUFFER)}
+        parameters = {n: t for n, t in tensors.items() if not n.startswith(BUFFER)}
         if not parameters:
             raise InitializationError(f"{path} holds no parameter: nothing was learned; fetch it again")
-        buffers = {n.removeprefix(_BUFFER): t for n, t in tensors.items() if n.startswith(_BUFFER)}
+        buffers = {n.removeprefix(BUFFER): t for n, t in tensors.items() if n.startswith(BUFFER)}
         return cls(parameters, scope, buffers, config)
 
 
 # -- what an initialization may hold ---------------------------------------------------------------
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def is_count(value: Any) -> bool:
-    """Whether it is a number of steps, or of anything else that is counted."""
-    return type(value) is int and 0 <= value < 10**15
-
-
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("network", "preprocessing", "source"), _is_text),
-    **dict.fromkeys(("tasks", "action_meanings"), _are_texts),
-    **dict.fromkeys(("timesteps", "meta_steps", "meta_batch_size", "steps_per_visit"), is_count),
-    **dict.fromkeys(("averaged_from", "recycled_units"), is_count),
-    "learner": lambda value: value is None or (isinstance(value, dict) and _is_text(value.get("name", ""))),
-    "started_from": lambda value: isinstance(value, dict),
-}
-"""What of a config others read, and what they may count on, where it is there. The rest is kept as it is."""
-
-
-def _check_config(config: Mapping[str, Any]) -> None:
-    """:raises ValueError: naming what is not as leap_rl writes it"""
-    if not _is_text(config.get("scope")):
-        raise ValueError(f"scope is {printable(config.get('scope'), 80)!r}, not as leap_rl writes it")
-    learned: Any = config
-    while learned is not None:  # and what that started from
-        for key, is_good in _FIELDS.items():
-            if key in learned and not is_good(learned[key]):
-                raise ValueError(f"{key} is {printable(learned[key], 80)!r}, not as leap_rl writes it")
-        learned = learned.get("started_from")
-
-
-def _check_kind(name: str, dtype: Any, shape: Any) -> None:
-    """
-    :param dtype: by the name of safetensors
-    :raises ValueError: for a tensor that is none of an initialization
-    """
-    if not name.isprintable():
-        raise ValueError(f"{name!r} is no name of a tensor")
-    known = BUFFERS if name.startswith(_BUFFER) else PARAMETERS
-    if not isinstance(dtype, str) or dtype not in known:
-        raise ValueError(f"{name} is {printable(dtype, 40)}, but may be {', '.join(known)}: convert it before, to F32")
-    if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n > 0 for n in shape):
-        raise ValueError(f"{name} has shape {printable(shape, 80)}: up to 8 dimensions, none of them empty")
-
-
 def check_tensor(name: str, tensor: Tensor) -> None:
     """:raises ValueError: for a tensor that is none of an initialization, whatever its values"""
     if tensor.is_meta or tensor.layout is not torch.strided:
         raise ValueError(f"{name} is {tensor.layout} on {tensor.device}, not an array of values")
-    dtype = next((known for known, dtype in BUFFERS.items() if dtype is tensor.dtype), tensor.dtype)
-    _check_kind(name, str(dtype), list(tensor.shape))
+    dtype = next((known for known, dtype in DTYPES.items() if dtype is tensor.dtype), tensor.dtype)
+    check_kind(name, str(dtype), list(tensor.shape))
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -398,18 +323,7 @@ def _read_tensors(data: bytes) -> dict[str, Tensor]:
     :param data: that safetensors wrote
     :raises ValueError: for what is none, and for tensors that are none of an initialization
     """
-    # safetensors itself takes the last of two tensors of one name, and has types that torch has not.
-    length = int.from_bytes(data[:8], "little")
-    if length > MOST_BYTES["config.json"]:
-        raise ValueError("it is damaged: its header has no end")
-    try:
-        header = read_object(data[8 : 8 + length])
-    except ValueError as error:
-        raise ValueError(f"it is damaged: {error}") from None
-    for name, described in header.items():
-        if name != "__metadata__":
-            known = described if isinstance(described, dict) else {}
-            _check_kind(name, known.get("dtype"), known.get("shape"))
+    check_header(data)
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from leap_rl.core.as_json import as_json
 from leap_rl.core.lookahead import LookAhead
 from leap_rl.core.path import GradientPath, Gradients, LossDelta, Metric, check_path_settings
 from leap_rl.core.record import shown, typed
@@ -45,7 +46,7 @@ class MetaLearner(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Name and settings, JSON, for the config of what it learns."""
-        return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        return {"name": type(self).__name__, **as_json(asdict(self))}  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+_EVENTS = "events.out.tfevents."
 
 
 class LoggerLike(Protocol):
@@ -37,6 +41,7 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, last_step: int | None = None) -> None:
+        put_in_order(folder)
         self.writer = SummaryWriter(str(folder), purge_step=None if last_step is None else last_step + 1)
         self.values: dict[str, float] = {}
 
@@ -74,7 +79,7 @@ class TensorBoardLogger:
         for summary in hparams(flat, {"score/area": 0.0, "score/final_score": 0.0, "eval/gain": 0.0}):
             self.writer.file_writer.add_summary(summary, 0)  # type: ignore[attr-defined]
         layout = {
-            title: {task: ["Multiline", [f"^{key}/{task}$"]] for task in tasks}
+            title: {task: ["Multiline", [rf"^{key}/{re.escape(task)}\Z"]] for task in tasks}
             for title, key in (
                 ("area under the learning curve, by meta step", "score/area"),
                 ("final score, by meta step", "score/final_score"),
@@ -88,7 +93,19 @@ class TensorBoardLogger:
         self.writer.close()
 
 
-def next_run_folder(root: Path, name: str) -> Path:
-    """``root/name_1``, or the next number that is free, as SB3 counts its runs."""
-    taken = [int(p.name.rpartition("_")[2]) for p in root.glob(f"{name}_*") if p.name.rpartition("_")[2].isdigit()]
-    return root / f"{name}_{max(taken, default=0) + 1}"
+def put_in_order(folder: Path) -> None:
+    """
+    TensorBoard reads the files of a run in the order of their names, which begin with the second in which each was
+    made. Where a new one would not be the last, in the same second as another or after the clock was set back, those
+    that are there are given earlier seconds.
+
+    :param folder: of the run
+    """
+    files = sorted(folder.glob(f"{_EVENTS}*"))
+    stamps = [file.name.removeprefix(_EVENTS).partition(".")[0] for file in files]
+    now = int(time.time())
+    if not any(stamp.isdecimal() and int(stamp) >= now for stamp in stamps):
+        return
+    for earlier, file, stamp in zip(range(now - len(files), now), files, stamps, strict=True):
+        rest = file.name.removeprefix(f"{_EVENTS}{stamp}")
+        file.rename(file.with_name(f"{_EVENTS}{earlier:010d}{rest}"))

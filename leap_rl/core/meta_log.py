@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leap_rl.core.file_name import file_name
 from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.task import TaskResult
 
@@ -63,7 +64,7 @@ class MetaLog:
         if self.folder is None:
             return
         if result.name not in self._tasks:
-            self._tasks[result.name] = TensorBoardLogger(self.folder / result.name, steps_before)
+            self._tasks[result.name] = TensorBoardLogger(self.folder / file_name(result.name), steps_before)
         self._tasks[result.name].write(result.log, steps_before)
 
 

@@ -7,14 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any, Literal
 
 from leap_rl.core.checkpoint import check_tensors
-from leap_rl.core.record import Finite, Positive, Seconds, shown, typed
+from leap_rl.core.record import LARGEST, Finite, Positive, Seconds, shown, typed
+
+if TYPE_CHECKING:  # what a run says of itself is read without torch
+    from torch import Tensor
+    from torch.optim import Optimizer
 
 Sampling = Literal["without_replacement", "reshuffle", "with_replacement"]
 
@@ -37,7 +37,9 @@ class Settings:
     tensorboard_log: str | None
 
     def __post_init__(self) -> None:
-        if self.device != "auto":
+        if self.device not in ("auto", "cpu"):
+            import torch
+
             try:
                 torch.device(self.device)
             except RuntimeError:
@@ -60,17 +62,32 @@ class Best:
     config: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What each task of a meta step has in ``history``; statistics and scores of its own besides."""
+# What each task of a meta step has in ``history``, of which types; statistics and scores of its own besides. Checked by
+# hand: a history has tens of thousands of them, and is checked whenever it is saved.
+_NUMBER = (int, float)
+_ROW: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "status": (str,),
+    "steps": (int,),
+    "seconds": _NUMBER,
+    "area": (float,),
+    "final_score": (float,),
+}
+_ROW_MAY_HAVE: dict[str, tuple[type, ...]] = {**_ROW, "error": (str,)}
+_FIGURE = (*_NUMBER, type(None))
 
-    name: str
-    status: Literal["ok", "non_finite", "failed"]
-    steps: int
-    seconds: Finite
-    area: float
-    final_score: float
-    error: str | None = None
+
+def _steps(row: dict[str, Any], where: str) -> int:
+    """
+    :raises ValueError: if it is no row of a history
+    """
+    for name, value in row.items():
+        if type(value) not in _ROW_MAY_HAVE.get(name, _FIGURE) or (type(value) is int and abs(value) >= LARGEST):
+            raise ValueError(f"{where}.{shown(name)[1:-1]} is not as it was written: {shown(value)}")
+    if not row.keys() >= _ROW.keys() or row["status"] not in ("ok", "non_finite", "failed") or row["steps"] < 0:
+        raise ValueError(f"{where} lacks one of {', '.join(_ROW)}, or has another status or fewer steps than there are")
+    steps: int = row["steps"]
+    return steps
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ class _MetaStep:
     meta_step: int
     timesteps: int
     seconds: Seconds
-    tasks: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]  # of rows
 
 
 @dataclass(frozen=True)
@@ -112,13 +129,9 @@ class MetaState:
     def __post_init__(self) -> None:
         steps = 0
         for number, entry in enumerate(self.history, start=1):
-            where = f"history[{number - 1}]"
+            where = f"history.{number - 1}"
             meta_step = typed(_MetaStep, entry, where)
-            for row in meta_step.tasks:
-                fields = _Row.__dataclass_fields__
-                known = typed(_Row, {key: value for key, value in row.items() if key in fields}, where)
-                typed(dict[str, float | None], {k: v for k, v in row.items() if k not in fields}, where)
-                steps += known.steps
+            steps += sum(_steps(row, f"{where}.tasks") for row in meta_step.tasks)
             if (meta_step.meta_step, meta_step.timesteps) != (number, steps):
                 raise ValueError(f"{where} is of another meta step, or counts other steps than its tasks")
         typed(dict[str, str], self.config.get("versions", {}), "config.versions")
@@ -144,6 +157,8 @@ class MetaState:
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], OptimizerState]:
     """A torch optimizer's state, its tensors apart from what JSON holds."""
+    from torch import Tensor
+
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
     for index, entries in state["state"].items():
@@ -177,6 +192,8 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], rest:
 
 def _stepped(optimizer: Optimizer, rest: OptimizerState, began: bool) -> Optimizer:
     """One of the same class and settings, a step along no gradient later: torch itself says what its state is."""
+    import torch
+
     (group,) = optimizer.param_groups
     ours = optimizer.state_dict()["param_groups"]
     if [g.keys() for g in rest.param_groups] != [g.keys() for g in ours]:

@@ -8,8 +8,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-DEEPEST = 64
-"""Levels of lists and objects: what is nested by the thousand breaks whoever goes through it."""
+DEEPEST = 200
+"""Levels of lists and objects. What is nested by the thousand breaks whoever goes through it; an initialization that
+was gone on from has one for each time."""
 MOST_DIGITS = 40
 """Of an integer: enough for 128 bits."""
 
@@ -53,10 +54,11 @@ def read_file(file: Path, most: int) -> bytes:
         os.close(opened)
 
 
-def read_object(data: bytes) -> dict[str, Any]:
+def read_object(data: bytes, nan: bool = False) -> dict[str, Any]:
     """
-    A JSON object, strictly: no name twice, no NaN, no number without end, no nesting without end.
+    A JSON object, strictly: no name twice, no number without end, no nesting without end.
 
+    :param nan: whether NaN may be in it, as for what was not measured
     :raises ValueError: saying what is wrong with it
     """
     try:
@@ -64,7 +66,7 @@ def read_object(data: bytes) -> dict[str, Any]:
             data.decode(),
             object_pairs_hook=_without_doubles,
             parse_int=_integer,
-            parse_constant=_infinity,
+            parse_constant=float if nan else _infinity,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -511,7 +512,7 @@ def check_path_settings(
     ):
         if value not in choices:
             raise ValueError(f"{name}={value!r} is unknown, choose one of {', '.join(map(repr, choices))}")
-    if loss_scale != "auto" and not (isinstance(loss_scale, int | float) and 0 <= loss_scale < math.inf):
+    if loss_scale != "auto" and not (isinstance(loss_scale, Real) and 0 <= loss_scale < math.inf):
         raise ValueError(f"loss_scale={loss_scale!r} must be 'auto', or finite and not negative")
     if skip_updates is not None and skip_updates < 0:
         raise ValueError(f"skip_updates={skip_updates} must not be negative")

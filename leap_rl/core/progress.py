@@ -28,7 +28,7 @@ class JobsProgress:
     def __init__(self, enabled: bool = True) -> None:
         console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names are no markup
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             _Rate(),

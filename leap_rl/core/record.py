@@ -8,9 +8,12 @@ import hashlib
 import json
 import math
 import types
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from leap_rl.core.outside import read_object
 
 Form = TypeVar("Form")
 
@@ -34,9 +37,10 @@ def sha256(content: Mapping[str, Any]) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> str:
-    """JSON of an object, dataclasses in it included, with its hash in it, on one line."""
-    known = json.loads(json.dumps(content, default=vars))  # as it will be read: keys are text, whatever they were
-    return json.dumps({"sha256": sha256(known), **known}) + "\n"
+    """JSON of an object that is not empty, dataclasses in it included, with its hash in it, on one line."""
+    text = json.dumps(content, default=vars)
+    known = json.loads(text)  # as it will be read: keys are text, whatever they were
+    return f'{{"sha256": "{sha256(known)}", {text[1:]}\n'
 
 
 def check_seal(content: dict[str, Any], rest: Mapping[str, Any]) -> None:
@@ -55,18 +59,12 @@ def check_seal(content: dict[str, Any], rest: Mapping[str, Any]) -> None:
 
 def read(file: Path) -> dict[str, Any]:
     """
-    An object, strictly: no key twice, no number of thousands of digits.
+    An object, as ``read_object`` reads it.
 
     :raises ValueError: saying on one line what is wrong with it, without the file's name
     :raises OSError: if it can't be read
     """
-    try:
-        content = json.loads(file.read_bytes().decode(), object_pairs_hook=_without_doubles)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError("it holds no object")
-    return content
+    return read_object(file.read_bytes(), nan=True)
 
 
 def read_sealed(file: Path, form: type[Form]) -> Form:
@@ -82,13 +80,6 @@ def read_sealed(file: Path, form: type[Form]) -> Form:
     return known
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a key is there twice")
-    return content
-
-
 def typed(form: Any, value: Any, where: str = "it") -> Any:
     """
     What JSON holds, as a type describes it. Numbers are Python's ``int`` from 0 below 2⁶⁴ and ``float``, an integer
@@ -100,41 +91,77 @@ def typed(form: Any, value: Any, where: str = "it") -> Any:
     :param where: it is, for the error
     :raises ValueError: naming the first place that is not as described, on one line
     """
-    origin, arguments = get_origin(form), get_args(form)
-    if form is Any:
-        _check_depth(value, where)
+    try:
+        return _typed(form, value)
+    except _Misfit as misfit:
+        raise ValueError(f"{'.'.join([where, *map(_key, misfit.path)])} {misfit}") from None
+
+
+class _Misfit(Exception):
+    """What is wrong, and in which place: the path grows on the way out, so that what fits costs nothing."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.path: deque[str | int] = deque()
+
+
+def _key(key: str | int) -> str:
+    return shown(key)[1:-1] if isinstance(key, str) else str(key)
+
+
+def _within(key: str | int, form: Any, value: Any) -> Any:
+    try:
+        return _typed(form, value)
+    except _Misfit as misfit:
+        misfit.path.appendleft(key)
+        raise
+
+
+def _typed(form: Any, value: Any) -> Any:
+    if form is float:
+        fits = type(value) is float or (type(value) is int and abs(value) < LARGEST)
+    elif form is int:
+        fits = type(value) is int and 0 <= value < LARGEST
+    elif form is Any:
+        _check_depth(value)
         return value
+    elif isinstance(form, type) and not get_args(form):
+        if dataclasses.is_dataclass(form):
+            return _of_fields(form, value)
+        fits = type(value) is form
+    else:
+        return _of_parts(form, value)
+    if not fits:
+        raise _Misfit(f"is not as it was written: {shown(value)}")
+    return value
+
+
+def _of_parts(form: Any, value: Any) -> Any:
+    origin, arguments = get_origin(form), get_args(form)
     if origin is Annotated:
-        known = typed(arguments[0], value, where)
+        known = _typed(arguments[0], value)
         if not all(condition(known) for condition in arguments[1:]):
-            raise ValueError(f"{where} is out of range: {shown(value)}")
+            raise _Misfit(f"is out of range: {shown(value)}")
         return known
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _first_that_fits([a for a in arguments if a is not type(None)], value, where)
-    if origin is Literal:
-        fits = any(type(value) is type(choice) and value == choice for choice in arguments)
-    elif origin in (list, tuple):
-        fits = isinstance(value, list) and (origin is list or len(value) == len(arguments))
-        if fits:
-            parts = arguments if origin is tuple else arguments * len(value)
-            return origin(typed(p, v, f"{where}[{i}]") for i, (p, v) in enumerate(zip(parts, value, strict=True)))
-    elif origin is dict:
-        if isinstance(value, dict):
-            return {key: typed(arguments[1], v, f"{where}.{shown(key)}") for key, v in value.items()}
-        fits = False
-    elif dataclasses.is_dataclass(form):
-        return _of_fields(form, value, where)
-    elif form is float:
-        fits = isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
-    elif form is int:
-        fits = type(value) is int and 0 <= value < LARGEST
-    else:
-        fits = type(value) is form
-    if not fits:
-        raise ValueError(f"{where} is not as it was written: {shown(value)}")
-    return value
+        *others, last = (a for a in arguments if a is not type(None))
+        for other in others:
+            try:
+                return _typed(other, value)
+            except _Misfit:
+                continue
+        return _typed(last, value)
+    if origin is list and isinstance(value, list):
+        return [_within(i, arguments[0], part) for i, part in enumerate(value)]
+    if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
+        return tuple(_within(i, arguments[i], part) for i, part in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _within(key, arguments[1], part) for key, part in value.items()}
+    if origin is Literal and any(type(value) is type(choice) and value == choice for choice in arguments):
+        return value
+    raise _Misfit(f"is not as it was written: {shown(value)}")
 
 
 def shown(value: Any) -> str:
@@ -144,15 +171,6 @@ def shown(value: Any) -> str:
     except (RecursionError, ValueError):  # integers of thousands of digits have no text
         text = type(value).__name__
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 2 :]}"
-
-
-def _first_that_fits(forms: list[Any], value: Any, where: str) -> Any:
-    for form in forms[:-1]:
-        try:
-            return typed(form, value, where)
-        except ValueError:
-            continue
-    return typed(forms[-1], value, where)
 
 
 @functools.cache
@@ -167,26 +185,26 @@ def _fields(form: Any) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _of_fields(form: Any, value: Any, where: str) -> Any:
+def _of_fields(form: Any, value: Any) -> Any:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is not as it was written: {shown(value)}")
+        raise _Misfit(f"is not as it was written: {shown(value)}")
     known = _fields(form)
     for name, (_, needed) in known.items():
         if needed and name not in value:
-            raise ValueError(f"{where} has no {name}")
+            raise _Misfit(f"has no {name}")
     for name in value:
         if name not in known:
-            raise ValueError(f"{where} has {shown(name)}, which this leap_rl doesn't know")
-    given = {name: typed(known[name][0], v, f"{where}.{name}") for name, v in value.items()}
+            raise _Misfit(f"has {shown(name)}, which this leap_rl doesn't know")
+    given = {name: _within(name, known[name][0], part) for name, part in value.items()}
     try:
         return form(**given)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise _Misfit(f"is not as it was written: {error}") from None
 
 
-def _check_depth(value: Any, where: str, level: int = 0) -> None:
+def _check_depth(value: Any, level: int = 0) -> None:
     if level > DEEPEST:
-        raise ValueError(f"{where} is nested too deeply")
+        raise _Misfit("is nested too deeply")
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
-            _check_depth(part, where, level + 1)
+            _check_depth(part, level + 1)

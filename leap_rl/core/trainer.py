@@ -10,6 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,17 +19,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leap_rl.core.as_json import as_json
 from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
 from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors, checkpoint_bytes
 from leap_rl.core.engines import Engine, InProcess, Workers
-from leap_rl.core.initialization import Initialization, InitializationError, relative_change, versions, what_learns
+from leap_rl.core.initialization import Initialization, relative_change, versions, what_learns
+from leap_rl.core.initialization_config import InitializationError
+from leap_rl.core.integers import integer
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
-from leap_rl.core.logger import LoggerLike, TensorBoardLogger, next_run_folder
+from leap_rl.core.logger import LoggerLike, TensorBoardLogger
 from leap_rl.core.meta_log import MetaLog
 from leap_rl.core.meta_state import Best, MetaState, Sampling, Settings, optimizer_state, restore_optimizer
 from leap_rl.core.progress import JobsProgress
 from leap_rl.core.record import shown
+from leap_rl.core.run_lock import next_run_folder
 from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
 
 Schedule = Callable[[float], float]
@@ -113,22 +118,25 @@ class MetaTrainer:
         device: str = "auto",
         verbose: int = 0,
     ) -> None:
+        meta_batch_size = integer("meta_batch_size", meta_batch_size, least=1)
+        eval_freq = integer("eval_freq", eval_freq, least=0)
         self._check(tasks, learner, meta_batch_size, sampling, eval_tasks, eval_freq, meta_optimizer_class)
-        if average_from is not None and average_from < 1:
-            raise ValueError(f"average_from={average_from} must be at least 1, the first meta step")
         self.tasks = tasks
         self._task_names = [task.name for task in tasks]
         self.learner = learner
         self.meta_batch_size = meta_batch_size
-        self.average_from = average_from
+        self.average_from = None if average_from is None else integer("average_from", average_from, least=1)
         self.sampling: Sampling = sampling
         self.eval_tasks = list(eval_tasks or [])
         self.eval_freq = eval_freq
         self.run_dir = None if run_dir is None else Path(run_dir)
+        keep_checkpoints = integer("keep_checkpoints", keep_checkpoints, least=1)
+        keep_every = integer("keep_every", keep_every, least=0)
         self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep_checkpoints, keep_every)
         self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
-        self.seed = int(np.random.SeedSequence().entropy) % 2**31 if seed is None else seed  # type: ignore[arg-type]
-        self.device = device
+        drawn_seed: Any = np.random.SeedSequence().entropy
+        self.seed = integer("seed", drawn_seed % 2**31 if seed is None else seed, least=0, below=2**31)
+        self.device = str(device)
         self.verbose = verbose
         several = meta_batch_size > 1 or len(self.eval_tasks) > 1
         self.engine = engine or (Workers(n_workers) if several else InProcess())
@@ -147,6 +155,8 @@ class MetaTrainer:
             history = {key: initialization.config[key] for key in recorded if key in initialization.config}
             config = {**drawn.config, "started_from": {"sha256": initialization.sha256, **history}}
             drawn = Initialization(parameters, drawn.scope, initialization.buffers, config)
+        if isinstance(eval_tasks, TaskFamily):
+            drawn.check_fits(eval_tasks.draw_initialization(drawn.scope, self.seed).named_tensors())
         self._versions = versions() | drawn.config.get("versions", {})
         self._theta = drawn.clone()
         for tensor in self._theta.parameters.values():
@@ -155,6 +165,7 @@ class MetaTrainer:
         default_class, default_kwargs = learner.meta_optimizer
         kwargs = dict(default_kwargs if meta_optimizer_class is None else {})
         kwargs.update(meta_optimizer_kwargs or {})
+        kwargs = {key: value if callable(value) else as_json(value) for key, value in kwargs.items()}
         self._schedule: Schedule | None = kwargs.get("lr") if callable(kwargs.get("lr")) else None
         if self._schedule is not None:
             kwargs["lr"] = self._schedule(1.0)
@@ -188,8 +199,6 @@ class MetaTrainer:
     ) -> None:
         if sampling not in get_args(Sampling):
             raise ValueError(f"sampling={sampling!r} is unknown, choose one of {', '.join(get_args(Sampling))}")
-        if meta_batch_size < 1:
-            raise ValueError(f"meta_batch_size={meta_batch_size} must be at least 1")
         if meta_batch_size > len(tasks) and sampling != "with_replacement":
             raise ValueError(
                 f"meta_batch_size={meta_batch_size}, but there are {len(tasks)} tasks: "
@@ -221,15 +230,16 @@ class MetaTrainer:
         :param callback: called as SB3 calls its own; a meta step is the step
         :param progress_bar: draw one, if the output is a terminal
         :return: self
+        :raises ValueError: if another process, or another trainer, goes on with the run in ``run_dir``
         :raises RuntimeError: if more than half of a meta batch was lost, or a task fails whenever it is visited; θ⁰ is
             as it was
         :raises OSError: if there is no room for a checkpoint; the last one is intact
         """
-        if meta_steps < 1:
-            raise ValueError(f"meta_steps={meta_steps} must be at least 1")
-        callbacks = self._start(callback)
+        meta_steps = integer("meta_steps", meta_steps, least=1)
         last = self.meta_step + meta_steps
-        with JobsProgress(enabled=progress_bar) as self._progress:
+        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.meta_step)
+        with alone, JobsProgress(enabled=progress_bar) as self._progress:
+            callbacks = self._start(callback)
             steps = sum(task.steps for task in self.tasks) * self.meta_batch_size // len(self.tasks)  # of a meta batch
             self._progress.outer(f"meta step {self.meta_step + 1} of {last}", meta_steps * steps)
             if self._wants_evaluation() and not self._eval_reference:
@@ -260,8 +270,8 @@ class MetaTrainer:
                     self.save()
                 if not all([c.on_step() for c in callbacks]):
                     break
-        for c in callbacks:
-            c.on_training_end()
+            for c in callbacks:
+                c.on_training_end()
         return self
 
     def _run(self, batch: Sequence[int]) -> list[TaskResult]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -22,8 +21,10 @@ from leap_rl.core import (
     TaskResult,
     record,
 )
+from leap_rl.core.file_name import file_name
 from leap_rl.core.files import json_number, write_text
 from leap_rl.core.initialization import what_learns
+from leap_rl.core.integers import integer
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.logger import TensorBoardLogger
 from leap_rl.core.run_file import begin_run, run_id
@@ -147,6 +148,12 @@ class Comparison:
         return f"{values.mean():{spec}} ({', '.join(f'{v:{spec}}' for v in values)})"
 
 
+def folder_of(task: str, start: str) -> str:
+    """What the folder of a task's runs from a start is called."""
+    # Only one " from" is the one between the two.
+    return f"{file_name(task).replace(' from', '%20from')} from {file_name(start)}"
+
+
 def check_starts(
     tasks: TaskFamily, starts: Mapping[str, Initialization | None], scope: str | None = None
 ) -> str | None:
@@ -201,6 +208,7 @@ def compare(
     """
     if not seeds or not starts:
         raise ValueError(f"{len(seeds)} seeds and {len(starts)} starts: at least one of each is needed")
+    seeds = [integer("a seed", seed, least=0) for seed in seeds]
     scope = check_starts(tasks, starts, scope)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
     if run_dir is not None:
@@ -210,7 +218,7 @@ def compare(
 
     def folder(index: int) -> Path | None:
         start, task, seed = runs[index]
-        return run_dir and run_dir / "results" / quote(f"{task.name} from {start} seed {seed}", safe=" ")
+        return run_dir and run_dir / "results" / f"{folder_of(task.name, start)} seed {seed}"
 
     results: dict[int, TaskResult] = {}
     with JobsProgress(enabled=progress_bar) as progress:
@@ -218,13 +226,13 @@ def compare(
         names = [f"{task.name} from {start}, seed {seed}" for start, task, seed in runs]
         progress.jobs(names, [job.task.steps for job in jobs])
         folders = [folder(index) for index in range(len(runs))]
-        run = run_dir and run_id(run_dir)
+        run = None if run_dir is None else run_id(run_dir)
         drawn = [index for index, (start, _, _) in enumerate(runs) if starts[start] is None]
         for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run, drawn):
             result.raise_for_status(names[index])
             results[index] = result
-            if run_dir is not None and ran_now and result.log:
-                _log_run(run_dir / "tensorboard", runs[index], result)
+            if run_dir is not None and result.log:
+                _log_run(run_dir / "tensorboard", runs[index], result, ran_now)
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
     for index, (start, task, _) in enumerate(runs):
         curves[start][task.name].append(results[index].curve)
@@ -280,7 +288,7 @@ def check_same_runs(
             )
 
     for name, start in starts.items():
-        sha256 = start and start.sha256
+        sha256 = None if start is None else start.sha256
         check(name, known.starts.setdefault(name, sha256), sha256, "another initialization")
     for task in tasks:
         check(task.name, known.steps.setdefault(task.name, task.steps), task.steps, "another budget")
@@ -290,8 +298,11 @@ def check_same_runs(
     write_text(file, record.sealed(vars(known)))
 
 
-def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult) -> None:
+def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult, ran_now: bool) -> None:
+    """A run that was kept is logged where the process that made it was ended in between."""
     start, task, seed = run
-    logger = TensorBoardLogger(tensorboard / f"{task.name} from {start}" / f"seed {seed}", last_step=-1)
-    logger.write(result.log)
-    logger.close()
+    folder = tensorboard / folder_of(task.name, start) / f"seed {seed}"
+    if ran_now or not folder.exists():
+        logger = TensorBoardLogger(folder, last_step=-1)
+        logger.write(result.log)
+        logger.close()

@@ -53,12 +53,13 @@ def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None
         ax.xaxis.set_major_locator(MaxNLocator(6))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k: seven digits at each tick run into one another
         ax.set_ylabel(f"mean return of the last {next(iter(comparison.curves.values()))[task][0].window} episodes")
-        ax.set_title(task)
+        ax.set_title(task, parse_math=False)  # names are no formulas
         ax.grid(alpha=0.25)
         if ax.get_legend_handles_labels()[0]:  # none where no episode ended
-            ax.legend(frameon=False)
+            for text in ax.legend(frameon=False).get_texts():
+                text.set_parse_math(False)
     if title:
-        figure.suptitle(title, wrap=True)
+        figure.suptitle(title, wrap=True, parse_math=False)
     with replacing_file(file) as unfinished:
         figure.savefig(unfinished, dpi=150)
 

@@ -49,8 +49,10 @@ class FreezeEncoder(BaseCallback):
             raise ValueError(f"steps={steps} must be at least 1")
         self.steps = steps
 
+    def _init_callback(self) -> None:
+        self._thaw()  # before a gradient path begins, which follows what is trained
+
     def _on_training_start(self) -> None:
-        self._thaw()
         self.check(self.model)
         encoder = _encoder(self.model)
         if self.num_timesteps < self.steps:

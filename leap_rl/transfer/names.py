@@ -45,23 +45,32 @@ def _(model: BaseAlgorithm) -> NamedTensors:
 
 
 def default_scope(policy: BasePolicy) -> str:
-    """``"encoder"`` where the observations are images, else ``"all"``."""
-    space = policy.observation_space
-    return "encoder" if is_image_space(space, check_channels=False) else "all"
+    """``"encoder"`` where the observations are images and an encoder is trained on them, else ``"all"``."""
+    images = is_image_space(policy.observation_space, normalized_image=not policy.normalize_images)
+    has_encoder = any(name.startswith("encoder.") for name in _trained(policy, named_tensors(policy)))
+    return "encoder" if images and has_encoder else "all"
 
 
 def observed_parameters(model: Any, scope: str) -> dict[str, Tensor]:
     """
-    The parameters in scope, by the names of initializations.
+    The parameters in scope that are trained, by the names of initializations: those that need a gradient, and that the
+    policy's optimizer has.
 
     :param model: an SB3 model or policy
     :param scope: ``"encoder"`` or ``"all"``
     :raises ValueError: if none is in scope, or the model has two encoders, of which only one could be meta-learned
     """
-    tensors = named_tensors(model).in_scope(scope).parameters
-    if any(len(copies) > 1 for copies in tensors.values()):
+    tensors = named_tensors(model).in_scope(scope)
+    if any(len(copies) > 1 for copies in tensors.parameters.values()):
         raise ValueError(
             "the policy has an encoder for its actor and another for its critic, but one is meta-learned: "
             "leave share_features_extractor=True"
         )
-    return {name: copies[0] for name, copies in tensors.items()}
+    return _trained(getattr(model, "policy", model), tensors)
+
+
+def _trained(policy: BasePolicy, tensors: NamedTensors) -> dict[str, Tensor]:
+    optimizer = getattr(policy, "optimizer", None)
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]} if optimizer else set()
+    first = {name: copies[0] for name, copies in tensors.parameters.items()}
+    return {name: p for name, p in first.items() if p.requires_grad and id(p) in owned}

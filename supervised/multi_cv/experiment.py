@@ -196,12 +196,12 @@ def train(run: Run, folder: Path, engine: Engine, progress_bar: bool = False) ->
     :raises RuntimeError: if it diverged
     """
     pretraining, held_out = run.data_sets()
-    open_folder(folder, run.settings(), run.budget())
-    start = _pretrain(run, pretraining, folder, engine, progress_bar)
-    evaluated = folder / f"{run.meta_steps if run.visits else 0:04d}"
-    if not (evaluated / "initialization" / "config.json").is_file():
-        start.save(evaluated / "initialization")
-    return _evaluate(run, held_out, evaluated, engine)
+    with open_folder(folder, run.settings(), run.budget()):
+        start = _pretrain(run, pretraining, folder, engine, progress_bar)
+        evaluated = folder / f"{run.meta_steps if run.visits else 0:04d}"
+        if not (evaluated / "initialization" / "config.json").is_file():
+            start.save(evaluated / "initialization")
+        return _evaluate(run, held_out, evaluated, engine)
 
 
 def _pretrain(run: Run, tasks: DataSets, folder: Path, engine: Engine, progress_bar: bool) -> Initialization:
@@ -293,4 +293,5 @@ def evaluate_run(run: Run, folder: Path, engine: Engine) -> TaskResult:
     found = sorted(path.parents[1] for path in folder.glob("[0-9]*/initialization/config.json"))
     if not found:
         raise ValueError(f"{folder} is not finished: the command that began it goes on with it")
-    return _evaluate(run, run.data_sets()[1], found[-1], engine)
+    with open_folder(folder, run.settings()):
+        return _evaluate(run, run.data_sets()[1], found[-1], engine)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from leap_rl.core import LearningCurve
+from leap_rl.core.file_name import file_name
 from leap_rl.core.files import replacing_file, write_rows
 from leap_rl.core.kept_results import load_result
 from supervised.intervals import difference_cell, mean_cell
@@ -120,7 +121,7 @@ def _read(root: Path) -> list[Findings]:
         protocol = {name: settings[name] for name in SHARED} | settings["constants"]
         protocol["data_sets"] = sorted([settings["held_out"], *settings["pretraining"]])
         for folder in sorted(file.parent.glob("[0-9]*")):
-            result = load_result(folder / "held-out" / settings["held_out"])
+            result = load_result(folder / "held-out" / file_name(settings["held_out"]))
             if result is None:
                 continue
             curve = LearningCurve(

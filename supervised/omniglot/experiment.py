@@ -164,27 +164,30 @@ def train(
     :raises ValueError: for a run that can't be, or a folder of another one
     """
     pretraining, held_out = run.alphabets()
-    open_folder(folder, run.settings(), run.budget(run.meta_steps))
-    if run.learner == "none":
-        yield 0, _evaluate(pretraining.draw_initialization(None, run.seed), held_out, run.seed, folder / "0000", engine)
-        return
-    trainer = _trainer(run, pretraining, folder, engine)
-    curves = TrainingCurves(folder, EVALUATE_EVERY)
-    for meta_steps in run.evaluations():
-        evaluated = folder / f"{meta_steps:04d}"
-        done = trainer.meta_step if isinstance(trainer, MetaTrainer) else trainer.n_updates
-        left = run.budget(meta_steps) - done
-        if left < 0 and not evaluated.is_dir():
-            continue  # it was passed by when nothing asked for it
-        if left > 0:
-            if isinstance(trainer, MetaTrainer):
-                trainer.learn(left, curves, progress_bar)
-            else:
-                trainer.learn(left, progress_bar)
-        if left >= 0:
-            trainer.initialization.save(evaluated / "initialization")
-        start = Initialization.load(evaluated / "initialization")
-        yield meta_steps, _evaluate(start, held_out, run.seed, evaluated, engine)
+    with open_folder(folder, run.settings(), run.budget(run.meta_steps)):
+        if run.learner == "none":
+            yield (
+                0,
+                _evaluate(pretraining.draw_initialization(None, run.seed), held_out, run.seed, folder / "0000", engine),
+            )
+            return
+        trainer = _trainer(run, pretraining, folder, engine)
+        curves = TrainingCurves(folder, EVALUATE_EVERY)
+        for meta_steps in run.evaluations():
+            evaluated = folder / f"{meta_steps:04d}"
+            done = trainer.meta_step if isinstance(trainer, MetaTrainer) else trainer.n_updates
+            left = run.budget(meta_steps) - done
+            if left < 0 and not evaluated.is_dir():
+                continue  # it was passed by when nothing asked for it
+            if left > 0:
+                if isinstance(trainer, MetaTrainer):
+                    trainer.learn(left, curves, progress_bar)
+                else:
+                    trainer.learn(left, progress_bar)
+            if left >= 0:
+                trainer.initialization.save(evaluated / "initialization")
+            start = Initialization.load(evaluated / "initialization")
+            yield meta_steps, _evaluate(start, held_out, run.seed, evaluated, engine)
 
 
 def _trainer(run: Run, pretraining: Alphabets, folder: Path, engine: Engine) -> MetaTrainer | MultiHeadTrainer:
@@ -242,4 +245,5 @@ def evaluate_run(run: Run, folder: Path, engine: Engine) -> tuple[dict[str, Task
         start = pretraining.draw_initialization(None, run.seed)
     else:
         start = Initialization.load(last / "initialization")
-    return _evaluate(start, held_out, run.seed, last, engine), int(last.name)
+    with open_folder(folder, run.settings()):
+        return _evaluate(start, held_out, run.seed, last, engine), int(last.name)

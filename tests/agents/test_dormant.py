@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.torch_layers import NatureCNN
@@ -100,6 +104,41 @@ def test_meta_training_recycles_before_each_meta_step_and_a_resumed_run_has_the_
     assert found[0] == found[1] and found[0][0] >= 309
     counted = [run.initialization.config["recycled_units"] for run in (whole, half, resumed)]
     assert counted == [sum(found[0]), found[0][0], sum(found[0])]
+
+
+def test_images_in_any_layout_are_fed_as_the_network_sees_them() -> None:
+    """Of a world that is the same but for the order of its axes, the same units wake."""
+
+    class Bright(gym.Env[Any, Any]):
+        action_space = gym.spaces.Discrete(2)
+
+        def __init__(self, last: bool) -> None:
+            self.last = last
+            self.observation_space = gym.spaces.Box(0, 255, (40, 44, 3) if last else (3, 40, 44), np.uint8)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            return self.seen(), {}
+
+        def step(self, action: Any) -> Any:
+            return self.seen(), 0.0, False, False, {}
+
+        def seen(self) -> Any:
+            seen = self.np_random.integers(0, 256, (3, 40, 44), dtype=np.uint8)
+            return seen.transpose(1, 2, 0) if self.last else seen
+
+    results = []
+    for last in (False, True):
+        envs = {name: partial(Bright, last) for name in ("a", "b")}
+        tasks = EnvTasks(LeapA2C, "CnnPolicy", envs, 20, n_envs=2)
+        theta = tasks.draw_initialization(None, 5)
+        theta.parameters["encoder.linear.0.bias"][:300] = -1e6
+        meta = MetaTrainer(tasks, LEAP, 2, initialization=theta, engine=InProcess(), seed=3, device="cpu")
+        results.append(meta.learn(1, RecycleDormant()).initialization)
+    first, last = results
+    assert first.config["recycled_units"] == last.config["recycled_units"] >= 300
+    for name, tensor in first.parameters.items():
+        torch.testing.assert_close(tensor, last.parameters[name], rtol=1e-3, atol=1e-4)  # sums in another order
 
 
 def test_what_can_not_be_recycled() -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.ppo import MlpPolicy
 
 from leap_rl import FOMAML, EnvTasks, Leap, LeapA2C, LeapPPO, MetaTrainer
 from leap_rl.agents import RandomPolicies
@@ -167,3 +176,273 @@ def test_what_a_random_policy_has() -> None:
     assert 18 < first.curve.area() < 26  # some 22 steps an episode, as is well known
     np.testing.assert_array_equal(first.curve.values, same.curve.values)
     assert first.curve.area() != other.curve.area()
+
+
+class Seen(gym.Env[Any, Any]):
+    """Observations and actions of any kind, and an episode of eight steps."""
+
+    def __init__(self, observations: gym.Space[Any], actions: gym.Space[Any] | None = None) -> None:
+        self.observation_space = observations
+        self.action_space = actions or gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self.observation_space.sample(), 1.0, self.t == 8, False, {}
+
+
+spaces = gym.spaces
+IMAGES = spaces.Box(0, 255, (40, 48, 3), np.uint8)
+
+
+def families(policy: str, *envs: Any, **kwargs: Any) -> EnvTasks:
+    """Of environments that are told apart by their letters."""
+    return EnvTasks(LeapPPO, policy, dict(zip("abcdef", envs, strict=False)), 64, 2, PPO_KWARGS, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("policy", "first", "second"),
+    [
+        ("CnnPolicy", IMAGES, IMAGES),
+        ("CnnPolicy", IMAGES, spaces.Box(0, 255, (3, 40, 48), np.uint8)),  # the same to the network
+        ("MlpPolicy", spaces.Box(-1, 1, (3,)), spaces.Box(-2, 5, (3,))),
+        ("MlpPolicy", spaces.MultiBinary(4), spaces.MultiBinary(4)),
+        ("MlpPolicy", spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([2, 3])),
+        (
+            "MultiInputPolicy",
+            spaces.Dict({"eye": IMAGES, "arm": spaces.Box(-1, 1, (3,))}),
+            spaces.Dict({"eye": IMAGES, "arm": spaces.Box(-9, 9, (3,))}),
+        ),
+    ],
+)
+def test_tasks_whose_observations_fit_one_network_share_it(policy: str, first: Any, second: Any) -> None:
+    tasks = families(policy, lambda: Seen(first), lambda: Seen(second))
+    theta = tasks.draw_initialization(None, 0)
+    for task in tasks:
+        result = task.run(Job(task, theta, Leap(), 0, "cpu"), lambda n: None)
+        assert result.status == "ok" and result.meta_gradient is not None
+        assert result.meta_gradient.keys() == theta.parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("policy", "first", "second"),
+    [
+        ("MlpPolicy", spaces.Discrete(16), spaces.Discrete(64)),  # both of shape ()
+        ("MlpPolicy", spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([2, 4])),
+        ("MlpPolicy", spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (4,))),
+        ("CnnPolicy", IMAGES, spaces.Box(0, 255, (40, 50, 3), np.uint8)),
+        ("MultiInputPolicy", spaces.Dict({"a": spaces.Discrete(3)}), spaces.Dict({"a": spaces.Discrete(4)})),
+        ("MultiInputPolicy", spaces.Dict({"a": spaces.Discrete(3)}), spaces.Dict({"b": spaces.Discrete(3)})),
+    ],
+)
+def test_tasks_whose_observations_need_another_network_are_refused(policy: str, first: Any, second: Any) -> None:
+    tasks = families(policy, lambda: Seen(first), lambda: Seen(second))
+    with pytest.raises(ValueError, match=r"needs the same observations in every task, but a has .* and b ") as refused:
+        MetaTrainer(tasks, Leap(), 2, engine=InProcess())
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions"),
+    [
+        (spaces.Text(4), None),
+        (spaces.Sequence(spaces.Discrete(2)), None),
+        (spaces.Graph(spaces.Box(0, 1, (2,)), None), None),
+        (spaces.Tuple([spaces.Discrete(2)]), None),
+        (spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})}), None),
+        (spaces.Discrete(3, start=1), None),
+        (spaces.Box(0, 1, (0,)), None),
+        (spaces.MultiDiscrete([[2, 3], [2, 3]]), None),
+        (spaces.Discrete(3), spaces.Dict({"a": spaces.Discrete(2)})),
+        (spaces.Discrete(3), spaces.Tuple([spaces.Discrete(2)])),
+        (spaces.Discrete(3), spaces.Box(-np.inf, np.inf, (2,))),
+        (spaces.Discrete(3), spaces.MultiBinary([2, 2])),
+        (spaces.Discrete(3), spaces.MultiDiscrete([[2, 2], [2, 2]])),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_sb3_can_not_learn_is_refused_on_one_line(observations: Any, actions: Any, is_first: bool) -> None:
+    envs = [lambda: Seen(observations, actions), lambda: Seen(spaces.Discrete(3))]
+    tasks = families("MlpPolicy", *(envs if is_first else reversed(envs)))
+    with pytest.raises(ValueError, match=r"SB3 has no (network|policy) for") as refused:
+        tasks.draw_initialization("mlp_extractor", 0)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_policy_that_is_not_for_such_observations_is_refused_on_one_line() -> None:
+    with pytest.raises(ValueError, match="a can't be learned with CnnPolicy: You should use NatureCNN only with") as no:
+        families("CnnPolicy", lambda: Seen(spaces.Box(-1, 1, (3,)))).draw_initialization(None, 0)
+    assert len(str(no.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_images_of_two_layouts_in_one_observation_are_refused_on_one_line(is_first: bool) -> None:
+    """SB3 transposes all of them, or none."""
+    first = spaces.Box(0, 255, (3, 40, 48), np.uint8)
+    envs = [lambda: Seen(spaces.Dict({"a": IMAGES, "b": first})), lambda: Seen(spaces.Dict({"a": first, "b": first}))]
+    tasks = families("MultiInputPolicy", *(envs if is_first else reversed(envs)))
+    with pytest.raises(ValueError, match=r"^[ab] can't be learned") as refused:
+        tasks.draw_initialization(None, 0)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_evaluation_tasks_that_do_not_fit_are_refused_before_any_run() -> None:
+    others = families("MlpPolicy", lambda: Seen(spaces.Discrete(4)))
+    with pytest.raises(ValueError, match="for another network"):
+        MetaTrainer(families("MlpPolicy", lambda: Seen(spaces.Discrete(3))), Leap(), 1, eval_tasks=others, eval_freq=1)
+
+
+# -- what is given -----------------------------------------------------------------------------------
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A policy class of one's own."""
+
+
+@pytest.mark.parametrize("policy", [MlpPolicy, OwnPolicy])
+def test_all_that_numpy_and_torch_give_is_saved_and_gone_on_with(policy: Any, tmp_path: Path) -> None:
+    def tasks() -> EnvTasks:
+        kwargs = {
+            "n_steps": np.int64(32),
+            "batch_size": np.int32(32),
+            "n_epochs": 1,
+            "learning_rate": np.float32(1e-3),
+            "clip_range": lambda remaining: 0.2 * remaining,
+            "target_kl": np.float64(1.0),
+            "policy_kwargs": {"activation_fn": torch.nn.ReLU, "net_arch": [np.int64(8)], "log_std_init": np.float32(0)},
+        }
+        return EnvTasks(LeapPPO, policy, {np.str_("a"): "CartPole-v1"}, np.int64(64), np.int32(2), kwargs)  # type: ignore[arg-type]
+
+    learner = Leap(loss_scale=np.float32(0.5), skip_updates=np.int64(1))  # type: ignore[arg-type]
+    numpy: Any = {
+        "meta_batch_size": np.int64(1),
+        "meta_optimizer_kwargs": {"lr": np.float32(0.1), "betas": np.array([0.9, 0.99])},
+        "average_from": np.int64(1),
+        "eval_freq": np.uint8(1),
+        "keep_checkpoints": np.int64(2),
+        "keep_every": np.int8(1),
+        "seed": np.uint32(7),
+        "device": torch.device("cpu"),
+    }
+    trainer = MetaTrainer(
+        tasks(),
+        learner,
+        meta_optimizer_class=torch.optim.Adam,
+        eval_tasks=tasks(),
+        engine=InProcess(),
+        run_dir=tmp_path / "run",
+        tensorboard_log=tmp_path / "tensorboard",
+        **numpy,
+    )
+    trainer.learn(np.int64(1))  # type: ignore[arg-type]
+    resumed = MetaTrainer.load(tmp_path / "run", tasks(), eval_tasks=tasks(), engine=InProcess()).learn(1)
+    resumed.initialization.save(tmp_path / "initialization")
+    config = json.loads((tmp_path / "initialization" / "config.json").read_text())
+    assert config["policy"] == f"{policy.__module__}.{policy.__qualname__}"
+    assert (config["steps_per_visit"], config["n_envs"], config["meta_steps"], config["seed"]) == (64, 2, 2, 7)
+    assert config["algorithm_kwargs"]["n_steps"] == 32
+    assert config["algorithm_kwargs"]["policy_kwargs"]["activation_fn"] == "torch.nn.modules.activation.ReLU"
+
+
+@pytest.mark.parametrize("wrong", [True, 64.0, "64", None, 0, -1])
+@pytest.mark.parametrize("name", ["timesteps", "n_envs"])
+def test_budgets_are_integers(name: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}=.* must be (an integer|at least 1)") as refused:
+        EnvTasks(LeapPPO, "MlpPolicy", ["CartPole-v1"], **{"timesteps": 64, "n_envs": 2, name: wrong})
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("meta_batch_size", 1.0),
+        ("meta_batch_size", True),
+        ("seed", 0.5),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("eval_freq", 1.5),
+        ("average_from", 2.0),
+        ("keep_every", 0.5),
+        ("keep_checkpoints", 1.0),
+    ],
+)
+def test_a_trainers_integers_are_integers(name: str, wrong: Any, tmp_path: Path) -> None:
+    given: Any = {"meta_batch_size": 1, "run_dir": tmp_path, name: wrong}
+    with pytest.raises(ValueError, match=f"{name}=") as refused:
+        MetaTrainer(EnvTasks(LeapPPO, "MlpPolicy", ["CartPole-v1"], 64, 2, PPO_KWARGS), Leap(), **given)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("envs", [{1: "CartPole-v1"}, {"a": None}, {"a": 3}])
+def test_environments_that_are_none(envs: Any) -> None:
+    with pytest.raises(ValueError, match=r"envs has .* but needs a name and"):
+        EnvTasks(LeapPPO, "MlpPolicy", envs, 64)
+
+
+# -- ids of one's own --------------------------------------------------------------------------------
+
+
+def test_what_is_registered_here_is_known_wherever_a_task_goes(tmp_path: Path, monkeypatch: Any) -> None:
+    """Unpickled where none of it is registered: ids, functions that make by an id, specs, versions, modules."""
+    (tmp_path / "registers_an_id.py").write_text(
+        "import gymnasium as gym\n"
+        "class FromModule(gym.Env):\n"
+        "    observation_space, action_space = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)\n"
+        "    size = 8\n"
+        "gym.register('FromModule-v0', FromModule)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Mine(gym.Env[Any, Any]):
+        observation_space, action_space = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
+
+        def __init__(self, render_mode: str | None = None, size: int = 0) -> None:
+            self.size = size
+
+    ids = ["Mine-v0", "Mine-v3", "ours/Mine-v1", "Bare"]
+    for env_id in ids:
+        gym.register(env_id, Mine, kwargs={"size": 5}, max_episode_steps=7)
+    lock = threading.Lock()
+    gym.register("NeverPickled-v0", lambda: lock)
+    envs = {
+        **{env_id: env_id for env_id in ids},
+        "newest": "Mine",
+        "spec": gym.spec("Mine-v0"),
+        "inside": lambda: gym.wrappers.TimeLimit(gym.make("Mine-v3"), 2),
+        "module": "registers_an_id:FromModule-v0",
+    }
+    tasks = EnvTasks(LeapPPO, "MlpPolicy", envs, 64)
+    sent = cloudpickle.dumps([*tasks, *RandomPolicies(tasks)])
+    for env_id in [*ids, "NeverPickled-v0"]:
+        del gym.registry[env_id]
+    gym.register("Mine-v0", "nowhere:Nothing")  # of a script as it was before
+    made = [task.make_vec_env("all", 1) for task in pickle.loads(sent)[: len(envs)]]
+    sizes = dict(zip(envs, [env.get_attr("size")[0] for env in made], strict=True))
+    assert sizes == {**dict.fromkeys([*ids, "newest", "spec", "inside"], 5), "module": 8}
+    assert [env.get_attr("spec")[0].id for env in made[4:5]] == ["Mine-v3"]
+    for env_id in ids:
+        gym.registry.pop(env_id, None)
+
+
+@pytest.mark.slow
+def test_a_script_with_ids_of_its_own_meta_trains_in_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "from leap_rl import EnvTasks, Leap, LeapPPO, MetaTrainer\n"
+        "class H(CartPoleEnv):\n    pass\n"
+        "gym.register('H-v0', entry_point=H, max_episode_steps=50)\n"
+        "gym.register('S-v0', entry_point='__main__:H', max_episode_steps=50)\n"
+        "envs = {'a': 'H-v0', 'b': 'S-v0', 'c': lambda: gym.make('H-v0')}\n"
+        "tasks = EnvTasks(LeapPPO, 'MlpPolicy', envs, 64, 2, {'n_steps': 32, 'batch_size': 32})\n"
+        "trainer = MetaTrainer(tasks, Leap(), 3, seed=0, n_workers=2, device='cpu').learn(1)\n"
+        "print([row['status'] for row in trainer.history[0]['tasks']])\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['ok', 'ok', 'ok']"

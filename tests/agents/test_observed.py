@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,15 @@ import pytest
 import torch
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv
 
+from leap_rl import EnvTasks, MetaTrainer
 from leap_rl.agents import LeapA2C, LeapPPO, observed_algorithm
-from leap_rl.core import MAML, GradientPath, Leap, NoPretraining, Reptile
+from leap_rl.core import FOMAML, MAML, GradientPath, InProcess, Leap, NoPretraining, Reptile
+from leap_rl.transfer import FreezeEncoder
 
 
 class RandomImages(gym.Env[np.ndarray, int]):
@@ -176,6 +181,130 @@ def test_hooks_are_gone_after_training() -> None:
     assert torch.Tensor.backward is original
     assert not model.policy.optimizer._optimizer_step_pre_hooks
     assert not model.policy.optimizer._optimizer_step_post_hooks
+
+
+# -- what is in scope --------------------------------------------------------------------------------
+
+
+class HalfFrozen(NatureCNN):
+    """Its convolutions stay as they were drawn."""
+
+    def __init__(self, space: gym.Space[Any], **kwargs: Any) -> None:
+        super().__init__(space, **kwargs)
+        self.cnn.requires_grad_(False)
+
+
+class Frozen(NatureCNN):
+    """All of it stays as it was drawn."""
+
+    def __init__(self, space: gym.Space[Any], **kwargs: Any) -> None:
+        super().__init__(space, **kwargs)
+        self.requires_grad_(False)
+
+
+class Trained(torch.optim.Adam):
+    """Owns what needs a gradient, and nothing else."""
+
+    def __init__(self, params: Any, **kwargs: Any) -> None:
+        super().__init__([p for p in params if p.requires_grad], **kwargs)
+
+
+OPTIMIZERS: list[dict[str, Any]] = [
+    {},
+    {"optimizer_class": Trained},
+    {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"momentum": 0.9, "weight_decay": 0.1}},
+    {"optimizer_class": torch.optim.AdamW, "optimizer_kwargs": {"amsgrad": True}},
+]
+
+
+@pytest.mark.parametrize(
+    ("learner", "extractor", "optimizer"),
+    [(Leap(metric="length"), e, o) for e in (HalfFrozen, Frozen) for o in OPTIMIZERS]
+    + [(FOMAML(), HalfFrozen, OPTIMIZERS[1]), (Reptile(), NatureCNN, OPTIMIZERS[3])],
+)
+def test_what_is_frozen_stays_out_of_the_path_and_the_bits_are_sb3s(
+    learner: Any, extractor: Any, optimizer: dict[str, Any]
+) -> None:
+    kwargs = {"policy_kwargs": {"features_extractor_class": extractor, "net_arch": [4], **optimizer}, **PPO_KWARGS}
+    watched = LeapPPO("CnnPolicy", images(), learner=learner, seed=3, device="cpu", **copy.deepcopy(kwargs)).learn(64)
+    alone = PPO("CnnPolicy", images(), seed=3, device="cpu", **copy.deepcopy(kwargs)).learn(64)
+    assert_same_bits(watched, alone)
+    # By SB3's own names: what moved, of the encoder where it is the scope.
+    start = PPO("CnnPolicy", images(), seed=3, device="cpu", **copy.deepcopy(kwargs)).policy.state_dict()
+    moved = {name for name, t in alone.policy.state_dict().items() if not torch.equal(t, start[name])}
+    assert watched.scope == ("all" if extractor is Frozen else "encoder")
+    if watched.scope == "encoder":
+        moved = {name for name in moved if "features_extractor" in name}
+    assert set(watched.gradient_path.meta_gradient()) == {
+        name.replace("pi_features", "features")
+        .replace("vf_features", "features")
+        .replace("features_extractor", "encoder")
+        for name in moved
+    }
+
+
+def test_a_scope_of_which_nothing_is_trained() -> None:
+    """An agent learns as SB3's; there is nothing to meta-learn."""
+    kwargs: Any = {"policy_kwargs": {"features_extractor_class": Frozen}, **PPO_KWARGS}
+    watched = LeapPPO("CnnPolicy", images(), scope="encoder", seed=3, device="cpu", **kwargs).learn(64)
+    assert watched.gradient_path is None
+    assert_same_bits(watched, PPO("CnnPolicy", images(), seed=3, device="cpu", **kwargs).learn(64))
+    tasks = EnvTasks(LeapPPO, "CnnPolicy", {"a": RandomImages}, 64, 2, kwargs)
+    with pytest.raises(ValueError, match="scope='encoder' has no parameter that is trained"):
+        tasks.draw_initialization("encoder", 0)
+
+
+@pytest.mark.parametrize(("learner", "optimizer"), [(Leap(), OPTIMIZERS[1]), (FOMAML(), OPTIMIZERS[0])])
+def test_what_is_frozen_is_the_same_in_every_task_and_stays_as_it_is(
+    learner: Any, optimizer: dict[str, Any], tmp_path: Path
+) -> None:
+    kwargs: Any = {"policy_kwargs": {"features_extractor_class": HalfFrozen, **optimizer}, **PPO_KWARGS}
+
+    def tasks() -> EnvTasks:
+        return EnvTasks(LeapPPO, "CnnPolicy", {"a": RandomImages, "b": RandomImages}, 32, 2, kwargs)
+
+    trainer = MetaTrainer(tasks(), learner, 2, engine=InProcess(), seed=0, device="cpu", run_dir=tmp_path / "run")
+    start = trainer.initialization.parameters
+    trainer.learn(1)
+    trainer = MetaTrainer.load(tmp_path / "run", tasks(), engine=InProcess()).learn(1)
+    now = trainer.initialization
+    moved = {name for name, tensor in now.parameters.items() if not torch.equal(tensor, start[name])}
+    assert moved == {"encoder.linear.0.weight", "encoder.linear.0.bias"}
+    model = PPO("CnnPolicy", images(), device="cpu", **kwargs)
+    now.apply_to(model)
+    assert torch.equal(model.policy.features_extractor.cnn[0].weight, start["encoder.cnn.0.weight"])
+
+
+def test_an_encoder_that_an_interrupted_training_left_frozen_is_in_the_path_again() -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            raise KeyboardInterrupt
+
+    model = LeapPPO("CnnPolicy", images(), learner=Reptile(), seed=0, device="cpu", **PPO_KWARGS)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(64, callback=[FreezeEncoder(64), Stop()])
+    model.learn(128, callback=FreezeEncoder(64))
+    assert all(g.norm() > 0 for g in model.gradient_path.meta_gradient().values())
+
+
+@pytest.mark.parametrize("scope", [None, "mlp_extractor"])
+def test_images_without_an_encoder_are_learned_as_sb3_does(scope: str | None) -> None:
+    watched = LeapPPO("MlpPolicy", images(), scope=scope, seed=3, device="cpu", **PPO_KWARGS).learn(64)
+    assert watched.scope == (scope or "all")
+    assert_same_bits(watched, PPO("MlpPolicy", images(), seed=3, device="cpu", **PPO_KWARGS).learn(64))
+
+
+def test_images_that_are_normalized_already_have_an_encoder() -> None:
+    class Floats(gym.ObservationWrapper[Any, Any, Any]):
+        observation_space = gym.spaces.Box(0, 1, (4, 36, 36), np.float32)
+
+        def observation(self, observation: Any) -> Any:
+            return (observation / 255).astype(np.float32)
+
+    env = make_vec_env(lambda: Floats(RandomImages()), 2)
+    kwargs: Any = {"policy_kwargs": {"normalize_images": False}, "seed": 3, "device": "cpu", **PPO_KWARGS}
+    watched = LeapPPO("CnnPolicy", env, **kwargs).learn(32)
+    assert watched.scope == "encoder"
 
 
 # -- what can't be observed ------------------------------------------------------------------------

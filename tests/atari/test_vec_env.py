@@ -397,7 +397,7 @@ def test_settings_out_of_range_are_refused(kwargs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
 def test_what_is_no_seed(seed: Any) -> None:
-    with pytest.raises(ValueError, match="^seed must be a non-negative integer or None, not"):
+    with pytest.raises(ValueError, match=r"^seed must be a non-negative integer or None, not"):
         make_atari_env("Pong", seed=seed)
 
 

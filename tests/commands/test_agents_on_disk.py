@@ -102,7 +102,7 @@ def test_settings_that_are_not_the_agents(run: Path, capsys: Any) -> None:
     settings = (run / "settings.yaml").read_text()
     (run / "settings.yaml").write_text(settings.replace("algorithm: A2C", "algorithm: PPO"))
     assert main(["train", "--resume", str(run), "--timesteps", "400"]) == 2
-    assert "is no state of Adam for this network: it keeps step, exp_avg, exp_avg_sq" in capsys.readouterr().err
+    assert "began with agent.algorithm=A2C, not PPO: put it back in" in capsys.readouterr().err
 
 
 def test_an_agent_of_its_authors_policy_plays_with_trust_alone(tmp_path: Path, capsys: Any) -> None:
@@ -113,6 +113,9 @@ def test_an_agent_of_its_authors_policy_plays_with_trust_alone(tmp_path: Path, c
     assert "its policy is none of SB3's for A2C and PPO: --trust reads it" in err and len(err.splitlines()) == 1
     assert main([*command, "--trust"]) == 0
     assert "over 1 episodes" in capsys.readouterr().out
+    (tmp_path / "preset.yaml").write_text("evaluate: {trust: true}")
+    assert main([*command, "--preset", str(tmp_path / "preset.yaml")]) == 2
+    assert "evaluate has trust, which is given on the command line alone" in capsys.readouterr().err
 
 
 def test_an_agent_is_evaluated_to_the_bits_of_sb3(run: Path, tmp_path: Path, capsys: Any) -> None:

@@ -28,7 +28,7 @@ from leap_rl.cli import _script, main
 from leap_rl.commands.compare import start_of
 from leap_rl.commands.dry_run import sensible_timeout
 from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
-from leap_rl.commands.run_folder import check_same_settings
+from leap_rl.commands.run_folder import begin, check_same_settings
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
 from leap_rl.core.files import write_text
@@ -110,6 +110,17 @@ def test_a_pool_of_flavours_is_learned_together_and_each_is_evaluated(tmp_path: 
 def test_different_games_are_not_learned_together(tmp_path: Path, capsys: Any) -> None:
     assert main(["train", "held-out", "--timesteps", "80", "--run-dir", str(tmp_path / "run")]) == 2
     assert "held-out is a pool of different games: one game is learned" in capsys.readouterr().err
+
+
+def test_one_that_was_ended_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    """With one TensorBoard run, not two."""
+    run = tmp_path / "run"
+    assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(run)]) == 0
+    for left in ("checkpoints", "initialization"):
+        shutil.rmtree(run / left)
+    assert main(["meta-train", "--resume", str(run)]) == 0
+    assert [folder.name for folder in (run / "tensorboard").iterdir()] == ["Leap_1"]
+    assert [step for step, _ in scalars(run / "tensorboard" / "Leap_1")["meta/learning_rate"]] == [1]
 
 
 @pytest.mark.slow
@@ -338,6 +349,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
     tasks = make_tasks((), settings.envs, settings.timesteps, settings.agent, settings.atari)
     engine = make_trainer(settings, tasks, None).engine
     assert isinstance(engine, Workers) and (engine.n_workers, engine.task_timeout) == (1, 90)
+    begin(tmp_path, "meta-train", settings, MAY_CHANGE)
     write_settings(tmp_path, "meta-train", settings)
     for other in (None, 5.0):
         check_same_settings(tmp_path, "meta-train", dataclasses.replace(settings, task_timeout=other), MAY_CHANGE)
@@ -349,8 +361,8 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("meta-train", "give either games or envs"),
-        ("meta-train --games Pong --envs CartPole-v1", "give either games or envs"),
+        ("meta-train", "name what to learn: --games with Atari games, --envs with"),
+        ("meta-train --games Pong --envs CartPole-v1", "--games or --envs, not both"),
         ("meta-train --games Pong --task-timeout 0", "Must be > 0"),
         ("meta-train --games Pongg", "Did you mean Pong"),
         ("meta-train --games Pong Pong", "listed twice"),
@@ -382,7 +394,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("meta-train --games Pong --meta-steps 2 --average-from 3", "average-from 3 is after the last of 2 meta steps"),
         ("meta-train --envs CartPole-v1 --recycle-dormant", "encoder of images, not in the scope 'all'"),
         ("meta-train --games Pong --recycle-dormant --average-from 3", "can't be recycled in a θ⁰ that is averaged"),
-        ("train", "give either a game or an env"),
+        ("train", "name what to learn: a game, or --env"),
         ("train Pongg", "Did you mean Pong"),
         ("train Pong --init nowhere", "nowhere is no initialization"),
         ("train --env CartPole-v1 --agent.network nature", "here it must be mlp"),
@@ -422,9 +434,37 @@ def test_a_run_folder_that_exists(meta_run: Path, capsys: Any) -> None:
 
 def test_a_run_folder_of_another_command_or_other_settings(meta_run: Path, capsys: Any) -> None:
     assert main(["train", "--resume", str(meta_run)]) == 2
-    assert "is a run of meta-train, not of train" in capsys.readouterr().err
+    assert f"is a run of meta-train: leap-rl meta-train --resume {meta_run} goes on" in capsys.readouterr().err
     assert main(["meta-train", "--resume", str(meta_run), "--seed", "3"]) == 2
-    assert "began with seed=0, not 3" in capsys.readouterr().err
+    assert "began with seed=0, not 3: leave it out to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "edited", "message"),
+    [
+        ("seed: 0", "seed: 1", "began with seed=0, not 1: put it back in "),
+        ("sampling: reshuffle", "sampling: with_replacement", "began with sampling=reshuffle, not with_replacement"),
+        ("meta-schedule: constant", "meta-schedule: linear", "began with meta-schedule=constant, not linear"),
+        ("  n-envs: ", "  n-envs: 1", "began with agent.n-envs="),
+    ],
+)
+def test_edited_settings_are_refused(
+    meta_run: Path, tmp_path: Path, line: str, edited: str, message: str, capsys: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(meta_run, run)
+    settings = (run / "settings.yaml").read_text()
+    assert line in settings
+    write_text(run / "settings.yaml", settings.replace(line, edited))
+    assert main(["meta-train", "--resume", str(run), "--meta-steps", "3"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    # Nor does it help to make run.json say the same: the checkpoints know it.
+    (run / "settings.yaml").write_text(settings)
+    file = run / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "run": "another"}))
+    assert main(["meta-train", "--resume", str(run), "--meta-steps", "3"]) == 2
+    assert "is of another run than" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_version(meta_run: Path, tmp_path: Path, capsys: Any) -> None:

@@ -50,7 +50,7 @@ def test_only_plain_files_are_read(tmp_path: Path) -> None:
         ('{"a": [NaN]}', "NaN stands for no number"),
         (f'{{"a": {"1" * 41}}}', "an integer of 41 digits"),
         (f'{{"a": {"1" * 10_000}}}', "an integer of 10000 digits"),
-        ('{"a": ' + "[" * 64 + "]" * 64 + "}", "nested too deeply"),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", "nested too deeply"),
         ('{"a": ' + "[" * 10**6, "nested too deeply"),
         ("[]", "holds no object"),
         ("{", "Expecting"),

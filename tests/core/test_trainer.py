@@ -660,7 +660,7 @@ def test_an_initialization_names_the_versions_that_it_was_learned_with(tmp_path:
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     trainer(run_dir=tmp_path).learn(1)
-    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("[!.]*") if p.is_file()}
     states = {f"checkpoints/00000{i}/state.{kind}" for i in (0, 1) for kind in ("json", "safetensors")}
     assert files == {"run.json"} | states
     assert json.loads((tmp_path / "checkpoints" / "000001" / "state.json").read_text())["name"] == "000001"
@@ -668,7 +668,7 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
 
 def test_the_last_checkpoints_stay_and_every_nth(tmp_path: Path) -> None:
     trainer(run_dir=tmp_path, keep_checkpoints=2, keep_every=3).learn(7)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000000", "000003", "000006", "000007"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("[!.]*")) == ["000000", "000003", "000006", "000007"]
 
 
 def test_a_run_folder_is_not_begun_twice(tmp_path: Path) -> None:
@@ -701,10 +701,36 @@ def test_checkpoints_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
         state.write_text(json.dumps({**json.loads(state.read_text()), "format_version": 99}))
     else:
         state.write_text("{")
-    with pytest.raises(CheckpointError):
+    before = tmp_path / "checkpoints" / "000000"
+    with pytest.raises(CheckpointError, match=f"{before} is whole: remove {folder} to go on from it"):
         MetaTrainer.load(tmp_path, Quadratics())
     shutil.rmtree(folder)  # as the message advises
     assert MetaTrainer.load(tmp_path, Quadratics()).meta_step == 0
+
+
+def test_the_checkpoint_to_go_on_from_is_one_that_is_whole(tmp_path: Path) -> None:
+    trainer(run_dir=tmp_path).learn(2)
+    folders = [tmp_path / "checkpoints" / f"00000{i}" for i in range(3)]
+    for folder in folders[1:]:
+        (folder / "state.json").write_text("{}")
+    remove = f"{folders[0]} is whole: remove {folders[2]} and {folders[1]} to go on from it"
+    with pytest.raises(CheckpointError, match=f"{folders[2]} is no checkpoint of leap_rl. {remove}"):
+        MetaTrainer.load(tmp_path, Quadratics())
+    (folders[0] / "state.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="No other checkpoint is whole: begin again in another folder"):
+        MetaTrainer.load(tmp_path, Quadratics())
+
+
+def test_of_a_long_error_head_and_tail_are_kept(tmp_path: Path) -> None:
+    class Verbose(InProcess):
+        def outcomes(self, jobs: Any, waiting: Any, on_progress: Any) -> Any:
+            for index, outcome in super().outcomes(jobs, waiting, on_progress):
+                yield index, RuntimeError(f"it began {'x' * 10**6} it ended") if index == 0 else outcome
+
+    trainer(engine=Verbose(), meta_batch_size=3, run_dir=tmp_path).learn(1)
+    (row,) = (r for r in MetaTrainer.load(tmp_path, Quadratics()).history[0]["tasks"] if r["status"] == "failed")
+    assert "it began x" in row["error"] and row["error"].endswith("x it ended")
+    assert "characters ...]" in row["error"] and 3900 < len(row["error"]) < 4100
 
 
 def test_a_checkpoint_of_other_tasks_is_refused(tmp_path: Path) -> None:

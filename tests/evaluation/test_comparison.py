@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.image import imread
 from leap_rl import EnvTasks, LeapA2C
 from leap_rl.core import InitializationError, InProcess, LearningCurve, Workers
 from leap_rl.evaluation import Comparison, compare, plot_comparison
+from leap_rl.evaluation.comparison import folder_of
 
 
 def cartpoles(policy_kwargs: dict[str, object] | None = None, timesteps: int = 400) -> EnvTasks:
@@ -44,9 +46,34 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
     # Heads of another scope may have other actions: of games all 18.
     with pytest.raises(ValueError, match=r"has runs of scope with another value \(all, now mlp_extractor\)"):
         compare(tasks, {"random": None}, [0], InProcess(), "mlp_extractor", run_dir=tmp_path)
-    (tmp_path / "compared.json").write_text("")
+    file, kept = tmp_path / "compared.json", (tmp_path / "compared.json").read_text()
+    file.write_text(kept.replace("400", "401"))
+    with pytest.raises(ValueError, match=r"compared\.json can't be read \(the sha256 in it .*start in another folder"):
+        compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+    file.write_text(kept)
+    # A result under another name, or of another comparison.
+    result = tmp_path / "results" / "CartPole-v1 from one seed 0"
+    shutil.copytree(result, result.with_name("CartPole-v1 from one seed 1"), dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"seed 1 is damaged: it is .*seed 0' under another name\. Remove .*run again"):
+        compare(tasks, {"one": theta}, [1], InProcess(), run_dir=tmp_path)
+    (tmp_path / "run.json").write_text('{"run": "another"}')
+    file.unlink()
+    with pytest.raises(ValueError, match=r"seed 0 is of another run\. Remove .*, and it is run again"):
+        compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+    file.write_text("")
     with pytest.raises(ValueError, match=r"compared\.json can't be read .*: start in another folder"):
         compare(tasks, {"one": theta}, [0], InProcess(), run_dir=tmp_path)
+
+
+def test_names_are_no_formulas_and_no_paths(tmp_path: Path) -> None:
+    curve = LearningCurve(np.array([1, 2]), np.array([1.0, 2.0]), 2)
+    names = ["$a^$", "a$", "[/red]", "a/b"]
+    plot_comparison(Comparison({"$x_{$": {name: [curve] for name in names}}, [0]), tmp_path / "figure.png", "$^$")
+    assert (tmp_path / "figure.png").stat().st_size > 0
+    pairs = [("a", "b from c"), ("a from b", "c"), ("a from", "c"), ("a", "from c"), ("../a", "c"), ("a", "../c")]
+    folders = {folder_of(task, start) for task, start in pairs}
+    assert len(folders) == len(pairs) and all(Path(folder).name == folder for folder in folders)
+    assert folder_of("SpaceInvaders", "atari-a2c-leap") == "SpaceInvaders from atari-a2c-leap"
 
 
 def test_every_seed_draws_a_random_start_of_its_own() -> None:

@@ -14,6 +14,14 @@ from leap_rl.core import LearningCurve
 from leap_rl.evaluation import Comparison
 from leap_rl.evaluation.statistics import Statistics, estimate, interquartile_mean, probability_of_improvement, ratio
 
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not the interval that is looked at."""
+    if not any(word in request.node.name for word in ("interval", "noise", "interquartile")):
+        monkeypatch.setattr("leap_rl.evaluation.statistics.RESAMPLES", 200)
+
+
 FLOORS = {"easy": np.full(4, 100.0), "hard": np.full(4, 10.0)}
 
 

@@ -232,7 +232,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "weights missing": ({"policy__pth": _state(lambda s: s.popitem())}, "another network: value_net.bias is missing"),
     "weights too many": ({"policy__pth": _state(lambda s: s.update(x=torch.zeros(1)))}, "another network: x is torch"),
     "terminal codes": ({"policy__pth": _state(lambda s: s.update({"\x1b[2J": torch.zeros(1)}))}, r"network: \?\[2J"),
-    "a long name": ({"policy__pth": _state(lambda s: s.update({"x" * 9999: torch.zeros(1)}))}, r"network: x{300}"),
+    "a long name": (
+        {"policy__pth": _state(lambda s: s.update({"x" * 9999: torch.zeros(1)}))},
+        r"network: x{100,} ... x+ is",
+    ),
     "other shape": (
         {"policy__pth": _state(lambda s: s.update({"value_net.bias": torch.zeros(2)}))},
         r"value_net.bias is torch.float32 \(2,\) there, and torch.float32 \(1,\) here",
@@ -370,7 +373,7 @@ def test_no_room_for_an_agent_says_what_is_missing_and_leaves_the_old_one(saved:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(OSError, match=r"no room for .*agent.zip: it needs 9\d,\d{3} bytes, .* are free"):
+        with pytest.raises(OSError, match=r"no room for .*agent.zip.*: it needs 9\d,\d{3} bytes, .* are missing"):
             save_agent(cartpole(LeapA2C).learn(20), file)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

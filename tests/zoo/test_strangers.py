@@ -283,6 +283,10 @@ def test_one_bad_entry_is_shown_and_the_rest_works(
     assert printable(shown, len(shown), keep="\n") == shown
     rows = {line.split()[0]: line for line in shown.splitlines()[1:] if line}
     assert all("can't be trusted" in rows[name] for name in bad) and "Small" in rows["good"]
+    (tmp_path / "good" / "README.md").write_text("# Card\n" + CONTROL[:-1] * (300_000 // len(CONTROL)))
+    assert main(["zoo", "show", "good"]) == 0
+    shown = capsys.readouterr().out
+    assert printable(shown, len(shown), keep="\n") == shown and "# Card\n" in shown and len(shown) < 60_000
     assert main(["zoo", "verify"]) == 2
     out, err = capsys.readouterr()
     assert printable(out + err, len(out + err), keep="\n") == out + err

@@ -1,0 +1,85 @@
+"""What can be told of settings before torch is imported, so that a wrong one is answered at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from leap_rl.atari.games import POOLS, game_name
+from leap_rl.settings import CompareSettings, EvaluateSettings, MetaTrainSettings, TrainSettings
+
+
+def check(settings: MetaTrainSettings | TrainSettings | CompareSettings | EvaluateSettings) -> None:
+    """
+    :raises ValueError: for settings that no run can have, saying what to give instead
+    """
+    check_device(settings.device)
+    if isinstance(settings, TrainSettings | EvaluateSettings):
+        check_lists(game=(settings.game,), env=(settings.env,))
+        check_games("game", [settings.game] if settings.game else [], "--env")
+        if isinstance(settings, TrainSettings) and bool(settings.game) == bool(settings.env):
+            both = "one of the two, not both" if settings.game else "a game, or --env with a Gymnasium id"
+            raise ValueError(f"name what to learn: {both} (leap-rl games lists the games)")
+        return
+    check_lists(games=settings.games, envs=settings.envs)
+    if bool(settings.games) == bool(settings.envs):
+        if settings.games:
+            raise ValueError("name what to learn: --games or --envs, not both")
+        raise ValueError(
+            "name what to learn: --games with Atari games, --envs with Gymnasium ids, or --preset "
+            "(leap-rl games lists the games)"
+        )
+    check_games("games", settings.games, "--envs")
+    if isinstance(settings, MetaTrainSettings):
+        check_lists(eval_games=settings.eval_games, eval_envs=settings.eval_envs)
+        check_games("eval-games", settings.eval_games, "--eval-envs")
+    else:
+        check_lists(starts=settings.starts)
+
+
+def check_lists(**given: Sequence[str]) -> None:
+    """:raises ValueError: for names that are one, with commas between them, or that are empty"""
+    for option, names in given.items():
+        for name in names:
+            if "," in name and "=" not in name:
+                spaced = " ".join(part for part in name.replace(",", " ").split())
+                raise ValueError(f"--{option.replace('_', '-')} {name}: give them with spaces between them: {spaced}")
+
+
+def check_games(option: str, names: Sequence[str], instead: str) -> None:
+    """
+    :param option: that gives them
+    :param names: of games, flavours and pools
+    :param instead: the option for Gymnasium ids
+    :raises ValueError: for a name that is none of them
+    """
+    for name in names:
+        if name in POOLS:
+            continue
+        try:
+            game_name(name)
+        except ValueError as error:
+            import gymnasium as gym
+
+            if name in gym.registry:
+                raise ValueError(f"{name} is no Atari game, but a Gymnasium id: {instead} {name}") from None
+            near = difflib.get_close_matches(name, POOLS, n=1)
+            hint = f" Or the pool {near[0]}?" if near else ""
+            raise ValueError(f"--{option}: {error}{hint}" if option != "game" else f"{error}{hint}") from None
+
+
+def check_device(device: str) -> None:
+    """:raises ValueError: for a device that is none, or is not there"""
+    if device in ("auto", "cpu"):
+        return
+    if device.partition(":")[0] == "gpu":
+        raise ValueError(f"--device {device}: torch calls it cuda{device.removeprefix('gpu')}")
+    import torch
+
+    try:
+        kind: Any = torch.device(device)
+        torch.empty(1, device=kind)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or ["it is not there"])[0]
+        raise ValueError(f"--device {device} can't be used: {reason[:200]}; auto takes what there is") from None

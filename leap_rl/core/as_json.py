@@ -1,0 +1,30 @@
+"""What goes into a config, as JSON can hold it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_json(value: Any) -> Any:
+    """What JSON can hold as it is, numbers and arrays of NumPy and torch included; of all else what it is called."""
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return as_json(value.tolist())
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)  # JSON has no infinity
+    if isinstance(value, int | str | bool | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): as_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part) for part in value]
+    if isinstance(value, torch.dtype | torch.device | os.PathLike):
+        return str(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
