@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import os
-import sys
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -153,7 +152,7 @@ class AtariVecEnv(VecEnv):
         number = int | float | np.integer | np.floating
         if not (isinstance(action_repeat_probability, number) and 0 <= action_repeat_probability < 1):
             raise ValueError(f"action_repeat_probability must be in [0, 1), not {action_repeat_probability!r}.")
-        if clip_reward is not False and not (isinstance(clip_reward, number) and 0 < clip_reward <= sys.float_info.max):
+        if clip_reward is not False and not (isinstance(clip_reward, number) and 0 < clip_reward < np.inf):
             raise ValueError(f"clip_reward must be True, False or a positive number, not {clip_reward!r}.")
         if not (render_mode is None or (isinstance(render_mode, str) and render_mode == "rgb_array")):
             raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")

@@ -19,10 +19,6 @@ UNFINISHED = "-unfinished-"
 """In the names of temporary folders, which begin with a dot: what a killed process left is known by it, and removed."""
 
 
-UNFINISHED = "-unfinished-"
-"""In the names of temporary folders, which begin with a dot: what a killed process left is known by it, and removed."""
-
-
 @contextmanager
 def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
     """

@@ -42,7 +42,6 @@ from leap_rl.core import (
     TaskResult,
     Workers,
 )
-from leap_rl.core.files import replacing_folder
 from leap_rl.core.trainer import sample_batch
 
 
@@ -338,19 +337,6 @@ def test_after_a_lost_meta_step_other_settings_start_it_anew(tmp_path: Path) -> 
         meta.learn(1)
     resumed = MetaTrainer.load(tmp_path, Quadratics(4), engine=InProcess()).learn(1)
     assert [row["status"] for row in resumed.history[0]["tasks"]] == ["ok"] * 4
-
-
-def test_going_on_removes_what_a_killed_process_left_and_nothing_that_belongs_to_others(tmp_path: Path) -> None:
-    """A run folder may be that of a project."""
-    trainer(tasks=Quadratics(4), meta_batch_size=4, run_dir=tmp_path).learn(1)
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".cache-old-1").mkdir()
-    step = tmp_path / "checkpoints" / "000002"
-    with pytest.raises(KeyboardInterrupt), replacing_folder(step) as unfinished:
-        left = shutil.copytree(unfinished, step.parent / (unfinished.name + "x"))
-        raise KeyboardInterrupt
-    MetaTrainer.load(tmp_path, Quadratics(4), engine=InProcess())
-    assert (tmp_path / ".git").is_dir() and (tmp_path / ".cache-old-1").is_dir() and not left.exists()
 
 
 def exits_in_some(n: int, *broken: int) -> Quadratics:
