@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,12 @@ def test_of_an_import(capsys: Any) -> None:
         capsys.readouterr()
 
 
-def test_of_what_was_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_of_what_was_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Any, request: pytest.FixtureRequest) -> None:
     def ctrl_c(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with monkeypatch.context() as interrupted:
         interrupted.setattr(
             SaveAgent, "_on_step", lambda callback: callback.num_timesteps < 20 or _thread.interrupt_main()
