@@ -290,7 +290,8 @@ def tensor_damages(run_dir: Path, folder: str) -> Iterator[tuple[str, bytes]]:
         changes: dict[str, dict[str, Any]] = {"missing": rest, "renamed": {**rest, f"{name}x": tensor}}
         changes["of another shape"] = {**rest, name: torch.cat([tensor.flatten(), tensor.flatten()])}
         changes["of size 0"] = {**rest, name: tensor.flatten()[:0]}
-        changes["complex"] = {**rest, name: tensor.to(torch.complex64)}
+        if torch.complex64 in safetensors.torch._TYPES.values():  # older releases have none
+            changes["complex"] = {**rest, name: tensor.to(torch.complex64)}
         changes["of half its precision"] = {**rest, name: tensor.half()}
         if tensor.is_floating_point():
             changes["not finite"] = {**rest, name: torch.full_like(tensor, torch.inf)}

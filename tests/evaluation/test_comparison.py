@@ -53,9 +53,9 @@ def test_equal_starts_learn_the_same_curve_and_seeds_differ(tmp_path: Path) -> N
     file.write_text(kept)
     # A result under another name, or of another comparison.
     result = tmp_path / "results" / "CartPole-v1 from one seed 0"
-    shutil.copytree(result, result.with_name("CartPole-v1 from one seed 1"), dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"seed 1 is damaged: it is .*seed 0' under another name\. Remove .*run again"):
-        compare(tasks, {"one": theta}, [1], InProcess(), run_dir=tmp_path)
+    shutil.copytree(result, result.with_name("CartPole-v1 from one seed 9"), dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"seed 9 is damaged: it is .*seed 0' under another name\. Remove .*run again"):
+        compare(tasks, {"one": theta}, [9], InProcess(), run_dir=tmp_path)
     (tmp_path / "run.json").write_text('{"run": "another"}')
     file.unlink()
     with pytest.raises(ValueError, match=r"seed 0 is of another run\. Remove .*, and it is run again"):
