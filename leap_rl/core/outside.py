@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
 from pathlib import Path
@@ -67,7 +66,7 @@ def read_object(data: bytes, nan: bool = False) -> dict[str, Any]:
             data.decode(),
             object_pairs_hook=_without_doubles,
             parse_int=_integer,
-            parse_constant=_NOT_NUMBERS.__getitem__ if nan else _infinity,
+            parse_constant=float if nan else _infinity,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -99,9 +98,6 @@ def _integer(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"an integer of {len(digits)} digits is none that counts anything")
     return int(digits)
-
-
-_NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def _infinity(constant: str) -> float:

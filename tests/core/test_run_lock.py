@@ -25,9 +25,9 @@ from pathlib import Path
 from leap_rl.core.run_lock import run_lock
 with run_lock(Path(sys.argv[1]), "the first"):
     if os.fork() == 0:
+        print("held", flush=True)
         time.sleep(60)  # what it started lives on
         os._exit(0)
-    print("held", flush=True)
     time.sleep(60)
 """
 
