@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from leap_rl.core import record
 from leap_rl.core.files import UNFINISHED, replacing_folder
+from leap_rl.core.outside import read_file
 from leap_rl.core.run_file import begin_run, run_id
 from leap_rl.core.run_lock import run_lock
 
@@ -222,7 +223,7 @@ def read_state(folder: Path, form: type[State]) -> tuple[bytes, State, str]:
     """As ``read``, with the tensors as they lie on disk."""
     try:
         content = record.read(folder / "state.json")
-        data = (folder / "state.safetensors").read_bytes()
+        data = read_file(folder / "state.safetensors", record.LARGEST_FILE)
         if content.pop("format", None) != FORMAT:
             raise CheckpointError(f"{folder} is no checkpoint of leap_rl")
         version = content.pop("format_version", None)

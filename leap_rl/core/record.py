@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from leap_rl.core.outside import read_object
+from leap_rl.core.outside import read_file, read_object
 
 Form = TypeVar("Form")
 
@@ -26,6 +26,9 @@ Seconds = Annotated[float, lambda seconds: 0 < seconds < math.inf]
 
 LONGEST_SHOWN = 200
 """Characters of a value in an error."""
+
+LARGEST_FILE = 2**32
+"""Bytes."""
 
 DEEPEST = 32
 """Levels of lists and objects in what has no type of its own."""
@@ -64,7 +67,7 @@ def read(file: Path) -> dict[str, Any]:
     :raises ValueError: saying on one line what is wrong with it, without the file's name
     :raises OSError: if it can't be read
     """
-    return read_object(file.read_bytes(), nan=True)
+    return read_object(read_file(file, LARGEST_FILE), nan=True)
 
 
 def read_sealed(file: Path, form: type[Form]) -> Form:

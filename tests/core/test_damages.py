@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
@@ -36,6 +37,7 @@ from leap_rl.core import (
     TaskFamily,
     TaskResult,
 )
+from leap_rl.core.checkpoint import read_state
 
 CHECKPOINT, RESULT, RUN = "checkpoints/000003", "running/task-000003-000", "run.json"
 
@@ -422,3 +424,12 @@ def test_all_damages(run: tuple[Path, str]) -> None:
     assert len(found.pop("refused")) > 2000 and not found
     found = outcomes(run, harm(run[0]))
     assert len(found["refused"]) > 1400 and found.keys() <= set(GOES_ON)
+
+
+@pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
+def test_nobody_waits_for_what_a_pipe_has_to_say(run: tuple[Path, str], tmp_path: Path, file: str) -> None:
+    shutil.copytree(run[0] / "checkpoints" / "000003", tmp_path / "000003")
+    (tmp_path / "000003" / file).unlink()
+    os.mkfifo(tmp_path / "000003" / file)
+    with pytest.raises(CheckpointError, match="is no plain file"):
+        read_state(tmp_path / "000003", dict)
