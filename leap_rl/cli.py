@@ -11,7 +11,7 @@ import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
@@ -22,6 +22,7 @@ from leap_rl.settings import (
     CompareSettings,
     EvaluateSettings,
     MetaTrainSettings,
+    Settings,
     TrainSettings,
     read_preset,
     settings_file,
@@ -41,6 +42,15 @@ Resume = Annotated[Path | None, Parameter(help="folder of a run to go on with; n
 Preset = Annotated[str | None, Parameter(help="quick, cartpole, atari-100k, paper, or a YAML file")]
 Folders = Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative=())]
 _DEFAULT: Any = None
+Checked = TypeVar("Checked", bound=Settings)
+
+
+def _checked(settings: Checked) -> Checked:
+    """Before a command imports torch."""
+    from leap_rl.commands.checks import check
+
+    check(settings)
+    return settings
 
 
 @app.command
@@ -57,10 +67,7 @@ def meta_train(
 
     :param dry_run: print what would be run and what it costs
     """
-    from leap_rl.commands.checks import check
-
-    settings = settings or MetaTrainSettings()
-    check(settings)
+    settings = _checked(settings or MetaTrainSettings())
     if dry_run:
         from leap_rl.commands.dry_run import dry_run as print_costs
 
@@ -78,10 +85,7 @@ def train(
     settings: TrainSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
     """Train an agent on one game, from an initialization or from scratch."""
-    from leap_rl.commands.checks import check
-
-    settings = settings or TrainSettings()
-    check(settings)
+    settings = _checked(settings or TrainSettings())
     from leap_rl.commands.run_folder import run_folder
     from leap_rl.commands.train import train as run
 
@@ -94,10 +98,7 @@ def compare(
     settings: CompareSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
     """Learn games from different initializations, with equal budgets and seeds: table, figure, JSON."""
-    from leap_rl.commands.checks import check
-
-    settings = settings or CompareSettings()
-    check(settings)
+    settings = _checked(settings or CompareSettings())
     from leap_rl.commands.compare import compare as run
     from leap_rl.commands.run_folder import run_folder
 
@@ -121,10 +122,7 @@ def evaluate(
     :param video: MP4 file to write, of one more episode
     :param trust: load agent.zip as Stable-Baselines3 does, which runs whatever its author put there
     """
-    from leap_rl.commands.checks import check
-
-    settings = settings or EvaluateSettings()
-    check(settings)
+    settings = _checked(settings or EvaluateSettings())
     from leap_rl.commands.evaluate import evaluate as run
 
     run(settings, what, video, trust)
@@ -265,7 +263,9 @@ def _run(arguments: list[str]) -> None:
     if preset and arguments and arguments[0] in COMMANDS and arguments[0] not in data:
         raise ValueError(f"{preset} has settings for {', '.join(data)}, not for {arguments[0]}")
     if resume and arguments[0] in COMMANDS and arguments[0] not in data:
-        (command,) = data or {"no command": None}
+        if not data:
+            raise ValueError(f"{source} is of no command: it is no run's any more")
+        command = next(iter(data))
         raise ValueError(
             f"{resume} is a run of {command}: {shlex.join(['leap-rl', command, '--resume', resume])} goes on"
         )

@@ -9,26 +9,21 @@ interface does not release Python's global lock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
-from ale_py import Action, ALEInterface, LoggerMode
+from ale_py import Action, ALEInterface
 
-from leap_rl.atari.games import Flavour, rom_file
-
-ALEInterface.setLoggerMode(LoggerMode.Error)
+from leap_rl.atari.games import Flavour, cartridge, rom_file
 
 
-@cache
 def action_set(rom: str, full: bool) -> list[Action]:
     """
     :param rom: id of a game's ROM
     :param full: all 18 actions, instead of those that the game needs
     """
-    ale = ALEInterface()
-    ale.loadROM(rom_file(rom))
+    ale = cartridge(rom)
     return list(ale.getLegalActionSet() if full else ale.getMinimalActionSet())
 
 

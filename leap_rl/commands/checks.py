@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from leap_rl.atari.games import POOLS, game_name
-from leap_rl.settings import CompareSettings, EvaluateSettings, MetaTrainSettings, TrainSettings
+from leap_rl.settings import EvaluateSettings, MetaTrainSettings, Settings, TrainSettings
 
 
-def check(settings: MetaTrainSettings | TrainSettings | CompareSettings | EvaluateSettings) -> None:
+def check(settings: Settings) -> None:
     """
     :raises ValueError: for settings that no run can have, saying what to give instead
     """

@@ -89,7 +89,7 @@ def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path)
     agent = as_options(settings.agent, settings.atari)
     starts = ["--starts", f"{settings.learner}={initialization}", "random", "--timesteps", settings.timesteps]
     if settings.envs:
-        env, new = (settings.eval_envs or settings.envs)[0], (settings.eval_envs or settings.envs)[0]
+        env = new = (settings.eval_envs or settings.envs)[0]
         if settings.envs[0].startswith("cartpole-"):  # a family, whose members have no ids
             env, new = "CartPole-v1", "cartpole-test"
         return [

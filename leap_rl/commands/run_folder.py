@@ -48,15 +48,15 @@ def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Pat
         with run_lock(run_dir, f"leap-rl {command} --resume"):
             yield run_dir
         return
-    runs = Path("runs")
-    there = next(parent for parent in (run_dir or runs, *(run_dir or runs).absolute().parents) if parent.exists())
+    wanted = run_dir or Path("runs")
+    there = next(parent for parent in (wanted, *wanted.absolute().parents) if parent.exists())
     try:
-        folder = next_run_folder(runs, command) if run_dir is None else run_dir
+        folder = next_run_folder(wanted, command) if run_dir is None else run_dir
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if run_dir is not None and run_dir.exists():
             raise ValueError(f"{run_dir} is no folder: choose another --run-dir") from None
-        raise ValueError(f"{run_dir or runs} can't be written to: {error.strerror}; choose another --run-dir") from None
+        raise ValueError(f"{wanted} can't be written to: {error.strerror}; choose another --run-dir") from None
     try:
         with run_lock(folder, f"leap-rl {command}"):
             if not is_unused(folder):
