@@ -27,9 +27,9 @@ from leap_rl import Initialization, Leap, MetaTrainer, NoPretraining, Reptile, S
 from leap_rl.agents.cartpole import Variants
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Engine, InProcess, Job, JobsProgress, MetaLearner, TaskFamily, Workers
-from leap_rl.core.checkpoint import Checkpoints
-from leap_rl.core.files import write_text
 from leap_rl.evaluation.statistics import estimate
+from leap_rl.running.checkpoint import Checkpoints
+from leap_rl.running.files import write_text
 from leap_rl.settings import AgentSettings, AtariSettings, read_preset
 
 PRESET = read_preset("cartpole", {"meta-train", "compare"})

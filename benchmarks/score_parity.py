@@ -28,8 +28,8 @@ from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
 from leap_rl.agents import EnvTask
 from leap_rl.atari import PREPROCESSING_VERSION, game_name
 from leap_rl.core import Job, JobsProgress, Workers
-from leap_rl.core.files import json_number, write_rows
 from leap_rl.evaluation.statistics import estimate
+from leap_rl.running.files import json_number, write_rows
 
 GAMES = ["Breakout", "DemonAttack"]
 SCORES = Path(__file__).parents[1] / "docs" / "score-parity.json"

@@ -18,8 +18,8 @@ from typing import Any
 from report import parser
 
 from leap_rl.core import Initialization, InProcess, Job, NoPretraining
-from leap_rl.core.files import write_rows
 from leap_rl.core.kept_results import load_result
+from leap_rl.running.files import write_rows
 from supervised.intervals import difference_cell
 from supervised.multi_cv.data import DATA_SETS, default_data_dir
 from supervised.multi_cv.experiment import Run

@@ -304,7 +304,7 @@ def as_options(*sections: AgentSettings | AtariSettings) -> list[str]:
 
 def write_settings(folder: Path, command: str, settings: Settings) -> None:
     """Into ``folder/settings.yaml``, which ``--preset`` reads again."""
-    from leap_rl.core.files import write_text  # what writes has loaded torch already
+    from leap_rl.running.files import write_text  # what writes has loaded torch already
 
     text = yaml.safe_dump({command: as_dict(settings)}, sort_keys=False, allow_unicode=True)
     write_text(folder / "settings.yaml", text)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from leap_rl.core import Engine, Job, JobsProgress, TaskResult
-from leap_rl.core.checkpoint import Checkpoints
-from leap_rl.core.file_name import file_name
 from leap_rl.core.kept_results import run_kept
-from leap_rl.core.logger import TensorBoardLogger
-from leap_rl.core.run_file import begin_run, run_id, run_settings
-from leap_rl.core.run_lock import run_lock
+from leap_rl.running.checkpoint import Checkpoints
+from leap_rl.running.file_name import file_name
+from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.run_file import begin_run, run_id, run_settings
+from leap_rl.running.run_lock import run_lock
 
 
 def read_runs(file: Path, keys: Collection[str]) -> list[dict[str, Any]]:

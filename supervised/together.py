@@ -6,12 +6,13 @@ import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from leap_rl.core import MAML, Engine, Job, LookAhead, OnProgress, TaskResult
-from leap_rl.core.engines import TaskError, described
+from leap_rl.running.engines import TaskError, described
 from supervised.tasks import ClassificationTask
 
 
@@ -28,9 +29,7 @@ class Together(Engine):
 
     arithmetic = "together"
 
-    def outcomes(
-        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
-    ) -> Iterator[tuple[int, TaskResult | BaseException]]:
+    def outcomes(self, jobs: Sequence[Any], waiting: deque[int], on_progress: OnProgress) -> Iterator[tuple[int, Any]]:
         batch = list(waiting)
         waiting.clear()
         yield from self._outcomes(jobs, batch, on_progress)

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from leap_rl.core import Initialization, Job
-from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors
-from leap_rl.core.engines import learning_process
-from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
-from leap_rl.core.progress import JobsProgress
-from leap_rl.core.record import shown
+from leap_rl.running.checkpoint import CheckpointError, Checkpoints, check_tensors
+from leap_rl.running.engines import learning_process
+from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
+from leap_rl.running.progress import JobsProgress
+from leap_rl.running.record import shown
 from supervised.networks import Classifier
 from supervised.tasks import ClassificationTask, Images, Minibatches, chosen_device
 

@@ -17,9 +17,9 @@ import safetensors.numpy
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
-from leap_rl.core.files import replacing_folder
 from leap_rl.core.initialization_config import InitializationError, check_header, is_count, read_config
-from leap_rl.core.outside import first_line, printable, read_file
+from leap_rl.running.files import replacing_folder
+from leap_rl.running.outside import first_line, printable, read_file
 
 if TYPE_CHECKING:  # what there is, is listed without torch
     from leap_rl.core import Initialization

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
-from leap_rl.core.files import read_json
+from leap_rl.running.files import read_json
 from zoo.artifacts import ZooError, figure_name, total_steps
 
 RECORDED = {

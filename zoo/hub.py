@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants, get_async_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import build_hf_headers
 
-from leap_rl.core.outside import first_line, printable
+from leap_rl.running.outside import first_line, printable
 from zoo.artifacts import LARGEST, REQUIRED, ZooError, check, filling, folder_of, new_folder
 from zoo.cards import model_card
 

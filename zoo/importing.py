@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leap_rl.core.initialization import check_tensor
-from leap_rl.core.outside import printable
+from leap_rl.running.outside import printable
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent

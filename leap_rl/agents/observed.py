@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, weights_cast_once
 from leap_rl.core import GradientPath, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
-from leap_rl.core.memory import give_back_freed_memory, keep_freed_memory
+from leap_rl.running.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.transfer.names import default_scope, observed_parameters
 
 ROLLOUTS_KEPT = 200

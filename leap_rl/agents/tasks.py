@@ -39,9 +39,9 @@ from leap_rl.core import (
     TaskFamily,
     TaskResult,
 )
-from leap_rl.core.as_json import as_json
 from leap_rl.core.initialization import versions
-from leap_rl.core.integers import integer
+from leap_rl.running.as_json import as_json
+from leap_rl.running.integers import integer
 from leap_rl.transfer.names import observed_parameters
 
 LOGS_PER_VISIT = 10

@@ -14,8 +14,8 @@ from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
 from leap_rl.agents.tasks import check_names, python_numbers
 from leap_rl.atari.games import game_name
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
-from leap_rl.core.as_json import as_json
 from leap_rl.core.initialization import versions
+from leap_rl.running.as_json import as_json
 
 
 @dataclass(frozen=True)

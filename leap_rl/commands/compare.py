@@ -13,14 +13,14 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_settings, print_commands
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
-from leap_rl.core.files import json_number, write_text
 from leap_rl.core.initialization import what_learns
-from leap_rl.core.logger import TensorBoardLogger
-from leap_rl.core.outside import printable
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.comparison import check_same_runs, folder_of
 from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
+from leap_rl.running.files import json_number, write_text
+from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.outside import printable
 from leap_rl.settings import CompareSettings, as_dict, write_settings
 from leap_rl.transfer import Initialization
 

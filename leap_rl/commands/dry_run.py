@@ -10,7 +10,7 @@ from datetime import timedelta
 from leap_rl.commands.meta_train import make_trainer
 from leap_rl.commands.tasks import algorithm, make_tasks
 from leap_rl.core import Job, Workers
-from leap_rl.core.checkpoint import checkpoint_bytes
+from leap_rl.running.checkpoint import checkpoint_bytes
 from leap_rl.settings import AgentSettings, MetaTrainSettings
 
 MEASURED_STEPS = 1_000
@@ -45,7 +45,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
     if evaluations:
         print(f"{evaluations:,} evaluations: {eval_steps:,} steps")
     kept = settings.keep_checkpoints + (settings.meta_steps // settings.keep_every if settings.keep_every else 0)
-    disk = checkpoint_bytes(theta, kept, size)
+    disk = checkpoint_bytes(theta.parameters, kept, size)
     print(f"disk: at most {disk / 1e6:,.0f} MB for checkpoints, and the TensorBoard files")
 
     engine = Workers(settings.n_workers)

@@ -21,7 +21,7 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
-from leap_rl.core.outside import first_line
+from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
 from leap_rl.transfer import Initialization
 from leap_rl.transfer.saved_agent import SavedAgent

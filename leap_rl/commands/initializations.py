@@ -15,7 +15,7 @@ import zoo
 import zoo.artifacts
 from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.commands.run_folder import print_commands
-from leap_rl.core.outside import printable
+from leap_rl.running.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
 
 if TYPE_CHECKING:  # what there is, is listed without torch

@@ -25,7 +25,7 @@ from leap_rl.core import (
     SequentialFinetuning,
     Workers,
 )
-from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, as_options, write_settings
 
 MAY_CHANGE = {"meta-steps", "n-workers", "task-timeout", "keep-checkpoints", "keep-every"}

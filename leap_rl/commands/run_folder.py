@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leap_rl.core.run_file import begin_run, run_settings
-from leap_rl.core.run_lock import is_unused, next_run_folder, run_lock
+from leap_rl.running.run_file import begin_run, run_settings
+from leap_rl.running.run_lock import is_unused, next_run_folder, run_lock
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
 
 COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")

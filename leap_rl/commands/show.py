@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, saved_agents, stored_settings
-from leap_rl.core.checkpoint import Checkpoints
-from leap_rl.core.files import read_json
 from leap_rl.core.meta_state import MetaState
+from leap_rl.running.checkpoint import Checkpoints
+from leap_rl.running.files import read_json
 from leap_rl.settings import read_preset, settings_file
 
 BARS = "▁▂▃▄▅▆▇█"

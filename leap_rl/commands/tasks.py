@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.cartpole import Variants, cartpole_family
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
-from leap_rl.core.outside import first_line
+from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN
 

@@ -18,8 +18,8 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import NoPretraining
-from leap_rl.core.files import read_json, write_text
-from leap_rl.core.logger import put_in_order
+from leap_rl.running.files import read_json, write_text
+from leap_rl.running.logger import put_in_order
 from leap_rl.settings import CompareSettings, TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent, save_agent

@@ -1,7 +1,7 @@
 """
-Leap itself: gradient paths, initializations, meta-learners, tasks, the trainer and its engines.
+Leap itself: gradient paths, initializations, meta-learners, tasks and the trainer.
 
-Knows no environment, no Stable-Baselines3 and no data set.
+What running them takes is in ``leap_rl.running``. Knows no environment, no Stable-Baselines3 and no data set.
 """
 
 from typing import TYPE_CHECKING
@@ -10,28 +10,28 @@ from leap_rl.lazy import lazily
 
 if TYPE_CHECKING:
     from leap_rl.core.callbacks import MetaCallback
-    from leap_rl.core.checkpoint import CheckpointError
     from leap_rl.core.curve import LearningCurve
-    from leap_rl.core.engines import Engine, InProcess, OnProgress, Workers
     from leap_rl.core.initialization import Initialization, NamedTensors, fit_head, named_tensors
     from leap_rl.core.initialization_config import InitializationError
     from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
     from leap_rl.core.lookahead import LookAhead
     from leap_rl.core.path import GradientPath, PathStatistics
-    from leap_rl.core.progress import JobsProgress
-    from leap_rl.core.task import Job, Report, Task, TaskFamily, TaskResult
+    from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
     from leap_rl.core.trainer import MetaTrainer
+    from leap_rl.running.checkpoint import CheckpointError
+    from leap_rl.running.engines import Engine, InProcess, OnProgress, Report, Workers
+    from leap_rl.running.progress import JobsProgress
 
 _WHERE = {
-    "CheckpointError": "leap_rl.core.checkpoint",
-    "Engine": "leap_rl.core.engines",
+    "CheckpointError": "leap_rl.running.checkpoint",
+    "Engine": "leap_rl.running.engines",
     "FOMAML": "leap_rl.core.learners",
     "GradientPath": "leap_rl.core.path",
-    "InProcess": "leap_rl.core.engines",
+    "InProcess": "leap_rl.running.engines",
     "Initialization": "leap_rl.core.initialization",
     "InitializationError": "leap_rl.core.initialization_config",
     "Job": "leap_rl.core.task",
-    "JobsProgress": "leap_rl.core.progress",
+    "JobsProgress": "leap_rl.running.progress",
     "Leap": "leap_rl.core.learners",
     "LearningCurve": "leap_rl.core.curve",
     "LookAhead": "leap_rl.core.lookahead",
@@ -41,15 +41,15 @@ _WHERE = {
     "MetaTrainer": "leap_rl.core.trainer",
     "NamedTensors": "leap_rl.core.initialization",
     "NoPretraining": "leap_rl.core.learners",
-    "OnProgress": "leap_rl.core.engines",
+    "OnProgress": "leap_rl.running.engines",
     "PathStatistics": "leap_rl.core.path",
-    "Report": "leap_rl.core.task",
+    "Report": "leap_rl.running.engines",
     "Reptile": "leap_rl.core.learners",
     "SequentialFinetuning": "leap_rl.core.learners",
     "Task": "leap_rl.core.task",
     "TaskFamily": "leap_rl.core.task",
     "TaskResult": "leap_rl.core.task",
-    "Workers": "leap_rl.core.engines",
+    "Workers": "leap_rl.running.engines",
     "fit_head": "leap_rl.core.initialization",
     "named_tensors": "leap_rl.core.initialization",
 }

@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from leap_rl.core.files import replacing_folder
 from leap_rl.core.initialization_config import (
     BUFFER,
     FORMAT,
@@ -29,7 +28,8 @@ from leap_rl.core.initialization_config import (
     check_kind,
     read_config,
 )
-from leap_rl.core.outside import first_line, read_file, read_object
+from leap_rl.running.files import replacing_folder
+from leap_rl.running.outside import first_line, read_file, read_object
 
 DTYPES = {
     "F32": torch.float32,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from leap_rl.core.outside import printable, read_file, read_object
+from leap_rl.running.outside import printable, read_file, read_object
 
 FORMAT = "leap-rl initialization"
 FORMAT_VERSION = 1

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leap_rl.core.checkpoint import CheckpointError, read, write
 from leap_rl.core.curve import LearningCurve
-from leap_rl.core.engines import Engine, OnProgress
 from leap_rl.core.path import PathStatistics
-from leap_rl.core.record import Finite, Positive, shown
 from leap_rl.core.task import Job, TaskResult
+from leap_rl.running.checkpoint import CheckpointError, read, write
+from leap_rl.running.engines import Engine, OnProgress
+from leap_rl.running.record import Finite, Positive, shown
 
 _GRADIENT = "meta_gradient."
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leap_rl.core.as_json import as_json
 from leap_rl.core.lookahead import LookAhead
 from leap_rl.core.path import GradientPath, Gradients, LossDelta, Metric, check_path_settings
-from leap_rl.core.record import shown, typed
+from leap_rl.running.as_json import as_json
+from leap_rl.running.record import shown, typed
 
 
 class MetaLearner(ABC):

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leap_rl.core.file_name import file_name
-from leap_rl.core.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.core.task import TaskResult
+from leap_rl.running.file_name import file_name
+from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 
 _SHOWN = ("area", "final_score", "length", "energy", "loss_share", "top_share", "loss_to_step", "meta_gradient_norm")
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from leap_rl.core.checkpoint import check_tensors
-from leap_rl.core.record import LARGEST, Finite, Positive, Seconds, shown, typed
+from leap_rl.running.checkpoint import check_tensors
+from leap_rl.running.record import LARGEST, Finite, Positive, Seconds, shown, typed
 
 if TYPE_CHECKING:  # what a run says of itself is read without torch
     from torch import Tensor

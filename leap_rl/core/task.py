@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from leap_rl.core.curve import LearningCurve
 from leap_rl.core.initialization import Initialization
 from leap_rl.core.learners import MetaLearner
 from leap_rl.core.path import PathStatistics
-
-Report = Callable[[int], None]
-"""Called by a running process with the number of steps it has done."""
-
+from leap_rl.running.engines.base import Report
 
 LONGEST_ERROR = 4000
 """Characters that are kept of an error: some print all that they hold, and it is stored with every meta step."""
@@ -92,6 +90,29 @@ class Job:
     seed: int
     device: str = "auto"
     return_final: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def steps(self) -> int:
+        return self.task.steps
+
+    def run(self, report: Report) -> TaskResult:
+        """
+        :param report: called from time to time with the steps done
+        :raises TypeError: if what the task gives back is no result
+        """
+        result = self.task.run(self, report)
+        if not isinstance(result, TaskResult):
+            raise TypeError(f"{type(self.task).__name__}.run returned {type(result).__name__}, not a TaskResult")
+        return result
+
+    def failed(self, error: str) -> TaskResult:
+        """What stands for a result that there is none of."""
+        curve = LearningCurve(np.empty(0, dtype=np.int64), np.empty(0), self.steps)
+        return TaskResult(self.name, curve, steps=0, seconds=0.0, status="failed", error=error)
 
 
 class Task(ABC):

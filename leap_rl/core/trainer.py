@@ -19,22 +19,22 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leap_rl.core.as_json import as_json
 from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
-from leap_rl.core.checkpoint import CheckpointError, Checkpoints, check_tensors, checkpoint_bytes
-from leap_rl.core.engines import Engine, InProcess, Workers
 from leap_rl.core.initialization import Initialization, relative_change, versions, what_learns
 from leap_rl.core.initialization_config import InitializationError
-from leap_rl.core.integers import integer
 from leap_rl.core.kept_results import run_kept
 from leap_rl.core.learners import MetaLearner, NoPretraining, learner_from_settings
-from leap_rl.core.logger import LoggerLike, TensorBoardLogger
 from leap_rl.core.meta_log import MetaLog
 from leap_rl.core.meta_state import Best, MetaState, Sampling, Settings, optimizer_state, restore_optimizer
-from leap_rl.core.progress import JobsProgress
-from leap_rl.core.record import shown
-from leap_rl.core.run_lock import next_run_folder
 from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
+from leap_rl.running.as_json import as_json
+from leap_rl.running.checkpoint import CheckpointError, Checkpoints, check_tensors, checkpoint_bytes
+from leap_rl.running.engines import Engine, InProcess, Workers
+from leap_rl.running.integers import integer
+from leap_rl.running.logger import LoggerLike, TensorBoardLogger
+from leap_rl.running.progress import JobsProgress
+from leap_rl.running.record import shown
+from leap_rl.running.run_lock import next_run_folder
 
 Schedule = Callable[[float], float]
 
@@ -444,7 +444,7 @@ class MetaTrainer:
                 pass
         except OSError as error:
             raise ValueError(f"run_dir={str(self.run_dir)!r} can't be written to: {error.strerror}") from None
-        needed = checkpoint_bytes(self._theta, self.checkpoints.keep, self.meta_batch_size)
+        needed = checkpoint_bytes(self._theta.parameters, self.checkpoints.keep, self.meta_batch_size)
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise ValueError(

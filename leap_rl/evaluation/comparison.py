@@ -19,15 +19,15 @@ from leap_rl.core import (
     Task,
     TaskFamily,
     TaskResult,
-    record,
 )
-from leap_rl.core.file_name import file_name
-from leap_rl.core.files import json_number, write_text
 from leap_rl.core.initialization import what_learns
-from leap_rl.core.integers import integer
 from leap_rl.core.kept_results import run_kept
-from leap_rl.core.logger import TensorBoardLogger
-from leap_rl.core.run_file import begin_run, run_id
+from leap_rl.running import record
+from leap_rl.running.file_name import file_name
+from leap_rl.running.files import json_number, write_text
+from leap_rl.running.integers import integer
+from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.run_file import begin_run, run_id
 
 
 def return_spec(value: float) -> str:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from leap_rl.core import LearningCurve
-from leap_rl.core.files import replacing_file
 from leap_rl.evaluation.comparison import Comparison
+from leap_rl.running.files import replacing_file
 
 
 def plot_comparison(comparison: Comparison, file: Path, title: str = "") -> None:

@@ -19,8 +19,8 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leap_rl.core.files import replacing_file
-from leap_rl.core.outside import first_line, printable
+from leap_rl.running.files import replacing_file
+from leap_rl.running.outside import first_line, printable
 from leap_rl.transfer.networks import NETWORKS
 
 MOST_BYTES = 100_000_000

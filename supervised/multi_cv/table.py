@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from leap_rl.core import LearningCurve
-from leap_rl.core.file_name import file_name
-from leap_rl.core.files import replacing_file, write_rows
 from leap_rl.core.kept_results import load_result
+from leap_rl.running.file_name import file_name
+from leap_rl.running.files import replacing_file, write_rows
 from supervised.intervals import difference_cell, mean_cell
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL

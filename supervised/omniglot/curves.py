@@ -11,8 +11,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from leap_rl.core import MetaCallback, TaskResult
-from leap_rl.core.files import write_text
-from leap_rl.core.logger import TensorBoardLogger
+from leap_rl.running.files import write_text
+from leap_rl.running.logger import TensorBoardLogger
 from supervised.omniglot.alphabets import AUGMENTATION, Alphabets
 
 

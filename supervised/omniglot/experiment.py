@@ -22,7 +22,7 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
-from leap_rl.core.checkpoint import Checkpoints
+from leap_rl.running.checkpoint import Checkpoints
 from supervised.multihead import MultiHeadTrainer
 from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, held_out_alphabets, split
 from supervised.omniglot.curves import TrainingCurves, show_examples

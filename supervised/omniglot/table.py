@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from leap_rl.core import LearningCurve
-from leap_rl.core.checkpoint import Checkpoints
-from leap_rl.core.files import replacing_file, write_rows
 from leap_rl.core.kept_results import load_result
 from leap_rl.core.meta_state import MetaState
+from leap_rl.running.checkpoint import Checkpoints
+from leap_rl.running.files import replacing_file, write_rows
 from supervised.intervals import bootstrap_interval, difference_cell
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS

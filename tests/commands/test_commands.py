@@ -31,7 +31,7 @@ from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
 from leap_rl.commands.run_folder import begin, check_same_settings
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import Workers
-from leap_rl.core.files import write_text
+from leap_rl.running.files import write_text
 from leap_rl.settings import MetaTrainSettings, write_settings
 from leap_rl.transfer import policy_kwargs
 

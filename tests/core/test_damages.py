@@ -37,7 +37,7 @@ from leap_rl.core import (
     TaskFamily,
     TaskResult,
 )
-from leap_rl.core.checkpoint import read_state
+from leap_rl.running.checkpoint import read_state
 
 CHECKPOINT, RESULT, RUN = "checkpoints/000003", "running/task-000003-000", "run.json"
 

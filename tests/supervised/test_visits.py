@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from leap_rl.core import InProcess, Job, NoPretraining
-from leap_rl.core.checkpoint import CheckpointError
+from leap_rl.running.checkpoint import CheckpointError
 from supervised.hat import HAT, GatedClassifier
 from supervised.networks import Classifier, ConvNet
 from supervised.progressive import ProgressiveNet

@@ -18,7 +18,7 @@ import zoo
 from leap_rl import Initialization
 from leap_rl.cli import main
 from leap_rl.core import InitializationError
-from leap_rl.core.outside import printable
+from leap_rl.running.outside import printable
 from zoo.cards import model_card
 
 NUMPY = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leap_rl.core.outside import first_line, printable, read_file, read_object
+from leap_rl.running.outside import first_line, printable, read_file, read_object
 
 
 def test_what_is_shown_is_text_on_one_line() -> None:

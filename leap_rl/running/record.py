@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from leap_rl.core.outside import read_file, read_object
+from leap_rl.running.outside import read_file, read_object
 
 Form = TypeVar("Form")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from leap_rl.core.outside import printable
+from leap_rl.running.outside import printable
 
 LOCK, HOLDER = ".lock", ".holder"
 """Files of a run's folder. The lock is the operating system's, and ends with its process, however that ends; the file

@@ -1,105 +1,26 @@
-"""Where the learning processes of a meta batch run."""
+"""One single-threaded process per core of this machine."""
 
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing
 import os
 import signal
 import tempfile
 import threading
 import time
-import traceback
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import loky
 import numpy as np
-import torch
 
-from leap_rl.core.curve import LearningCurve
-from leap_rl.core.memory import give_back_freed_memory, keep_freed_memory
-from leap_rl.core.task import Job, Report, TaskResult
-
-_log = logging.getLogger(__name__)
-
-OnProgress = Callable[[int, int], None]
-"""Called with the index of a job and the number of steps it has done."""
-
-
-class Engine(ABC):
-    """
-    Runs jobs. It needs to know nothing of what they learn, so a cluster is one more engine.
-
-    Every engine of core gives the same results to the bit: a job carries its seed, and runs on one torch thread
-    (one and two threads add in different orders). One that adds in an order of its own names its ``arithmetic``, and a
-    run that began with it goes on with it.
-    """
-
-    arithmetic: ClassVar[str] = "exact"
-
-    def run(self, jobs: Sequence[Job], on_progress: OnProgress) -> Iterator[tuple[int, TaskResult]]:
-        """
-        Run all jobs. One that raises, or whose process is lost, is run once more, from its beginning; when that
-        fails too its result has the status ``"failed"``.
-
-        :param jobs: independent of each other
-        :param on_progress: called in this process while jobs run
-        :return: index of the job and its result, in order of completion
-        """
-        waiting = deque(range(len(jobs)))
-        failed_before: set[int] = set()
-        for index, outcome in self.outcomes(jobs, waiting, on_progress):
-            if isinstance(outcome, TaskResult):
-                yield index, outcome
-                continue
-            name, error = jobs[index].task.name, described(outcome)
-            if index in failed_before:
-                _log.error("%s failed again and is left out: %s", name, error)
-                yield index, failed_result(jobs[index], error)
-            else:
-                _log.warning("%s failed and is tried once more: %s", name, error)
-                failed_before.add(index)
-                waiting.append(index)
-
-    @abstractmethod
-    def outcomes(
-        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
-    ) -> Iterator[tuple[int, TaskResult | BaseException]]:
-        """
-        Run jobs until none waits and none runs. Whatever a task raises, ``sys.exit`` included, is its outcome; only the
-        user's Ctrl-C ends the others.
-
-        :param jobs: all of them
-        :param waiting: indices of those to run; an index may be appended whenever an outcome was yielded
-        :param on_progress: called in this process while jobs run
-        :return: index of a job, and its result or what it raised, in order of completion
-        """
-
-
-class InProcess(Engine):
-    """One job after the other, in this process."""
-
-    def outcomes(
-        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
-    ) -> Iterator[tuple[int, TaskResult | BaseException]]:
-        while waiting:
-            index = waiting.popleft()
-            try:
-                outcome: TaskResult | BaseException = run_job(jobs[index], partial(on_progress, index))
-            except KeyboardInterrupt:  # the user's
-                raise
-            except BaseException as error:
-                outcome = TaskError(described(error))  # without what its traceback keeps alive
-            yield index, outcome
+from leap_rl.running.engines.base import Engine, Job, OnProgress, Result, TaskError, described
+from leap_rl.running.engines.process import run_job
 
 
 class Workers(Engine):
@@ -127,10 +48,10 @@ class Workers(Engine):
         self.task_timeout = task_timeout
 
     def outcomes(
-        self, jobs: Sequence[Job], waiting: deque[int], on_progress: OnProgress
-    ) -> Iterator[tuple[int, TaskResult | BaseException]]:
+        self, jobs: Sequence[Job[Result]], waiting: deque[int], on_progress: OnProgress
+    ) -> Iterator[tuple[int, Result | BaseException]]:
         idle = list(range(self.n_workers))
-        running: dict[Future[TaskResult], _Run] = {}
+        running: dict[Future[Result], _Run] = {}
         with _progress_board(len(jobs)) as board:
             try:
                 looked_at = time.monotonic()
@@ -152,7 +73,7 @@ class Workers(Engine):
                         elif self._is_late(run):
                             error = TaskError(
                                 f"it was ended after {run.seconds:.1f} seconds, with "
-                                f"{board['steps'][run.index]:,} of {jobs[run.index].task.steps:,} steps done: "
+                                f"{board['steps'][run.index]:,} of {jobs[run.index].steps:,} steps done: "
                                 f"task_timeout is {self.task_timeout:g} seconds"
                             )
                         else:
@@ -194,30 +115,6 @@ class _Run:
         self.pid = pid
 
 
-class TaskError(Exception):
-    """How a task failed, in words: what it raised itself may not survive the way out of its process."""
-
-
-def failed_result(job: Job, error: str) -> TaskResult:
-    """What stands for the result of a job that has none."""
-    curve = LearningCurve(np.empty(0, dtype=np.int64), np.empty(0), job.task.steps)
-    return TaskResult(job.task.name, curve, steps=0, seconds=0.0, status="failed", error=error)
-
-
-def described(error: BaseException) -> str:
-    """:return: what happened to a task; the last line says it shortly"""
-    if isinstance(error, TaskError):
-        return str(error)
-    if isinstance(error, BrokenExecutor):
-        # The cause is a traceback, where a job or a result was not what it was when it was pickled.
-        cause = "" if error.__cause__ is None else f"{error.__cause__}\n"
-        return f"{cause}its worker process was lost ({' '.join(str(error).split())})"
-    try:
-        return "".join(traceback.format_exception(error)).strip()
-    except Exception:  # a class whose attributes are not what they should be
-        return f"{type(error).__name__}, which can't be shown"
-
-
 # One pool of one process for each worker, shared by all engines of this process.
 _pools: dict[int, loky.ProcessPoolExecutor] = {}
 
@@ -234,7 +131,7 @@ def _pool(worker: int) -> loky.ProcessPoolExecutor:
     return _pools[worker]
 
 
-def _submit(worker: int, job: Job, board: np.memmap, index: int) -> Future[TaskResult]:
+def _submit(worker: int, job: Job[Result], board: np.memmap, index: int) -> Future[Result]:
     try:
         return _pool(worker).submit(_run_in_worker, job, board.filename, index)
     except BrokenExecutor:  # its process was lost while it had nothing to do
@@ -283,43 +180,7 @@ def _start_worker(trainer: int, start_method: str | None) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@contextmanager
-def learning_process() -> Iterator[None]:
-    """
-    How every learning process runs: torch on one thread, since with another number it has other bits, and with the
-    memory that an update frees kept for the next.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    try:
-        yield
-    finally:
-        give_back_freed_memory()
-        torch.set_num_threads(threads)
-
-
-def run_job(job: Job, report: Report) -> TaskResult:
-    """
-    :raises TypeError: if what the task gives back is no result
-    :raises BaseException: whatever the task raises
-    """
-    process = os.getpid()
-    try:
-        with learning_process():
-            result = job.task.run(job, report)
-    except BaseException as error:
-        if os.getpid() == process:
-            raise
-        # A process that the task has forked ends as it meant to, and does not become a second trainer.
-        code = error.code if isinstance(error, SystemExit) else 1
-        os._exit(code if isinstance(code, int) else code is not None)
-    if not isinstance(result, TaskResult):
-        raise TypeError(f"{type(job.task).__name__}.run returned {type(result).__name__}, not a TaskResult")
-    return result
-
-
-def _run_in_worker(job: Job, board: Path, index: int) -> TaskResult:
+def _run_in_worker(job: Job[Result], board: Path, index: int) -> Result:
     this = np.memmap(board, dtype=BOARD, mode="r+")[index]
     this["pid"] = os.getpid()
 

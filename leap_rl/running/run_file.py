@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leap_rl.core.files import write_text
-from leap_rl.core.record import read, sha256
+from leap_rl.running.files import write_text
+from leap_rl.running.record import read, sha256
 
 _DRAWN = "run"
 """Drawn at random, so that no two runs are the same, whatever their settings."""

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from leap_rl.core import record
-from leap_rl.core.files import UNFINISHED, replacing_folder
-from leap_rl.core.outside import read_file
-from leap_rl.core.run_file import begin_run, run_id
-from leap_rl.core.run_lock import run_lock
+from leap_rl.running import record
+from leap_rl.running.files import UNFINISHED, replacing_folder
+from leap_rl.running.outside import read_file
+from leap_rl.running.run_file import begin_run, run_id
+from leap_rl.running.run_lock import run_lock
 
 if TYPE_CHECKING:  # what a run says of itself is read without torch
     from torch import Tensor
-
-    from leap_rl.core.initialization import Initialization
 
 FORMAT = "leap-rl checkpoint"
 FORMAT_VERSION = 3
@@ -273,12 +271,12 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             raise ValueError(f"{record.shown(what + name)} is {said}")
 
 
-def checkpoint_bytes(theta: Initialization, kept: int, meta_batch_size: int) -> int:
+def checkpoint_bytes(theta: Mapping[str, Tensor], kept: int, meta_batch_size: int) -> int:
     """
     At most so many bytes are on disk at once: checkpoints of θ⁰, the meta optimizer (Adam's two moments), the best and
     the averaged θ⁰, one more of them than stay, and the results of a meta batch.
     """
-    return sum(t.nbytes for t in theta.parameters.values()) * (5 * (kept + 1) + meta_batch_size)
+    return sum(t.nbytes for t in theta.values()) * (5 * (kept + 1) + meta_batch_size)
 
 
 def _remove(folder: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from leap_rl.core.file_name import file_name
-from leap_rl.core.logger import TensorBoardLogger
+from leap_rl.running.file_name import file_name
+from leap_rl.running.logger import TensorBoardLogger
 
 NAMES = [
     "/data/lvl1.txt",

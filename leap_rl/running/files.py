@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leap_rl.core import record
+from leap_rl.running import record
 
 UNFINISHED = "-unfinished-"
 """In the names of temporary folders, which begin with a dot: what a killed process left is known by it, and removed."""

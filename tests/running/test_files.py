@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from leap_rl.core import Initialization, LearningCurve, TaskResult
-from leap_rl.core.files import replacing_file, replacing_folder, write_rows, write_text
 from leap_rl.core.kept_results import Visit, save_result
+from leap_rl.running.files import replacing_file, replacing_folder, write_rows, write_text
 
 
 @contextmanager

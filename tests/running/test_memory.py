@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is 
 # before, on some machines so far that A2C has next to no faults either.
 FAULTS = """
 import ctypes, resource
-from leap_rl.core.memory import M_MMAP_THRESHOLD
+from leap_rl.running.memory import M_MMAP_THRESHOLD
 ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 131072)
 import numpy as np
 from gymnasium import Env, spaces
@@ -50,7 +50,7 @@ GAPS = """
 import os
 from pathlib import Path
 import numpy as np
-from leap_rl.core.engines import learning_process
+from leap_rl.running.engines import learning_process
 
 def size():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

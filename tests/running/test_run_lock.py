@@ -15,14 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import FileWriter
 
 from leap_rl.commands.run_folder import run_folder
-from leap_rl.core.checkpoint import Checkpoints
-from leap_rl.core.logger import TensorBoardLogger
-from leap_rl.core.run_lock import is_unused, next_run_folder, run_lock
+from leap_rl.running.checkpoint import Checkpoints
+from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.run_lock import is_unused, next_run_folder, run_lock
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from leap_rl.core.run_lock import run_lock
+from leap_rl.running.run_lock import run_lock
 with run_lock(Path(sys.argv[1]), "the first"):
     if os.fork() == 0:
         print("held", flush=True)
