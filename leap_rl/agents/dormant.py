@@ -48,7 +48,7 @@ class RecycleDormant(MetaCallback):
 
     def _on_training_start(self) -> None:
         trainer, tasks = self.trainer, self.trainer.tasks
-        self.check(tasks, trainer.initialization, trainer.average_from)
+        self.check(tasks, trainer.initialization, trainer.settings.average_from)
         assert isinstance(tasks, EnvTasks)
         trainer.config.setdefault("recycled_units", 0)
         first = tasks[0]
@@ -56,7 +56,7 @@ class RecycleDormant(MetaCallback):
         kwargs = {name: value for name, value in first.algorithm_kwargs.items() if name != "arithmetic"}
         self.model = first.algorithm(first.policy, env, scope="encoder", device="cpu", **kwargs)
         env.close()
-        frames = np.concatenate([random_observations(task, FRAMES, trainer.seed) for task in tasks])
+        frames = np.concatenate([random_observations(task, FRAMES, trainer.settings.seed) for task in tasks])
         policy = self.model.policy
         observations = preprocess_obs(torch.as_tensor(frames), policy.observation_space, policy.normalize_images)
         assert isinstance(observations, Tensor)
@@ -64,7 +64,7 @@ class RecycleDormant(MetaCallback):
 
     def _on_rollout_start(self) -> None:
         trainer, encoder = self.trainer, self.model.policy.features_extractor
-        trainer.tasks.draw_initialization("encoder", trainer.seed + trainer.meta_step).apply_to(self.model)
+        trainer.tasks.draw_initialization("encoder", trainer.settings.seed + trainer.meta_step).apply_to(self.model)
         random = copy.deepcopy(encoder)
         current = trainer.initialization
         current.apply_to(self.model)

@@ -25,7 +25,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
     """
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
     trainer = make_trainer(settings, tasks, None)
-    theta, size, eval_tasks = trainer.initialization, trainer.meta_batch_size, trainer.eval_tasks
+    theta, size, eval_tasks = trainer.initialization, trainer.settings.meta_batch_size, trainer.eval_tasks
     rollout, updates = _updates(settings.agent)
     visits = settings.meta_steps * size
     steps = visits * settings.timesteps

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from leap_rl.core.curve import LearningCurve
 from leap_rl.core.path import PathStatistics
 from leap_rl.core.task import Job, TaskResult
-from leap_rl.running.checkpoint import CheckpointError, read, write
+from leap_rl.running.checkpoint import TENSORS, CheckpointError, read, write
 from leap_rl.running.engines import Engine, OnProgress
 from leap_rl.running.record import Finite, Positive, shown
 
@@ -64,6 +65,34 @@ class _State:
     log: list[tuple[int, dict[str, float]]]
     curve: _Curve
     statistics: PathStatistics | None
+
+
+class KeptGradient(Mapping[str, Tensor]):
+    """
+    ∇F as ``save_result`` wrote it, each tensor read when it is asked for: those of a meta batch of a thousand tasks are
+    never in memory at once.
+
+    :param folder: of the result; once it went with a checkpoint it is still read, and its room is free with this object
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / TENSORS
+        self._mapped = safe_open(self._file, "pt")
+        self._names = [n.removeprefix(_GRADIENT) for n in self._mapped.keys() if n.startswith(_GRADIENT)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        # What was read of a mapping stays in memory as long as the mapping.
+        opened = safe_open(self._file, "pt") if self._file.exists() else self._mapped
+        tensor: Tensor = opened.get_tensor(_GRADIENT + name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def save_result(folder: Path, result: TaskResult, visit: Visit, run: str) -> None:
@@ -140,6 +169,7 @@ def run_kept(
 ) -> Iterator[tuple[int, TaskResult, bool]]:
     """
     Run jobs and keep each result as it comes, but those that failed; what an interrupted process kept is read instead.
+    The ∇F of what is kept stays on disk, and is read when it is asked for.
 
     :param engine: where they run
     :param jobs: independent of each other
@@ -166,7 +196,7 @@ def run_kept(
         else:
             _check_gradient(kept, job, folder)
             on_progress(index, kept.steps)
-            yield index, kept, False
+            yield index, _on_disk(kept, folder), False
     for position, result in engine.run(
         [jobs[index] for index in rest], lambda position, steps: on_progress(rest[position], steps)
     ):
@@ -174,7 +204,15 @@ def run_kept(
         if folder is not None and result.status != "failed":
             assert run is not None
             save_result(folder, result, visits[rest[position]], run)
+            result = _on_disk(result, folder)
         yield rest[position], result, True
+
+
+def _on_disk(result: TaskResult, folder: Path | None) -> TaskResult:
+    """What is kept needs no memory as well."""
+    if folder is not None and result.meta_gradient is not None:
+        result.meta_gradient = KeptGradient(folder)
+    return result
 
 
 def _check_gradient(kept: TaskResult, job: Job, folder: Path | None) -> None:

@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from leap_rl.core.meta_gradient import MetaGradient
 from leap_rl.core.task import TaskResult
 from leap_rl.running.file_name import file_name
 from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 
 _SHOWN = ("area", "final_score", "length", "energy", "loss_share", "top_share", "loss_to_step", "meta_gradient_norm")
+
+
+def row_of(result: TaskResult) -> dict[str, Any]:
+    """What the history says of a visit."""
+    row: dict[str, Any] = {key: getattr(result, key) for key in ("name", "status", "steps", "seconds")}
+    row |= {"area": result.curve.area(), "final_score": result.curve.final_score(), **result.scores}
+    if result.error is not None:
+        row["error"] = result.error
+    return row if result.statistics is None else row | vars(result.statistics)
 
 
 class MetaLog:
@@ -30,13 +38,13 @@ class MetaLog:
         self._tasks: dict[str, TensorBoardLogger] = {}
 
     def meta_step(
-        self, rows: Sequence[Mapping[str, Any]], results: Sequence[TaskResult], change: Mapping[str, float]
+        self, rows: Sequence[Mapping[str, Any]], meta_gradient: MetaGradient, change: Mapping[str, float]
     ) -> None:
         """
         Record what a meta batch was and did.
 
         :param rows: of the history, one for each result
-        :param results: of the tasks
+        :param meta_gradient: of those that were not lost
         :param change: ‖Δθ⁰‖ / ‖θ⁰‖ by layer
         """
         for key in _SHOWN:
@@ -46,11 +54,10 @@ class MetaLog:
                 self.run.record(f"{section}/{key}/{name}", value)
             if values:
                 self.run.record(f"{section}/{key}", float(np.mean(list(values.values()))))
-        gradients = [r.meta_gradient for r in results if r.status == "ok" and r.meta_gradient is not None]
-        self.run.record("meta/gradient_norm", _mean_norm(gradients))
-        if len(gradients) > 1:
-            self.run.record("meta/cosine", mean_cosine(gradients))
-        self.run.record("meta/tasks_lost", len(results) - len(gradients))
+        self.run.record("meta/gradient_norm", meta_gradient.norm)
+        if meta_gradient.n_tasks > 1:
+            self.run.record("meta/cosine", meta_gradient.cosine)
+        self.run.record("meta/tasks_lost", len(rows) - meta_gradient.n_tasks)
         for layer, value in change.items():
             self.run.record(f"change/{layer}", value)
 
@@ -66,20 +73,3 @@ class MetaLog:
         if result.name not in self._tasks:
             self._tasks[result.name] = TensorBoardLogger(self.folder / file_name(result.name), steps_before)
         self._tasks[result.name].write(result.log, steps_before)
-
-
-def _flatten(gradient: Mapping[str, Tensor]) -> Tensor:
-    # By name: a gradient that was read from disk may have another order.
-    return torch.cat([gradient[name].flatten() for name in sorted(gradient)]).cpu()
-
-
-def _mean_norm(gradients: Sequence[Mapping[str, Tensor]]) -> float:
-    return torch.stack([_flatten(g) for g in gradients]).mean(dim=0).norm().item()
-
-
-def mean_cosine(gradients: Sequence[Mapping[str, Tensor]]) -> float:
-    """Mean cosine between the meta gradients of two tasks, over all pairs: 1 if all pull the same way."""
-    directions = torch.nn.functional.normalize(torch.stack([_flatten(g) for g in gradients]).double(), dim=1)
-    cosines = directions @ directions.T
-    n = len(gradients)
-    return ((cosines.sum() - cosines.trace()) / (n * (n - 1))).item()

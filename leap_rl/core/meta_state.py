@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from leap_rl.running.checkpoint import check_tensors
+from leap_rl.core.meta_settings import MetaSettings, Sampling
 from leap_rl.running.record import LARGEST, Finite, Positive, Seconds, shown, typed
 
-if TYPE_CHECKING:  # what a run says of itself is read without torch
-    from torch import Tensor
-    from torch.optim import Optimizer
 
-Sampling = Literal["without_replacement", "reshuffle", "with_replacement"]
+@dataclass(frozen=True, kw_only=True)
+class Settings(MetaSettings):
+    """
+    Those of the trainer, and what JSON can hold of the rest that it was given.
 
+    :param learner: the settings of the meta-learner
+    :param meta_optimizer: the name of its class
+    :param schedule: whether its ``lr`` is one, which JSON can't hold
+    :param arithmetic: of the engine
+    :param tensorboard_log: its folder, as seen from the run folder
+    """
 
-@dataclass(frozen=True)
-class Settings:
-    """As ``MetaTrainer`` has them; whether ``lr`` is a schedule, which JSON can't hold."""
-
-    learner: dict[str, Any]
+    # None of them has a default here: what a checkpoint does not say is not guessed.
     meta_batch_size: Positive
     scope: str
-    meta_optimizer: str
-    schedule: bool
     average_from: int | None
     sampling: Sampling
     eval_freq: int
     seed: int
     device: str
+    learner: dict[str, Any]
+    meta_optimizer: str
+    schedule: bool
     arithmetic: str
     tensorboard_log: str | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.device not in ("auto", "cpu"):
             import torch
 
@@ -153,72 +154,3 @@ class MetaState:
             for row in entry["tasks"]:
                 steps[row["name"]] += row["steps"]
         return dict(steps)
-
-
-def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], OptimizerState]:
-    """A torch optimizer's state, its tensors apart from what JSON holds."""
-    from torch import Tensor
-
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                numbers[f"{index}.{key}"] = value
-    return tensors, OptimizerState(numbers, state["param_groups"])
-
-
-def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], rest: OptimizerState, began: bool) -> None:
-    """
-    The inverse of ``optimizer_state``.
-
-    :param optimizer: of the same class, for the same parameters, which has made no step
-    :param began: whether the one that was saved had made one
-    :raises ValueError: if it is not the state of such an optimizer
-    """
-    probe = _stepped(optimizer, rest, began)
-    expected_tensors, expected = optimizer_state(probe)
-    check_tensors(tensors, expected_tensors, "optimizer.")
-    if rest.numbers.keys() != expected.numbers.keys():
-        raise ValueError(f"the meta optimizer has {shown(sorted(rest.numbers))}, not {shown(sorted(expected.numbers))}")
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **rest.numbers}.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": rest.param_groups})
-
-
-def _stepped(optimizer: Optimizer, rest: OptimizerState, began: bool) -> Optimizer:
-    """One of the same class and settings, a step along no gradient later: torch itself says what its state is."""
-    import torch
-
-    (group,) = optimizer.param_groups
-    ours = optimizer.state_dict()["param_groups"]
-    if [g.keys() for g in rest.param_groups] != [g.keys() for g in ours]:
-        raise ValueError("the meta optimizer has other settings than it had")
-    for key, value in rest.param_groups[0].items():
-        if value != ours[0][key] if key == "params" else _kind(value) != _kind(group[key]):
-            raise ValueError(f"{key} of the meta optimizer is {shown(value)}")
-    known = inspect.signature(type(optimizer)).parameters
-    settings = {key: value for key, value in rest.param_groups[0].items() if key in known and key != "params"}
-    parameters = [torch.zeros_like(p, requires_grad=True) for p in group["params"]]
-    try:
-        probe = type(optimizer)(parameters, **settings)
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        if began:
-            probe.step()
-    except Exception as error:  # whatever a class says of settings that it does not take
-        raise ValueError(f"the meta optimizer does not take its settings ({error})") from None
-    return probe
-
-
-def _kind(value: Any) -> Any:
-    """Of a setting: what it may be instead, so that none of another type slips through."""
-    if value is None or isinstance(value, bool):
-        return bool
-    if isinstance(value, int | float):
-        return float if math.isfinite(value) else None
-    return [_kind(part) for part in value] if isinstance(value, list | tuple) else type(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,7 +29,7 @@ class TaskResult:
     :param curve: how well it did as it went
     :param steps: steps spent, summed over environments
     :param seconds: wall-clock time
-    :param meta_gradient: ∇F by name, if the meta-learner observes
+    :param meta_gradient: ∇F by name, if the meta-learner observes; where results are kept it is read from disk
     :param statistics: of its gradient path, if the meta-learner observes
     :param status: ``"non_finite"`` where the process or its meta gradient diverged, ``"failed"`` where it crashed or
         its worker was lost: neither may enter θ⁰
@@ -43,7 +43,7 @@ class TaskResult:
     curve: LearningCurve
     steps: int
     seconds: float
-    meta_gradient: dict[str, Tensor] | None = None
+    meta_gradient: Mapping[str, Tensor] | None = None
     statistics: PathStatistics | None = None
     status: Literal["ok", "non_finite", "failed"] = "ok"
     error: str | None = None

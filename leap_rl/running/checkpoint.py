@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what a run says of itself is read without torch
 
 FORMAT = "leap-rl checkpoint"
 FORMAT_VERSION = 3
+TENSORS = "state.safetensors"
 
 
 class Step(Protocol):
@@ -190,7 +191,7 @@ def write(folder: Path, run: str, tensors: Mapping[str, Tensor], state: object) 
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "run": run, "name": folder.name}
     text = record.sealed({**header, "tensors": hashlib.sha256(data).hexdigest(), "state": vars(state)}).encode()
     with replacing_folder(folder, [len(data), len(text)]) as temporary:
-        (temporary / "state.safetensors").write_bytes(data)
+        (temporary / TENSORS).write_bytes(data)
         (temporary / "state.json").write_bytes(text)
 
 
@@ -221,7 +222,7 @@ def read_state(folder: Path, form: type[State]) -> tuple[bytes, State, str]:
     """As ``read``, with the tensors as they lie on disk."""
     try:
         content = record.read(folder / "state.json")
-        data = read_file(folder / "state.safetensors", record.LARGEST_FILE)
+        data = read_file(folder / TENSORS, record.LARGEST_FILE)
         if content.pop("format", None) != FORMAT:
             raise CheckpointError(f"{folder} is no checkpoint of leap_rl")
         version = content.pop("format_version", None)

@@ -23,7 +23,7 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
-from leap_rl.core.trainer import Sampling, sample_batch
+from leap_rl.core.meta_settings import Sampling, sample_batch
 from leap_rl.running.checkpoint import Checkpoints
 from supervised.hat import CAPACITY, HAT, S_MAX
 from supervised.multi_cv.data import DATA_SETS, load

@@ -42,7 +42,7 @@ from leap_rl.core import (
     TaskResult,
     Workers,
 )
-from leap_rl.core.trainer import sample_batch
+from leap_rl.core.meta_settings import sample_batch
 
 
 @dataclass(frozen=True)
@@ -436,7 +436,7 @@ def test_the_best_initialization_is_the_one_that_evaluation_liked_best(tmp_path:
     assert same_bits(meta.best_initialization, kept[improved[-1]][1])
 
     def mean_area(start: Initialization) -> float:
-        jobs = [Job(t, start, NoPretraining(), meta._job_seed(2, i)) for i, t in enumerate(meta.eval_tasks)]
+        jobs = [Job(t, start, NoPretraining(), meta.settings.evaluation_seed(i)) for i, t in enumerate(meta.eval_tasks)]
         return float(np.mean([j.task.run(j, lambda n: None).curve.area() for j in jobs]))
 
     assert mean_area(meta.best_initialization) < mean_area(trainer().initialization)
