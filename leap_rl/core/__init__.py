@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from leap_rl.core.initialization_config import InitializationError
     from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
     from leap_rl.core.lookahead import LookAhead
-    from leap_rl.core.path import GradientPath, PathStatistics
+    from leap_rl.core.path import GradientPath
+    from leap_rl.core.path_statistics import PathStatistics
     from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
     from leap_rl.core.trainer import MetaTrainer
     from leap_rl.running.checkpoint import CheckpointError
@@ -42,7 +43,7 @@ _WHERE = {
     "NamedTensors": "leap_rl.core.initialization",
     "NoPretraining": "leap_rl.core.learners",
     "OnProgress": "leap_rl.running.engines",
-    "PathStatistics": "leap_rl.core.path",
+    "PathStatistics": "leap_rl.core.path_statistics",
     "Report": "leap_rl.running.engines",
     "Reptile": "leap_rl.core.learners",
     "SequentialFinetuning": "leap_rl.core.learners",

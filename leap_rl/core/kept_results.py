@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from leap_rl.core.curve import LearningCurve
-from leap_rl.core.path import PathStatistics
+from leap_rl.core.path_statistics import PathStatistics
 from leap_rl.core.task import Job, TaskResult
 from leap_rl.running.checkpoint import TENSORS, CheckpointError, read, write
 from leap_rl.running.engines import Engine, OnProgress

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leap_rl.core.path import PathStatistics
+from leap_rl.core.path_statistics import PathStatistics
 
 
 class LookAhead:

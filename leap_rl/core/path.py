@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -14,49 +13,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leap_rl.core.backward import observe_backward
+from leap_rl.core.path_statistics import Metric, PathStatistics, RunningStatistics
+from leap_rl.core.segment import Segment
+from leap_rl.core.sums import BlockedSum, Flat
 
-Metric = Literal["length", "energy"]
 LossDelta = Literal["consecutive", "within_rollout", "same_batch", "none"]
 Gradients = Literal["clipped", "raw"]
-
-# Increments are summed in float32 and flushed into float64 once per block: a plain float32 sum of 10^6
-# increments was seen to be off by 1.5e-5, blocks of 256 by 3e-7.
-BLOCK = 256
 
 # The energy metric needs no copy of the parameters per update. Its path length, which is only reported, is
 # measured on the first segments, where an adaptive optimizer makes its largest steps, and on every n-th after.
 MEASURED_FIRST = 64
 MEASURED_EVERY = 16
-
-
-@dataclass(frozen=True)
-class PathStatistics:
-    """
-    What a gradient path looked like. γ = (θ, λ·f); sums are over its segments.
-
-    :param updates: optimizer steps seen, skipped ones included
-    :param segments: segments that entered the meta gradient
-    :param length: Σ‖Δγ‖; with the energy metric an estimate from a sample of the segments, exact up to 64
-    :param energy: Σ‖Δγ‖²; estimated as ``length`` is
-    :param loss_share: the loss's share of the energy, Σ(λΔf)² / Σ‖Δγ‖², in [0, 1]
-    :param top_share: share of Σ w·λ²|Δf|·‖g‖ that the largest 1 % of the segments hold, in [0, 1]; from a
-        histogram with 8 bins per octave
-    :param loss_to_step: ‖Σ w·λ²Δf·g‖ / ‖Σ w·Δθ‖, the loss's part of the meta gradient against the steps' part, before
-        ``loss_scale="auto"`` shortens it to 1
-    :param meta_gradient_norm: norm of the meta gradient
-    :param non_finite_update: the first update whose loss, gradient or step was not finite, or ``None``; length, energy
-        and shares are then those of the path before it
-    """
-
-    updates: int
-    segments: int
-    length: float
-    energy: float
-    loss_share: float
-    top_share: float
-    loss_to_step: float
-    meta_gradient_norm: float
-    non_finite_update: int | None
 
 
 class GradientPath:
@@ -137,27 +104,12 @@ class GradientPath:
             sum(p.numel() for p in self._parameters), dtype=dtype, device=self._parameters[0].device
         )
         self._uses_loss = loss_delta != "none"
-        self._loss_sum = _BlockedSum(self._like, self._parameters) if self._uses_loss else None  # Σ w·λ²Δf·g
+        self._loss_sum = BlockedSum(self._like, self._parameters) if self._uses_loss else None  # Σ w·λ²Δf·g
         # Σ w·Δθ; energy telescopes
-        self._step_sum = _BlockedSum(self._like, self._parameters) if metric == "length" else None
-        self._gradient: _Flat | None = None  # g^i
-        self.gradients_are_fresh = False
-        """
-        Whether every ``backward`` writes into new tensors, as after ``zero_grad()``, which sets gradients to ``None``.
-        Then g^i is kept by reference and not copied while it waits for f^{i+1}.
-        """
-        self._fresh: list[Tensor] = []  # g^i, if that is so
-        self._fresh_versions: list[int] = []
-        self._raw: _Flat | None = None  # g^{i+1} before clipping, while g^i still waits for f^{i+1}
-        self._has_raw = False
-        self._start: _Flat | None = None  # θ at the first segment
-        self._position: _Flat | None = None  # θ^i, where the step's length is measured
-        self._step: Tensor | None = None  # Δθ^i of the open segment
-        self._step_squared: Tensor | None = None
-        self._measures_step = False
+        self._step_sum = BlockedSum(self._like, self._parameters) if metric == "length" else None
+        self._segment = Segment(self._like, self._parameters, keeps_step=metric == "length")
+        self._start: Flat | None = None  # θ at the first segment
         self._n_segments = 0
-        self._open = False  # a segment whose Δf is not known yet
-        self._previous_loss: Tensor | None = None
         self._pending_loss: Tensor | None = None  # of backward passes since the last update
         self._followed = self._parameters  # all that the optimizer owns, once there is one
         self._left: list[tuple[Tensor, Tensor, int]] = []  # those that the last pass left with a gradient, its version
@@ -165,7 +117,19 @@ class GradientPath:
         self._crosses_rollouts = False
         self._in_update = False
         self._closed = False
-        self._statistics = _RunningStatistics(metric, self.loss_scale)
+        self._statistics = RunningStatistics(metric, self.loss_scale)
+
+    @property
+    def gradients_are_fresh(self) -> bool:
+        """
+        Whether every ``backward`` writes into new tensors, as after ``zero_grad()``, which sets gradients to ``None``.
+        Then g^i is kept by reference and not copied while it waits for f^{i+1}.
+        """
+        return self._segment.gradients_are_fresh
+
+    @gradients_are_fresh.setter
+    def gradients_are_fresh(self, fresh: bool) -> None:
+        self._segment.gradients_are_fresh = fresh
 
     # -- attached to an optimizer ------------------------------------------------------------------
 
@@ -231,10 +195,7 @@ class GradientPath:
         self._pending_loss = loss if self._pending_loss is None else self._pending_loss + loss
         self._left = [(p, p.grad, p.grad._version) for p in self._followed if p.grad is not None]
         if self.gradients == "raw" and self._uses_loss:
-            if self._raw is None:
-                self._raw = _Flat(self._like, self._parameters)
-            self._raw.copy_from([p.grad for p in self._parameters])
-            self._has_raw = True
+            self._segment.keep_raw_gradient()
 
     def _gradients_were_zeroed(self) -> bool:
         """
@@ -262,10 +223,9 @@ class GradientPath:
                 yield self
         except BaseException:
             # Such as Ctrl-C between the two halves of an update: how far it went is not known, so it is left out.
-            self._in_update, self._open = False, False
+            self._in_update = False
+            self._segment.forget()
             self._forget_pending_loss()
-            if self.metric == "length":
-                self._position = None
             raise
         finally:
             detach()
@@ -293,26 +253,18 @@ class GradientPath:
         self._in_update = True
         if self.n_updates < self.skip_updates:
             return
+        segment = self._segment
         if self._uses_loss:
-            loss = torch.as_tensor(loss, dtype=self._like.dtype, device=self._like.device).detach()
-            if self._open:
-                assert self._previous_loss is not None
-                self._close_segment(None if self._crosses_rollouts else loss - self._previous_loss)
-            self._previous_loss = loss
+            loss = self._as_loss(loss)
+            if segment.is_open:
+                assert segment.loss is not None
+                self._close_segment(None if self._crosses_rollouts else loss - segment.loss)
+            segment.loss = loss
             self._crosses_rollouts = False
-            self._take_gradient()
+            segment.take_gradient()
         if self._start is None and (self.metric == "energy" or self.scale_to_displacement):
-            self._start = _Flat(self._like, self._parameters).copy_from(self._parameters)
-        if self.metric == "length":
-            if self._position is None:  # later positions are where the last step ended
-                self._position = _Flat(self._like, self._parameters).copy_from(self._parameters)
-            self._measures_step = True
-        else:
-            self._measures_step = self._n_segments < MEASURED_FIRST or self._n_segments % MEASURED_EVERY == 0
-            if self._measures_step:
-                if self._position is None:
-                    self._position = _Flat(self._like, self._parameters)
-                self._position.copy_from(self._parameters)
+            self._start = Flat(self._like, self._parameters).copy_from(self._parameters)
+        segment.begin_step(self._n_segments < MEASURED_FIRST or self._n_segments % MEASURED_EVERY == 0)
 
     @torch.no_grad()
     def after_update(self, loss: Tensor | float | None = None) -> None:
@@ -330,28 +282,18 @@ class GradientPath:
         self.n_updates += 1
         if self.n_updates <= self.skip_updates:
             return
-        self._step_squared = None
-        if self._measures_step:
-            assert self._position is not None
-            if self.metric == "length":
-                # position <- θ^{i+1}, step <- θ^{i+1} - θ^i, in the two buffers there are
-                if self._step is None:
-                    self._step = torch.empty_like(self._like)
-                torch.neg(self._position.flat, out=self._step)
-                self._position.copy_from(self._parameters)
-                self._step.add_(self._position.flat)
-                self._step_squared = torch.linalg.vector_norm(self._step).square()
-            else:
-                self._position.subtract(self._parameters)
-                self._step_squared = torch.linalg.vector_norm(self._position.flat).square()
+        segment = self._segment
+        segment.end_step()
+        segment.is_open = True
         self._n_segments += 1
-        self._open = True
         if self.loss_delta == "same_batch":
-            assert self._previous_loss is not None
-            loss = torch.as_tensor(loss, dtype=self._like.dtype, device=self._like.device).detach()
-            self._close_segment(loss - self._previous_loss)
+            assert segment.loss is not None
+            self._close_segment(self._as_loss(loss) - segment.loss)
         elif self.loss_delta == "none":
             self._close_segment(None)
+
+    def _as_loss(self, loss: Tensor | float | None) -> Tensor:
+        return torch.as_tensor(loss, dtype=self._like.dtype, device=self._like.device).detach()
 
     def new_rollout(self) -> None:
         """The next minibatch comes from new data: with ``within_rollout`` no Δf is taken across."""
@@ -364,81 +306,54 @@ class GradientPath:
 
         :param final_loss: f^K, on one more minibatch, which gives the last segment its Δf
         """
-        if final_loss is not None and self._open:
-            assert self._previous_loss is not None
-            final_loss = torch.as_tensor(final_loss, dtype=self._like.dtype, device=self._like.device).detach()
-            self._close_segment(final_loss - self._previous_loss)
+        if final_loss is not None and self._segment.is_open:
+            assert self._segment.loss is not None
+            self._close_segment(self._as_loss(final_loss) - self._segment.loss)
         self._closed = True
 
     # -- the sum -----------------------------------------------------------------------------------
 
-    def _take_gradient(self) -> None:
-        """g^i, until f^{i+1} is known."""
-        self._fresh = []
-        if self._has_raw:
-            self._gradient, self._raw, self._has_raw = self._raw, self._gradient, False
-            return
-        gradients = [p.grad for p in self._parameters]
-        if self.gradients_are_fresh and all(g is not None and g.dtype == self._like.dtype for g in gradients):
-            self._fresh = [g for g in gradients if g is not None]
-            self._fresh_versions = [g._version for g in self._fresh]
-        else:
-            if self._gradient is None:
-                self._gradient = _Flat(self._like, self._parameters)
-            self._gradient.copy_from(gradients)
-
-    def _add_gradient(self, coefficient: Tensor) -> Tensor:
-        """
-        Add λ²·coefficient·g^i to the loss's part.
-
-        :return: ‖g^i‖
-        """
-        assert self._loss_sum is not None
-        if not self._fresh:
-            assert self._gradient is not None
-            self._loss_sum.add(self._gradient.flat, coefficient, self.loss_scale**2)
-            return torch.linalg.vector_norm(self._gradient.flat)
-        if [g._version for g in self._fresh] != self._fresh_versions:
-            raise RuntimeError(
-                "gradients were written over between two updates, though gradients_are_fresh: zero them by "
-                "optimizer.zero_grad(set_to_none=True), or leave gradients_are_fresh False"
-            )
-        self._loss_sum.add_each(self._fresh, coefficient, self.loss_scale**2)
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._fresh)))
-
     def _close_segment(self, loss_delta: Tensor | None) -> None:
-        """Add -(λ²Δf·g + Δθ)·w of the open segment; ``None`` is a Δf of zero."""
-        self._open = False
-        weight: Tensor | None = None  # 1
+        """
+        Add (λ²Δf·g + Δθ)·w of the open segment: the loss's part to one sum, the step's to another. With the energy w is
+        1, and Σ Δθ is θ^K - θ^0.
+
+        :param loss_delta: Δf; ``None`` is zero
+        """
+        segment = self._segment
+        segment.is_open = False
+        weight: Tensor | None = None  # w; None is 1
         if loss_delta is not None and self.stabilizer:
             loss_delta = -loss_delta.abs()
-        if self.metric == "length":
-            assert self._step_squared is not None and self._step_sum is not None and self._step is not None
-            squared = self._step_squared
+        if self.metric == "length":  # w = 1 / ‖(Δθ, λΔf)‖
+            assert segment.step_squared is not None and segment.step is not None and self._step_sum is not None
+            squared = segment.step_squared
             if loss_delta is not None:
                 squared = squared + (self.loss_scale * loss_delta).square()
             weight = torch.where(squared > 0, squared.rsqrt(), torch.where(squared == 0, 0.0, torch.nan))
-            self._step_sum.add(self._step, weight)
+            self._step_sum.add(segment.step, weight)
         gradient_norm = None
         if loss_delta is not None:
-            gradient_norm = self._add_gradient(loss_delta if weight is None else loss_delta * weight)
+            assert self._loss_sum is not None
+            coefficient = loss_delta if weight is None else loss_delta * weight
+            gradient_norm = segment.add_gradient(self._loss_sum, coefficient, self.loss_scale**2)
         self._add_statistics(self._statistics, loss_delta, gradient_norm)
 
     def _add_statistics(
-        self, statistics: _RunningStatistics, loss_delta: Tensor | None = None, gradient_norm: Tensor | None = None
+        self, statistics: RunningStatistics, loss_delta: Tensor | None = None, gradient_norm: Tensor | None = None
     ) -> None:
         """The open segment's."""
         measured = 1 if self.metric == "length" or self._n_segments <= MEASURED_FIRST else MEASURED_EVERY
-        statistics.add(loss_delta, gradient_norm, self._step_squared, measured, self.n_updates - 1)
+        statistics.add(loss_delta, gradient_norm, self._segment.step_squared, measured, self.n_updates - 1)
 
     def _parts(self) -> tuple[Tensor | None, Tensor]:
         """Σ w·λ²Δf·g and Σ w·Δθ in float64, the open segment's Δθ included."""
         loss_part = None if self._loss_sum is None else self._loss_sum.value()
         if self._step_sum is not None:
             step_part = self._step_sum.value()
-            if self._open:
-                assert self._step is not None
-                step_part.add_(torch.nn.functional.normalize(self._step.double(), dim=0, eps=1e-300))
+            if self._segment.is_open:
+                assert self._segment.step is not None
+                step_part.add_(torch.nn.functional.normalize(self._segment.step.double(), dim=0, eps=1e-300))
         else:
             step_part = self._displacement()
         return loss_part, step_part
@@ -447,7 +362,7 @@ class GradientPath:
         """θ^K - θ^0 in float64"""
         if self._start is None:
             return torch.zeros_like(self._like, dtype=torch.float64)
-        now = _Flat(self._like, self._parameters).copy_from(self._parameters).flat
+        now = Flat(self._like, self._parameters).copy_from(self._parameters).flat
         return now.double().sub_(self._start.flat)
 
     def _total(self, loss_part: Tensor | None, step_part: Tensor) -> Tensor:
@@ -481,7 +396,7 @@ class GradientPath:
         """The statistics of the path so far; synchronizes the device."""
         loss_part, step_part = self._parts()
         running = self._statistics.copy()
-        if self._open:
+        if self._segment.is_open:
             self._add_statistics(running)
         running.flush()
         step_norm = step_part.norm().item()
@@ -531,145 +446,3 @@ def cold_updates(optimizer: Optimizer) -> int:
     cold = math.ceil(math.log(1 - 1 / 9) / math.log(alpha)) if 0 < alpha < 1 else 0
     done = max((int(state.get("step", 0)) for state in optimizer.state.values()), default=0)
     return max(cold - done, 0)
-
-
-class _Flat:
-    """A flat copy of tensors that are many, with a view on each: one kernel then passes over all of them."""
-
-    def __init__(self, like: Tensor, shapes: list[Tensor]) -> None:
-        self.flat = torch.zeros_like(like)
-        chunks = self.flat.split([t.numel() for t in shapes])
-        self.views = [chunk.view(t.shape) for chunk, t in zip(chunks, shapes, strict=True)]
-
-    def copy_from(self, tensors: list[Any]) -> _Flat:
-        """:param tensors: in the shapes of the views; ``None`` reads as zero"""
-        if any(t is None for t in tensors):
-            for view, tensor in zip(self.views, tensors, strict=True):
-                if tensor is None:
-                    view.zero_()
-                else:
-                    view.copy_(tensor)
-        else:
-            torch._foreach_copy_(self.views, tensors)
-        return self
-
-    def subtract(self, tensors: list[Tensor]) -> None:
-        torch._foreach_sub_(self.views, tensors)
-
-
-class _BlockedSum:
-    """Σ weight·x in blocks of float32 that are flushed into float64."""
-
-    def __init__(self, like: Tensor, shapes: list[Tensor]) -> None:
-        flat = _Flat(like, shapes)
-        self.block, self.views = flat.flat, flat.views
-        self.total = torch.zeros_like(like, dtype=torch.float64)
-        self.n_in_block = 0
-
-    def add(self, x: Tensor, weight: Tensor, scale: float = 1.0) -> None:
-        """:param weight: 0-dimensional, stays on its device"""
-        self.block.addcmul_(x, weight, value=scale)
-        self._count()
-
-    def add_each(self, x: list[Tensor], weight: Tensor, scale: float = 1.0) -> None:
-        """
-        :param x: in the shapes of the views
-        :param weight: as of ``add``
-        """
-        torch._foreach_addcmul_(self.views, x, [weight] * len(x), value=scale)
-        self._count()
-
-    def _count(self) -> None:
-        self.n_in_block += 1
-        if self.n_in_block == BLOCK:
-            self.total.add_(self.block)
-            self.block.zero_()
-            self.n_in_block = 0
-
-    def value(self) -> Tensor:
-        return self.total + self.block
-
-
-class _RunningStatistics:
-    """Sums over the segments' scalars, which stay on their device until a block of them is full."""
-
-    BINS_PER_OCTAVE = 8
-    OCTAVES = 128  # 2^-64 ... 2^64
-
-    def __init__(self, metric: Metric, loss_scale: float) -> None:
-        self.metric = metric
-        self.loss_scale = loss_scale
-        self.length = 0.0
-        self.step_energy = 0.0
-        self.loss_energy = 0.0
-        self.non_finite_update: int | None = None
-        self.n_segments = 0
-        self.counts = torch.zeros(self.BINS_PER_OCTAVE * self.OCTAVES, dtype=torch.float64)
-        self.sums = torch.zeros_like(self.counts)
-        self._rows: list[tuple[Tensor | None, Tensor | None, Tensor | None, int, int]] = []
-
-    def copy(self) -> _RunningStatistics:
-        new = _RunningStatistics(self.metric, self.loss_scale)
-        new.__dict__.update(self.__dict__)
-        new.counts, new.sums, new._rows = self.counts.clone(), self.sums.clone(), list(self._rows)
-        return new
-
-    def add(
-        self,
-        loss_delta: Tensor | None,
-        gradient_norm: Tensor | None,
-        step_squared: Tensor | None,
-        measured: int,
-        update: int,
-    ) -> None:
-        """:param measured: how many segments this one stands for where its step was measured"""
-        self._rows.append((loss_delta, gradient_norm, step_squared, measured, update))
-        if len(self._rows) == BLOCK:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._rows:
-            return
-
-        def column(i: int) -> Tensor:
-            known = [row[i] for row in self._rows if row[i] is not None]
-            values = torch.zeros(len(self._rows), dtype=torch.float64)
-            if known:
-                mask = torch.tensor([row[i] is not None for row in self._rows])
-                values[mask] = torch.stack(known).double().cpu()  # type: ignore[arg-type]
-            return values
-
-        loss_delta, gradient_norm, step_squared = (column(i) for i in range(3))
-        represents = torch.tensor([0 if row[2] is None else row[3] for row in self._rows], dtype=torch.float64)
-        finite = loss_delta.isfinite() & gradient_norm.isfinite() & step_squared.isfinite()
-        if self.non_finite_update is None and not finite.all():
-            self.non_finite_update = self._rows[int((~finite).nonzero()[0])][4]
-        if self.non_finite_update is not None:  # from there on nothing says how it came to that
-            before = torch.tensor([row[4] < self.non_finite_update for row in self._rows])
-            loss_delta, gradient_norm, step_squared = (x[before] for x in (loss_delta, gradient_norm, step_squared))
-            represents = represents[before]
-
-        loss_squared = (self.loss_scale * loss_delta).square()
-        squared = step_squared + loss_squared
-        self.length += (represents * squared.sqrt()).sum().item()
-        self.step_energy += (represents * step_squared).sum().item()
-        self.loss_energy += loss_squared.sum().item()
-
-        magnitude = self.loss_scale**2 * loss_delta.abs() * gradient_norm
-        if self.metric == "length":
-            magnitude = torch.where(squared > 0, magnitude * squared.rsqrt(), 0.0)
-        self.n_segments += len(magnitude)
-        magnitude = magnitude[(magnitude > 0) & magnitude.isfinite()]
-        bins = (magnitude.log2() + self.OCTAVES / 2) * self.BINS_PER_OCTAVE
-        bins = bins.long().clamp_(0, len(self.counts) - 1)
-        self.counts.index_add_(0, bins, torch.ones_like(magnitude))
-        self.sums.index_add_(0, bins, magnitude)
-        self._rows = []
-
-    def top_share(self, top: float = 0.01) -> float:
-        wanted, held = float(math.ceil(top * self.n_segments)), 0.0
-        for count, total in zip(self.counts.flip(0).tolist(), self.sums.flip(0).tolist(), strict=True):
-            if count and wanted > 0:
-                held += total * min(1.0, wanted / count)
-                wanted -= count
-        return held / max(self.sums.sum().item(), 1e-300)

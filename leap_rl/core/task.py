@@ -13,7 +13,7 @@ from torch import Tensor
 from leap_rl.core.curve import LearningCurve
 from leap_rl.core.initialization import Initialization
 from leap_rl.core.learners import MetaLearner
-from leap_rl.core.path import PathStatistics
+from leap_rl.core.path_statistics import PathStatistics
 from leap_rl.running.engines.base import Report
 
 LONGEST_ERROR = 4000

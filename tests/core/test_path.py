@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leap_rl.core import GradientPath
-from leap_rl.core.path import BLOCK, MEASURED_EVERY, MEASURED_FIRST
+from leap_rl.core.path import MEASURED_EVERY, MEASURED_FIRST
+from leap_rl.core.sums import BLOCK
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.5),
