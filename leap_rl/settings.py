@@ -167,6 +167,12 @@ class MetaTrainSettings:
     """of an evaluation of a game; without it as in a visit"""
     seed: NotNegative = 0
     """of everything"""
+    engine: Literal["local", "ray"] = "local"
+    """where it runs: on this machine, or on a Ray cluster (extra ray; docs/scaling.md)"""
+    address: str | None = None
+    """of the Ray cluster, host:port, or auto for the one of this machine; without it this machine alone"""
+    gpus_per_task: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0
+    """GPUs, or a part of one, that each task takes of the Ray cluster, besides one core"""
     n_workers: Positive | None = None
     """processes; without it one per core"""
     task_timeout: Seconds | None = None
@@ -236,6 +242,12 @@ class CompareSettings:
     """of a random start; without it that of the other starts"""
     note: str = ""
     """below the table and above the figure"""
+    engine: Literal["local", "ray"] = "local"
+    """where it runs: on this machine, or on a Ray cluster (extra ray; docs/scaling.md)"""
+    address: str | None = None
+    """of the Ray cluster, host:port, or auto for the one of this machine; without it this machine alone"""
+    gpus_per_task: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0
+    """GPUs, or a part of one, that each task takes of the Ray cluster, besides one core"""
     n_workers: Positive | None = None
     """processes; without it one per core"""
     task_timeout: Seconds | None = None

@@ -22,6 +22,7 @@ def check(settings: Settings) -> None:
             both = "one of the two, not both" if settings.game else "a game, or --env with a Gymnasium id"
             raise ValueError(f"name what to learn: {both} (leap-rl games lists the games)")
         return
+    check_engine(settings.engine, settings.address, settings.gpus_per_task, settings.n_workers)
     check_lists(games=settings.games, envs=settings.envs)
     if bool(settings.games) == bool(settings.envs):
         if settings.games:
@@ -67,6 +68,17 @@ def check_games(option: str, names: Sequence[str], instead: str) -> None:
             near = difflib.get_close_matches(name, POOLS, n=1)
             hint = f" Or the pool {near[0]}?" if near else ""
             raise ValueError(f"--{option}: {error}{hint}" if option != "game" else f"{error}{hint}") from None
+
+
+def check_engine(engine: str, address: str | None, gpus_per_task: float, n_workers: int | None) -> None:
+    """:raises ValueError: for what is of another engine"""
+    for option, given, of in (
+        ("address", address is not None, "ray"),
+        ("gpus-per-task", gpus_per_task > 0, "ray"),
+        ("n-workers", n_workers is not None, "local"),
+    ):
+        if given and engine != of:
+            raise ValueError(f"--{option} is of --engine {of}, not of {engine}: leave it out, or add --engine {of}")
 
 
 def check_device(device: str) -> None:

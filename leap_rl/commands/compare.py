@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from leap_rl.agents import RandomPolicies
+from leap_rl.commands.engine import WHERE_IT_RUNS, engine_of
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_settings, print_commands
 from leap_rl.commands.tasks import make_tasks
-from leap_rl.core import Workers
 from leap_rl.core.initialization import what_learns
 from leap_rl.evaluation import check_starts, plot_comparison
 from leap_rl.evaluation import compare as compare_starts
@@ -27,7 +27,7 @@ from leap_rl.transfer import Initialization
 _log = logging.getLogger(__name__)
 
 # A kept run is known by game, start and seed: others may join it.
-MAY_CHANGE = {"games", "envs", "starts", "seeds", "n-workers", "task-timeout", "note"}
+MAY_CHANGE = {"games", "envs", "starts", "seeds", "note", *WHERE_IT_RUNS}
 
 
 def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
@@ -49,6 +49,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         raise ValueError(f"seeds={list(settings.seeds)}: at least one is needed, and none twice")
     if resume:
         check_same_settings(folder, "compare", settings, MAY_CHANGE)
+    engine = engine_of(settings)
     n_runs = len(tasks) * len(starts) * len(settings.seeds)
     print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
 
@@ -65,7 +66,6 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
             _log.warning(
                 "%s was learned with %s, and is compared with %s", name, printable(learned_with, 80), preprocessing
             )
-    engine = Workers(settings.n_workers, settings.task_timeout)
     random_policy: dict[str, np.ndarray] = {}
     try:
         comparison = compare_starts(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import inspect
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 
 from leap_rl.commands.meta_train import make_trainer
@@ -23,6 +25,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
 
     :raises ValueError: as meta-training would
     """
+    settings = dataclasses.replace(settings, engine="local", address=None, gpus_per_task=0.0)  # no cluster is needed
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
     trainer = make_trainer(settings, tasks, None)
     theta, size, eval_tasks = trainer.initialization, trainer.settings.meta_batch_size, trainer.eval_tasks
@@ -51,27 +54,48 @@ def dry_run(settings: MetaTrainSettings) -> None:
     engine = Workers(settings.n_workers)
     print(f"Measuring on this machine, {engine.n_workers} processes ...", flush=True)
     short = [dataclasses.replace(task, steps=max(MEASURED_STEPS, 2 * rollout)) for task in tasks]
-    measured = [Job(short[i % len(short)], theta, trainer.learner, i, settings.device) for i in range(engine.n_workers)]
-    rate = 0.0
-    for _, result in engine.run(measured, lambda index, steps: None):
+    # Every task, and as many at once as later.
+    order = [i % len(short) for i in range(math.ceil(len(short) / engine.n_workers) * engine.n_workers)]
+    jobs = [Job(short[i], theta, trainer.learner, n, settings.device) for n, i in enumerate(order)]
+    rates: dict[int, float] = {}
+    for number, result in engine.run(jobs, lambda index, steps: None):
         result.raise_for_status()
         if not result.log:
             raise RuntimeError(f"{result.name} diverges at once: nothing can be measured, try a smaller learning rate")
         # SB3's own rate, which leaves out how long the process took to start.
-        rate += result.log[-1][1]["time/fps"]
-    print(f"  {rate:,.0f} steps/s")
-    longest = max(settings.timesteps, settings.eval_timesteps or 0 if eval_tasks else 0) * engine.n_workers / rate
+        rates[order[number]] = result.log[-1][1]["time/fps"]
+    visit = [settings.timesteps / rates[i] for i in range(len(tasks))]  # seconds
+    mean_rate = len(rates) / sum(1 / rate for rate in rates.values())
+    print(f"  {mean_rate:,.0f} steps/s on a core, {min(rates.values()):,.0f} to {max(rates.values()):,.0f} by the task")
+    longest = max(max(visit), (settings.eval_timesteps or 0) / mean_rate if eval_tasks else 0)
     print(
-        f"  a visit takes some {longest:,.0f} s: one that hangs is ended by --task-timeout {sensible_timeout(longest)}"
+        f"  a visit takes up to {longest:,.0f} s: one that hangs is ended by --task-timeout {sensible_timeout(longest)}"
     )
     if settings.task_timeout is not None and settings.task_timeout < longest:
         print(f"  --task-timeout {settings.task_timeout:g} ends every visit before it is done")
+    traffic = 2 * size * sum(t.nbytes for t in theta.parameters.values())
+    print(f"  between machines at most {traffic / 1e6:,.0f} MB a meta step: θ⁰ to each task, and its ∇F back")
+    batches = [trainer.settings.batch(meta_step, len(tasks)) for meta_step in range(settings.meta_steps)]
     for machines in (1, 2, 4, 8, 16):
-        # A visit runs in one process, so a meta batch is at least as long as a visit.
-        waves = math.ceil(size / (engine.n_workers * machines))
-        seconds = waves * settings.timesteps * settings.meta_steps * engine.n_workers / rate
-        seconds += eval_steps / rate / machines
+        cores = engine.n_workers * machines
+        seconds = sum(makespan([visit[i] for i in batch], cores) for batch in batches)
+        seconds += eval_steps / mean_rate / min(cores, max(1, len(eval_tasks)))
         print(f"  {machines:2} such machines: {seconds / 3600:,.1f} hours ({timedelta(seconds=round(seconds))})")
+        if cores >= max(size, len(eval_tasks)):
+            print(f"  more are of no use: a visit is one process, and a meta step has {size} of them")
+            break
+
+
+def makespan(seconds: Sequence[float], cores: int) -> float:
+    """
+    :param seconds: that each job takes, in the order in which they are begun
+    :param cores: that each run one at a time
+    :return: seconds until the last one ends
+    """
+    busy_until = [0.0] * cores
+    for job in seconds:
+        heapq.heapreplace(busy_until, busy_until[0] + job)
+    return max(busy_until)
 
 
 def sensible_timeout(seconds: float) -> int:

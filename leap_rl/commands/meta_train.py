@@ -12,6 +12,7 @@ import torch
 
 from leap_rl.agents import EnvTasks, RecycleDormant
 from leap_rl.atari import POOLS, VALIDATION_GAMES
+from leap_rl.commands.engine import WHERE_IT_RUNS, engine_of
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
 from leap_rl.commands.tasks import make_tasks
@@ -23,12 +24,11 @@ from leap_rl.core import (
     MetaTrainer,
     Reptile,
     SequentialFinetuning,
-    Workers,
 )
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, as_options, write_settings
 
-MAY_CHANGE = {"meta-steps", "n-workers", "task-timeout", "keep-checkpoints", "keep-every"}
+MAY_CHANGE = {"meta-steps", "keep-checkpoints", "keep-every", *WHERE_IT_RUNS}
 
 
 def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
@@ -141,7 +141,7 @@ def _always_given(settings: MetaTrainSettings) -> dict[str, Any]:
         "eval_tasks": evaluation_tasks(settings),
         "n_workers": settings.n_workers,
         # A single task, too, is then in a process that can be ended.
-        "engine": Workers(settings.n_workers, settings.task_timeout) if settings.task_timeout is not None else None,
+        "engine": engine_of(settings) if settings.engine != "local" or settings.task_timeout is not None else None,
         "keep_checkpoints": settings.keep_checkpoints,
         "keep_every": settings.keep_every,
         "verbose": 0 if sys.stderr.isatty() else 1,  # a bar says the same

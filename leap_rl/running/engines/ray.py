@@ -9,7 +9,9 @@ import itertools
 import logging
 import math
 import os
+import pickle
 import platform
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -17,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import cloudpickle
 import torch
 
 from leap_rl.running.engines.base import Engine, Job, OnProgress, Result, TaskError, described
@@ -40,6 +43,10 @@ _remote: Any = ray.remote
 _runs = itertools.count()
 _SMALL = (str, bytes, bool, int, float, type(None))
 REPORT_SECONDS = 0.5
+REPORT_SHARE = 0.01
+"""A run says how far it is after so many seconds, or so much of its budget."""
+
+ANSWER_SECONDS = 10.0
 
 
 class RayEngine(Engine):
@@ -194,23 +201,24 @@ class _Board:
         return self._steps
 
 
-def _run(board: Any, number: int, expected: Mapping[str, str], kind: type, names: Sequence[str], *values: Any) -> Any:
+def _run(board: Any, number: int, expected: Mapping[str, str], kind: type, names: Sequence[str], *values: Any) -> bytes:
     """In a worker of Ray's."""
     try:
         differing = _differing(_facts(), expected)
         if differing:
             raise RuntimeError(f"this machine has {differing}")
         job = kind(**dict(zip(names, values, strict=True)))
-        reported = -math.inf
+        last, at = -math.inf, -math.inf
 
         def report(steps: int) -> None:
-            nonlocal reported
-            if time.monotonic() - reported >= REPORT_SECONDS:
-                reported = time.monotonic()
+            nonlocal last, at
+            if time.monotonic() - at >= REPORT_SECONDS or steps - last >= REPORT_SHARE * job.steps:
+                last, at = steps, time.monotonic()
                 board.report.remote(number, steps)
 
         report(0)
-        return run_job(job, report)
+        # As bytes: Ray would give back arrays in its own memory, and keep that as long as one of them lives.
+        return cloudpickle.dumps(run_job(job, report))
     except BaseException as error:
         raise TaskError(described(error)) from None
 
@@ -218,13 +226,19 @@ def _run(board: Any, number: int, expected: Mapping[str, str], kind: type, names
 def _outcome(reference: Any) -> Any:
     """What a task returned, or how it failed."""
     try:
-        return ray.get(reference)
+        data = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         return cause if isinstance(cause, TaskError) else TaskError(described(cause if cause is not None else error))
     except ray.exceptions.RayError as error:
         reason = (str(error).splitlines() or [""])[0]
         return TaskError(f"its worker process or its machine was lost ({type(error).__name__}: {reason})")
+    try:
+        return pickle.loads(data)
+    except KeyboardInterrupt:  # the user's
+        raise
+    except BaseException as error:
+        return TaskError(f"{described(error)}\nits result can't be unpickled")
 
 
 @functools.cache
@@ -250,6 +264,12 @@ def _capability() -> str:
 def _connect(address: str | None) -> None:
     if ray.is_initialized():
         return
+    host, _, port = (address or "").rpartition(":")
+    try:
+        if host and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from None
     paths = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     try:
         ray.init(
@@ -259,11 +279,15 @@ def _connect(address: str | None) -> None:
             configure_logging=False,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"there is no Ray cluster at {address!r} ({reason}): start one by `ray start --head`, or leave the address "
-            "out for this machine alone"
-        ) from None
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str | None, error: Exception) -> ValueError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(
+        f"there is no Ray cluster at {address!r} ({reason}): start one by `ray start --head`, or leave the address "
+        "out for this machine alone"
+    )
 
 
 def _check_machines() -> None:
