@@ -122,18 +122,18 @@ SPLITS: dict[str, dict[Split, tuple[str, ...]]] = {
             "AirRaid-m6",
         ),
     },
-    "DemonAttack": {
+    "CrazyClimber": {
         "train": (
-            "DemonAttack",
-            "DemonAttack-d1",
-            "DemonAttack-m3",
-            "DemonAttack-m7",
-            "DemonAttack-m7-d1",
+            "CrazyClimber",
+            "CrazyClimber-d1",
+            "CrazyClimber-m1",
+            "CrazyClimber-m3",
+            "CrazyClimber-m3-d1",
         ),
-        "validation": ("DemonAttack-m5",),
+        "validation": ("CrazyClimber-m2",),
         "test": (
-            "DemonAttack-m3-d1",
-            "DemonAttack-m5-d1",
+            "CrazyClimber-m1-d1",
+            "CrazyClimber-m2-d1",
         ),
     },
     "Galaxian": {

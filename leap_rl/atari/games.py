@@ -137,6 +137,11 @@ class Flavour:
         return f"{self.game}{mode}{difficulty}"
 
 
+# ALE says that these are over with their first frame: they are for several players, or its rules of the game's end are
+# not theirs. By ROM, the modes.
+OVER_AT_ONCE: dict[str, frozenset[int]] = {"demon_attack": frozenset({3, 5, 7})}
+
+
 def rom_file(rom: str) -> Path:
     """:param rom: id of a ROM that ALE ships"""
     file = get_rom_path(rom)
@@ -154,9 +159,10 @@ def cartridge(rom: str) -> ALEInterface:
 
 @cache
 def flavours_of_rom(rom: str) -> tuple[Flavour, ...]:
-    """All flavours of a game, the default one first, by the id of its ROM."""
+    """All flavours of a game that can be played, the default one first, by the id of its ROM."""
     ale = cartridge(rom)
-    return tuple(Flavour(rom, m, d) for m in ale.getAvailableModes() for d in ale.getAvailableDifficulties())
+    modes = [mode for mode in ale.getAvailableModes() if mode not in OVER_AT_ONCE.get(rom, ())]
+    return tuple(Flavour(rom, m, d) for m in modes for d in ale.getAvailableDifficulties())
 
 
 def flavours(game: str, split: Split | None = None) -> tuple[str, ...]:
@@ -199,6 +205,11 @@ def flavour_of(name: str, mode: int | None = None, difficulty: int | None = None
         there = sorted({getattr(flavour, what) for flavour in known})
         value = next((v for v in (given, spelled) if v is not None), default)
         if isinstance(value, bool) or not isinstance(value, Integral) or value not in there:
+            if what == "mode" and value in OVER_AT_ONCE.get(rom, ()):
+                raise ValueError(
+                    f"{rom_id_to_name(rom)} is over with its first frame in mode {value}: ALE can't play it. "
+                    f"Its modes: {', '.join(map(str, there))}."
+                )
             several = "modes" if what == "mode" else "difficulties"
             raise ValueError(
                 f"{rom_id_to_name(rom)} has no {what} {value!r:.40}. Its {several}: {', '.join(map(str, there))}."

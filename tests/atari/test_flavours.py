@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ale_py import Action, ALEInterface
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
@@ -15,6 +16,7 @@ from leap_rl import AtariTasks, Leap, LeapA2C, MetaTrainer, make_atari_env
 from leap_rl.atari import FLAVOUR_POOLS, POOLS, flavour_of, flavours, game_name
 from leap_rl.atari.emulator import Emulators
 from leap_rl.atari.flavour_splits import SPLITS
+from leap_rl.atari.games import OVER_AT_ONCE, all_games, cartridge, rom_file, rom_id
 from leap_rl.core import InProcess, Workers
 
 # Names
@@ -225,3 +227,23 @@ def test_flavours_are_tasks_and_every_engine_gives_the_same_bits() -> None:
     assert found[0].sha256 == found[1].sha256 and found[0].config["tasks"] == [task.name for task in tasks]
     with pytest.raises(ValueError, match="SpaceInvaders has no mode 99"):
         AtariTasks(LeapA2C, "CnnPolicy", ["SpaceInvaders-m99"], 80)
+
+
+def test_a_mode_that_cant_be_played_is_named() -> None:
+    assert flavours("DemonAttack") == ("DemonAttack", "DemonAttack-d1")
+    with pytest.raises(ValueError, match="DemonAttack is over with its first frame in mode 3: .* Its modes: 1"):
+        flavour_of("DemonAttack-m3-d1")
+
+
+@pytest.mark.slow
+def test_every_flavour_of_every_game_can_be_played() -> None:
+    for game in all_games():
+        rom = rom_id(game)
+        for mode in cartridge(rom).getAvailableModes():
+            ale = ALEInterface()
+            ale.loadROM(rom_file(rom))
+            ale.setMode(mode)
+            ale.reset_game()
+            for _ in range(20):
+                ale.act(Action.NOOP)
+            assert ale.game_over() == (mode in OVER_AT_ONCE.get(rom, ())), f"{game} in mode {mode}"
