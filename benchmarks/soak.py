@@ -12,6 +12,7 @@ clock jumps. Linux only.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -27,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from report import parser
 
 ROOT = Path(__file__).parents[1]
 N_TASKS, META_BATCH, STEPS = 12, 4, 800
@@ -268,7 +268,7 @@ def report(folder: Path) -> None:
 
 
 def main() -> None:
-    cli = parser(__doc__)
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--hours", type=float, default=6.0, help="in all, over the times that it was ended")
     cli.add_argument("--run-dir", type=Path, default=ROOT / "runs" / "soak")
     cli.add_argument("--train", type=Path, help="the disturbed run itself, which the supervisor starts")

@@ -231,7 +231,7 @@ def test_flavours_are_tasks_and_every_engine_gives_the_same_bits() -> None:
 
 def test_a_mode_that_cant_be_played_is_named() -> None:
     assert flavours("DemonAttack") == ("DemonAttack", "DemonAttack-d1")
-    with pytest.raises(ValueError, match="DemonAttack is over with its first frame in mode 3: .* Its modes: 1"):
+    with pytest.raises(ValueError, match=r"DemonAttack is over with its first frame in mode 3: .* Its modes: 1"):
         flavour_of("DemonAttack-m3-d1")
 
 
