@@ -86,9 +86,7 @@ def measure(n: int) -> None:
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.add_argument(
-        "--tasks", type=at_least_one, nargs=2, default=[10, 1000], help="of a small and of a large meta step"
-    )
+    cli.add_argument("--tasks", type=at_least_one, nargs=2, default=[10, 1000], help="of a small and a large meta step")
     cli.add_argument("--measure", type=at_least_one, help=argparse.SUPPRESS)
     args = cli.parse_args()
     if args.measure is not None:
