@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from leap_rl.core.initialization_config import InitializationError
     from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
     from leap_rl.core.lookahead import LookAhead
+    from leap_rl.core.parts import GradientPaths
     from leap_rl.core.path import GradientPath, PathStatistics
     from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
     from leap_rl.core.trainer import MetaTrainer
@@ -27,6 +28,7 @@ _WHERE = {
     "Engine": "leap_rl.running.engines",
     "FOMAML": "leap_rl.core.learners",
     "GradientPath": "leap_rl.core.path",
+    "GradientPaths": "leap_rl.core.parts",
     "InProcess": "leap_rl.running.engines",
     "Initialization": "leap_rl.core.initialization",
     "InitializationError": "leap_rl.core.initialization_config",
@@ -62,6 +64,7 @@ __all__ = [
     "CheckpointError",
     "Engine",
     "GradientPath",
+    "GradientPaths",
     "InProcess",
     "Initialization",
     "InitializationError",
