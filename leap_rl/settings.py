@@ -51,8 +51,8 @@ class AgentSettings:
     """The agent that learns. What is not given is Stable-Baselines3's default."""
 
     algorithm: Literal["A2C", "PPO", "DQN", "SAC", "TD3", "DDPG", "RecurrentPPO", "QRDQN", "TQC", "CrossQ"] = "A2C"
-    """of Stable-Baselines3, the last four of sb3-contrib; SAC, TD3, DDPG, TQC and CrossQ are for continuous actions, DQN
-    and QRDQN for discrete ones"""
+    """of Stable-Baselines3, the last four of sb3-contrib; SAC, TD3, DDPG, TQC and CrossQ are for continuous actions,
+    DQN and QRDQN for discrete ones"""
     network: Literal["nature", "mnih2013", "mlp"] | None = None
     """nature: SB3's for images; mnih2013: that of the paper; mlp: for all else. Without it nature for images"""
     n_envs: Positive = 16

@@ -302,7 +302,9 @@ class EnvTasks(TaskFamily):
                 raise ValueError(
                     f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments"
                 )
-        observed, timesteps, n_envs = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
+        observed, timesteps, n_envs = self._check(
+            algorithm, policy, len(named), timesteps, n_envs, algorithm_kwargs or {}
+        )
         kwargs = python_numbers(algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
             EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in named.items()
@@ -310,10 +312,18 @@ class EnvTasks(TaskFamily):
 
     @staticmethod
     def _check(
-        algorithm: type[BaseAlgorithm], n_tasks: int, timesteps: int, n_envs: int, algorithm_kwargs: Mapping[str, Any]
+        algorithm: type[BaseAlgorithm],
+        policy: str | type[BasePolicy],
+        n_tasks: int,
+        timesteps: int,
+        n_envs: int,
+        algorithm_kwargs: Mapping[str, Any],
     ) -> tuple[type[ObservedTraining], int, int]:
         """:return: the algorithm that observes, timesteps and n_envs as Python's integers"""
         observed = observed_algorithm(algorithm)
+        if isinstance(policy, str) and policy not in observed.policy_aliases:
+            known_policies = ", ".join(observed.policy_aliases)
+            raise ValueError(f"{observed.plain().__name__} has no policy {policy!r}: choose one of {known_policies}")
         integer("the number of tasks", n_tasks, least=1)
         known = set(inspect.signature(observed).parameters)
         known -= {"policy", "env", "seed", "device", "learner", "scope", "_init_setup_model"}

@@ -63,7 +63,9 @@ class AtariTasks(EnvTasks):
         check_names("games", games)
         names = [game_name(game) for game in games]
         check_names("games", names)
-        observed, timesteps, n_envs = self._check(algorithm, len(names), timesteps, n_envs, algorithm_kwargs or {})
+        observed, timesteps, n_envs = self._check(
+            algorithm, policy, len(names), timesteps, n_envs, algorithm_kwargs or {}
+        )
         self._tasks: list[EnvTask] = [
             AtariTask(
                 name,

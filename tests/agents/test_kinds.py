@@ -61,13 +61,14 @@ def vectors(actions: gym.Space[Any], n_envs: int = 2) -> VecEnv:
 
 ROLLOUT: dict[str, Any] = {"n_steps": 8}
 EPOCHS = {**ROLLOUT, "batch_size": 8, "n_epochs": 2}
+LSTM = {"lstm_hidden_size": 8, "net_arch": [8]}
 REPLAY = {"learning_starts": 10, "batch_size": 8, "buffer_size": 500}
 CRITICS = {**REPLAY, "policy_kwargs": {"net_arch": [16, 16]}}
 # Everything that makes the optimizers of an algorithm step in turn: few and many gradient steps, delays, targets.
 KINDS: dict[str, tuple[str, gym.Space[Any], dict[str, Any]]] = {
     "A2C": ("MlpPolicy", DISCRETE, ROLLOUT),
     "PPO": ("MlpPolicy", CONTINUOUS, EPOCHS),
-    "RecurrentPPO": ("MlpLstmPolicy", DISCRETE, EPOCHS),
+    "RecurrentPPO": ("MlpLstmPolicy", DISCRETE, {**EPOCHS, "policy_kwargs": LSTM}),
     "MaskablePPO": ("MlpPolicy", DISCRETE, EPOCHS),
     "DQN": ("MlpPolicy", DISCRETE, {**REPLAY, "train_freq": 4, "target_update_interval": 12}),
     "QRDQN": ("MlpPolicy", DISCRETE, {**REPLAY, "train_freq": 2, "gradient_steps": -1}),
@@ -110,16 +111,12 @@ def test_here_are_all_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize(
-    "learner",
-    [Leap(), Leap(metric="length", gradients="raw", loss_delta="within_rollout")],
-    ids=["energy", "length"],
-)
-def test_training_is_bit_identical(name: str, learner: Any) -> None:
-    watched = made(observed_algorithm(plain(name)), name, learner=learner).learn(STEPS)
-    assert watched.gradient_path.n_updates
+def test_training_is_bit_identical(name: str) -> None:
     alone = made(plain(name), name).learn(STEPS)
-    assert_same_bits(watched, alone)
+    for learner in (Leap(), Leap(metric="length", gradients="raw", loss_delta="within_rollout")):
+        watched = made(observed_algorithm(plain(name)), name, learner=learner).learn(STEPS)
+        assert watched.gradient_path.n_updates
+        assert_same_bits(watched, alone)
 
 
 # -- which path is followed ------------------------------------------------------------------------
@@ -169,8 +166,9 @@ class Recorded:
         return found
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("metric", ["energy", "length"])
+@pytest.mark.parametrize(
+    ("name", "metric"), [*((name, "length") for name in KINDS), ("DQN", "energy"), ("SAC", "energy")]
+)
 def test_the_meta_gradient_is_that_of_each_optimizers_own_loss(name: str, metric: Any) -> None:
     kwargs: dict[str, Any] = {"use_rms_prop": False} if name == "A2C" else {}
     learner = Leap(metric=metric, loss_scale=1.0)
@@ -256,7 +254,7 @@ def test_zips_open_both_ways_and_training_goes_on_alike(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "policy"),
-    [(n, "CnnLstmPolicy" if n == "RecurrentPPO" else "CnnPolicy") for n in KINDS if "," not in n],
+    [(n, "CnnLstmPolicy" if n == "RecurrentPPO" else "CnnPolicy") for n in KINDS if "," not in n and n != "CrossQ"],
 )
 def test_it_learns_from_the_zoo(name: str, policy: str) -> None:
     """The encoder is filled wherever it is, and it is what is observed."""
@@ -266,12 +264,12 @@ def test_it_learns_from_the_zoo(name: str, policy: str) -> None:
     if name in REPLAYING:
         kwargs["buffer_size"] = 40
     env = make_vec_env(partial(Noise, IMAGE, KINDS[name][1]), 2)
-    model = observed_algorithm(plain(name))(policy, env, seed=0, device="cpu", **kwargs)
+    model = observed_algorithm(plain(name))(policy, env, learner=Reptile(), seed=0, device="cpu", **kwargs)
     theta = zoo.load("atari-a2c-leap")
     theta.apply_to(model)
     assert model.scope == "encoder"
     extractors = [m for m in model.policy.modules() if isinstance(m, NatureCNN)]
-    assert len(extractors) == (2 if name in REPLAYING and name != "CrossQ" else 1)
+    assert len(extractors) == (2 if name in REPLAYING else 1)
     for extractor in extractors:
         for n, parameter in extractor.named_parameters():
             assert torch.equal(parameter, theta.parameters[f"encoder.{n}"])
@@ -325,7 +323,7 @@ def test_a_visit_is_a_training_from_the_initialization(name: str) -> None:
     assert first.steps == alone.num_timesteps
     for n, tensor in Initialization.of(alone, "all").parameters.items():
         assert torch.equal(tensor, first.final.parameters[n]), n
-    assert [steps for steps, _ in first.log][-1] <= STEPS and "train/n_updates" not in first.log[-1][1]
+    assert 0 < first.log[-1][0] <= first.steps and "train/n_updates" not in first.log[-1][1]
     assert "rollout/ep_rew_mean" in first.log[-1][1]
 
 
@@ -414,6 +412,14 @@ def test_actions_that_an_algorithm_does_not_take(algorithm: str, env: str, messa
     with pytest.raises(ValueError, match=message) as refused:
         MetaTrainer(family, Leap(), 1)
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy"), [("CrossQ", "CnnPolicy"), ("RecurrentPPO", "MlpPolicy"), ("A2C", "M")]
+)
+def test_policies_that_an_algorithm_does_not_have(algorithm: str, policy: str) -> None:
+    with pytest.raises(ValueError, match=f"{algorithm} has no policy '{policy}': choose one of .*Policy"):
+        EnvTasks(plain(algorithm), policy, ["CartPole-v1"], 200)
 
 
 def test_a_visit_that_ends_before_its_first_update() -> None:
