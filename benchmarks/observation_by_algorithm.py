@@ -22,6 +22,7 @@ import gymnasium as gym
 import numpy as np
 import sb3_contrib
 import stable_baselines3
+import torch
 from observation import hooks_timed
 from report import Row, at_least_one, parser, publish
 from stable_baselines3.common.env_util import make_vec_env
@@ -85,6 +86,7 @@ def timed(path: GradientPath | GradientPaths) -> Iterator[list[list[float]]]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     cli = parser(__doc__)
     cli.add_argument("--steps", type=at_least_one, default=1_500, help="per measurement")
     cli.add_argument("--repeats", type=at_least_one, default=7)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -484,3 +487,25 @@ def test_fast_arithmetic_is_for_all_of_them() -> None:
     both = made(LeapSAC, "SAC", arithmetic="fast").learn(STEPS)
     assert all(o.param_groups[0]["fused"] for o in optimizers(both.policy).values())
     assert all(torch.isfinite(p).all() for p in both.policy.parameters())
+
+
+@pytest.mark.slow
+def test_constructors_are_checked_as_sb3s_are(tmp_path: Path) -> None:
+    wrong = [
+        'LeapA2C("MlpPolicy", "CartPole-v1", learning_rte=1e-3)',
+        'LeapA2C("MlpPolicy", "CartPole-v1", n_steps="many")',
+        'LeapQRDQN("MlpPolicy", "CartPole-v1", buffer_sze=3)',
+        'LeapSAC("MlpPolicy", "Pendulum-v1", tau=0.1, scope=3)',
+        'LeapDQN("MlpPolicy", "CartPole-v1", learner=3)',
+    ]
+    right = [
+        'LeapA2C("MlpPolicy", "CartPole-v1", learning_rate=1e-3, arithmetic="fast")',
+        'LeapSAC("MlpPolicy", "Pendulum-v1", tau=0.1, learner=Leap(), scope="actor").learn(10).predict',
+        'LeapMaskablePPO("MlpPolicy", "CartPole-v1").gradient_path',
+    ]
+    imports = "from leap_rl import Leap, LeapA2C, LeapDQN, LeapMaskablePPO, LeapQRDQN, LeapSAC\n"
+    (tmp_path / "script.py").write_text(imports + "\n".join(wrong + right) + "\n")
+    root = Path(leap_rl.__file__).parents[1]
+    command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml"), str(tmp_path / "script.py")]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout
+    assert {int(n) for n in re.findall(r"script\.py:(\d+): error", said)} == set(range(2, 2 + len(wrong))), said
