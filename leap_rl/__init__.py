@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 from leap_rl.lazy import lazily
 
 if TYPE_CHECKING:
-    from leap_rl.agents import EnvTasks, LeapA2C, LeapPPO
+    from leap_rl.agents import EnvTasks, LeapA2C, LeapDDPG, LeapDQN, LeapPPO, LeapSAC, LeapTD3
+    from leap_rl.agents import LeapCrossQ as LeapCrossQ
+    from leap_rl.agents import LeapMaskablePPO as LeapMaskablePPO
+    from leap_rl.agents import LeapQRDQN as LeapQRDQN
+    from leap_rl.agents import LeapRecurrentPPO as LeapRecurrentPPO
+    from leap_rl.agents import LeapTQC as LeapTQC
     from leap_rl.atari import AtariTasks, AtariVecEnv, make_atari_env
     from leap_rl.core import FOMAML, GradientPath, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
     from leap_rl.transfer import Initialization, Mnih2013CNN
@@ -27,7 +32,16 @@ _WHERE = {
     "Initialization": "leap_rl.transfer",
     "Leap": "leap_rl.core",
     "LeapA2C": "leap_rl.agents",
+    "LeapCrossQ": "leap_rl.agents",
+    "LeapDDPG": "leap_rl.agents",
+    "LeapDQN": "leap_rl.agents",
+    "LeapMaskablePPO": "leap_rl.agents",
     "LeapPPO": "leap_rl.agents",
+    "LeapQRDQN": "leap_rl.agents",
+    "LeapRecurrentPPO": "leap_rl.agents",
+    "LeapSAC": "leap_rl.agents",
+    "LeapTD3": "leap_rl.agents",
+    "LeapTQC": "leap_rl.agents",
     "MetaTrainer": "leap_rl.core",
     "Mnih2013CNN": "leap_rl.transfer",
     "NoPretraining": "leap_rl.core",
@@ -36,6 +50,7 @@ _WHERE = {
     "make_atari_env": "leap_rl.atari",
 }
 
+# What is of sb3-contrib, which need not be installed, is there by its name, and no part of ``import *``.
 __all__ = [
     "FOMAML",
     "AtariTasks",
@@ -45,7 +60,11 @@ __all__ = [
     "Initialization",
     "Leap",
     "LeapA2C",
+    "LeapDDPG",
+    "LeapDQN",
     "LeapPPO",
+    "LeapSAC",
+    "LeapTD3",
     "MetaTrainer",
     "Mnih2013CNN",
     "NoPretraining",

@@ -23,6 +23,7 @@ EXTRAS = {
     "matplotlib": "evaluation",
     "moviepy": "video",
     "rliable": "evaluation",
+    "sb3_contrib": "contrib",
     "scipy": "supervised",
     "torchvision": "supervised",
 }

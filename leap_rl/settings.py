@@ -50,14 +50,15 @@ PRESETS = Path(__file__).with_name("presets")
 class AgentSettings:
     """The agent that learns. What is not given is Stable-Baselines3's default."""
 
-    algorithm: Literal["A2C", "PPO"] = "A2C"
-    """of Stable-Baselines3"""
+    algorithm: Literal["A2C", "PPO", "DQN", "SAC", "TD3", "DDPG", "RecurrentPPO", "QRDQN", "TQC", "CrossQ"] = "A2C"
+    """of Stable-Baselines3, the last four of sb3-contrib; SAC, TD3, DDPG, TQC and CrossQ are for continuous actions,
+    DQN and QRDQN for discrete ones"""
     network: Literal["nature", "mnih2013", "mlp"] | None = None
     """nature: SB3's for images; mnih2013: that of the paper; mlp: for all else. Without it nature for images"""
     n_envs: Positive = 16
     """environments in parallel"""
     n_steps: Positive | None = None
-    """steps in each environment between two updates"""
+    """steps in each environment between two updates; with a replay buffer that is train-freq"""
     learning_rate: Rate | None = None
     """of the agent's own optimizer"""
     gamma: Fraction | None = None
@@ -75,11 +76,27 @@ class AgentSettings:
     rms_prop_eps: Rate | None = None
     """A2C only: RMSprop's ε"""
     batch_size: Annotated[int, Parameter(validator=Number(gte=2), converter=_whole)] | None = None
-    """PPO only: minibatch size"""
+    """all but A2C: minibatch size"""
     n_epochs: Positive | None = None
-    """PPO only: passes over a rollout"""
+    """PPO and RecurrentPPO: passes over a rollout"""
     clip_range: Rate | None = None
-    """PPO only: of the probability ratio"""
+    """PPO and RecurrentPPO: of the probability ratio"""
+    buffer_size: Positive | None = None
+    """with a replay buffer: steps that it holds"""
+    learning_starts: NotNegative | None = None
+    """with a replay buffer: steps of random actions before the first update"""
+    train_freq: Positive | None = None
+    """with a replay buffer: steps in each environment between updates"""
+    gradient_steps: Positive | None = None
+    """with a replay buffer: updates at a time"""
+    tau: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] | None = None
+    """with a target network: how far it follows at a time"""
+    target_update_interval: Positive | None = None
+    """DQN and QRDQN: steps between two updates of the target network; SAC and TQC: updates"""
+    exploration_fraction: Fraction | None = None
+    """DQN and QRDQN: part of a visit in which random actions become rare"""
+    exploration_final_eps: Fraction | None = None
+    """DQN and QRDQN: probability of a random action after it"""
     arithmetic: Literal["exact", "fast"] = "exact"
     """exact: the bits of Stable-Baselines3; fast: other bits, by what this hardware has (bfloat16 for one)"""
 

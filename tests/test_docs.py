@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,17 +58,24 @@ def test_every_command_of_the_documentation_runs(document: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_complete_example_of_own_environments_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("document", "budgets", "left"),
+    [
+        ("own-environments", (("20_000", "256"), ("meta_steps=20", "meta_steps=1")), "pendulums/model.safetensors"),
+        ("algorithms", (("2_000", "128"), ("meta_steps=2", "meta_steps=1")), ""),
+    ],
+)
+def test_the_complete_example_of_a_page_runs(document: str, budgets: Any, left: str, tmp_path: Path) -> None:
     (source,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "docs/own-environments.md").read_text(), re.DOTALL | re.MULTILINE
+        r"^```python\n(.*?)^```$", (ROOT / f"docs/{document}.md").read_text(), re.DOTALL | re.MULTILINE
     )
-    for budget, tiny in (("20_000", "256"), ("meta_steps=20", "meta_steps=1")):
+    for budget, tiny in budgets:
         assert budget in source
         source = source.replace(budget, tiny)
     (tmp_path / "script.py").write_text(source)
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "pendulums" / "model.safetensors").is_file()
+    assert (tmp_path / left).exists()
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda d: d.name)

@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
+
+from leap_rl.transfer.names import optimizers
 
 Arithmetic = Literal["exact", "fast"]
 """``"exact"``: the bits of SB3. ``"fast"``: those of ``speed_up``."""
@@ -25,12 +28,8 @@ def speed_up(model: BaseAlgorithm) -> list[str]:
     :return: what was found to be possible, in words
     """
     done = []
-    policy: Any = model.policy
-    extractors = {
-        id(extractor): extractor
-        for name in ("features_extractor", "pi_features_extractor", "vf_features_extractor")
-        if isinstance(extractor := getattr(policy, name, None), nn.Module)
-    }.values()
+    policy = model.policy
+    extractors = [m for m in policy.modules() if isinstance(m, BaseFeaturesExtractor)]
     if any(isinstance(m, nn.Conv2d) for extractor in extractors for m in extractor.modules()):
         for extractor in extractors:
             extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -39,12 +38,12 @@ def speed_up(model: BaseAlgorithm) -> list[str]:
             for extractor in extractors:
                 _autocast(extractor, model.device.type)
             done.append("bfloat16 feature extractor")
-    if fuse(getattr(policy, "optimizer", None)):
+    if any([fuse(optimizer) for optimizer in optimizers(policy).values()]):
         done.append("fused Adam")
     return done
 
 
-def fuse(optimizer: torch.optim.Optimizer | None) -> bool:
+def fuse(optimizer: torch.optim.Optimizer) -> bool:
     """Whether it has a fused kernel, which it then uses; RMSprop has none."""
     if not isinstance(optimizer, torch.optim.Adam):
         return False

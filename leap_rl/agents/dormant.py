@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from leap_rl.agents.tasks import EnvTask, EnvTasks
@@ -54,7 +56,9 @@ class RecycleDormant(MetaCallback):
         first = tasks[0]
         env = first.make_vec_env("encoder", 1)
         kwargs = {name: value for name, value in first.algorithm_kwargs.items() if name != "arithmetic"}
-        self.model = first.algorithm(first.policy, env, scope="encoder", device="cpu", **kwargs)
+        self.model = dataclasses.replace(first, algorithm_kwargs=kwargs).make_model(
+            env, 1, "encoder", trainer.settings.seed
+        )
         env.close()
         frames = np.concatenate([random_observations(task, FRAMES, trainer.settings.seed) for task in tasks])
         policy = self.model.policy
@@ -63,7 +67,9 @@ class RecycleDormant(MetaCallback):
         self.observations = observations
 
     def _on_rollout_start(self) -> None:
-        trainer, encoder = self.trainer, self.model.policy.features_extractor
+        trainer = self.trainer
+        # The first there is: a target network, which has another, is filled with it.
+        encoder = next(m for m in self.model.policy.modules() if isinstance(m, BaseFeaturesExtractor))
         trainer.tasks.draw_initialization("encoder", trainer.settings.seed + trainer.meta_step).apply_to(self.model)
         random = copy.deepcopy(encoder)
         current = trainer.initialization

@@ -8,24 +8,23 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
-from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from leap_rl.agents.a2c import LeapA2C
-from leap_rl.agents.observed import ObservedTraining, check_learner
-from leap_rl.agents.ppo import LeapPPO
+from leap_rl.agents.observed import ObservedTraining, default_arguments
 from leap_rl.agents.registered import register, registered
 from leap_rl.agents.spaces import check_spaces, network_input
 from leap_rl.core import (
@@ -44,36 +43,60 @@ from leap_rl.running.as_json import as_json
 from leap_rl.running.integers import integer
 from leap_rl.transfer.names import observed_parameters
 
-LOGS_PER_VISIT = 10
-"""How often SB3 logs in one visit: its own default for A2C, every 100 rollouts, is never in a short one."""
+OBSERVED = {
+    "stable_baselines3": ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"),
+    "sb3_contrib": ("CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC"),
+}
+"""The algorithms of which there is an observed kind, by the library that they are of."""
 
 
 def observed_algorithm(algorithm: type[BaseAlgorithm]) -> type[ObservedTraining]:
     """
-    The observed kind of an algorithm: plain A2C and PPO are taken as ``LeapA2C`` and ``LeapPPO``.
+    The observed kind of an algorithm: plain PPO is taken as ``LeapPPO``, and so on.
 
     :param algorithm: a class
     :raises ValueError: for one that can't be observed
     """
-    if isinstance(algorithm, type) and issubclass(algorithm, ObservedTraining):
+    if isinstance(algorithm, type) and issubclass(algorithm, ObservedTraining) and algorithm is not ObservedTraining:
         return algorithm
-    observed = {A2C: LeapA2C, PPO: LeapPPO}.get(algorithm)
-    if observed is None:
-        reason = ": TRPO moves its actor by line search, without a loss" if "TRPO" in str(algorithm) else ""
-        raise ValueError(
-            f"{getattr(algorithm, '__name__', algorithm)} can't be observed{reason}; use LeapA2C or LeapPPO"
-        )
-    return observed
+    name = getattr(algorithm, "__name__", str(algorithm))
+    library = getattr(algorithm, "__module__", "").partition(".")[0]
+    if isinstance(algorithm, type) and name in OBSERVED.get(library, ()):
+        module = "contrib" if library == "sb3_contrib" else "algorithms"
+        observed: type[ObservedTraining] = getattr(import_module(f"leap_rl.agents.{module}"), f"Leap{name}")
+        return observed
+    reason = ": TRPO moves its actor by line search, without a loss" if name == "TRPO" else ""
+    known = ", ".join(f"Leap{known}" for names in OBSERVED.values() for known in names)
+    raise ValueError(f"{name} can't be observed{reason}; use one of {known}")
 
 
-class _ToJob(BaseCallback):
-    """Collects the episodes that end, and says how many steps are done."""
+LOGS_PER_VISIT = 10
+"""How often a visit logs. SB3's own defaults are never in a short one, or after every few episodes in a long one."""
 
-    def __init__(self, report: Report) -> None:
+REPORTS_PER_VISIT = 100
+"""How often a visit says at most how far it is: an off-policy agent may have as many rollouts as steps."""
+
+
+class _Visit(BaseCallback):
+    """
+    What a learning process shows of itself: the episodes that end, and what SB3 logs.
+
+    :param steps: of its budget
+    :param report: called with the steps done
+    """
+
+    def __init__(self, steps: int, report: Report) -> None:
         super().__init__()
+        self.budget = steps
         self.report = report
         self.steps: list[int] = []
         self.returns: list[float] = []
+        self.memory = _Memory()
+        self._rollouts = self._reported = 0
+
+    def _on_training_start(self) -> None:
+        rollouts = self.budget // self.model.rollout_steps  # type: ignore[attr-defined]
+        self._log_every = max(1, rollouts // LOGS_PER_VISIT)
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -83,12 +106,21 @@ class _ToJob(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self.report(self.num_timesteps)
+        self._rollouts += 1
+        if self._rollouts % self._log_every == 0:
+            self.model.dump_logs()
+        if self.num_timesteps - self._reported >= self.budget / REPORTS_PER_VISIT:
+            self._reported = self.num_timesteps
+            self.report(self.num_timesteps)
 
     def forget_after(self, steps: int) -> None:
         """What a rollout that was only looked at had to say of the agent, is not said."""
         kept = sum(s <= steps for s in self.steps)
         self.steps, self.returns = self.steps[:kept], self.returns[:kept]
+
+    @property
+    def curve(self) -> LearningCurve:
+        return LearningCurve(np.asarray(self.steps), np.asarray(self.returns), self.budget)
 
 
 class _Memory(KVWriter):
@@ -120,7 +152,7 @@ class EnvTask(Task):
     name: str
     env: str | EnvSpec | Callable[[], gym.Env]
     algorithm: type[ObservedTraining]
-    policy: str | type[ActorCriticPolicy]
+    policy: str | type[BasePolicy]
     steps: int
     n_envs: int
     algorithm_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -143,65 +175,105 @@ class EnvTask(Task):
 
     def run(self, job: Job, report: Report) -> TaskResult:
         started = time.perf_counter()
-        scope = job.initialization.scope
-        env = self.make_vec_env(scope)
+        with closing(self.make_vec_env(job.initialization.scope)) as env:
+            model = self.start(job, env)
+            visit = _Visit(self.steps, report)
+            went_well = self.learn(model, visit)
+        return self.result(job, model, visit, went_well, started)
+
+    def start(self, job: Job, env: VecEnv) -> ObservedTraining:
+        """The agent at θ⁰, which has seen nothing yet; its replay buffer, if it has one, is empty."""
+        model = self.make_model(env, self.steps, job.initialization.scope, job.seed, job.device, job.learner)
+        job.initialization.apply_to(model)
+        return model
+
+    def make_model(
+        self,
+        env: VecEnv,
+        steps: int,
+        scope: str | None,
+        seed: int,
+        device: str = "cpu",
+        learner: MetaLearner | None = None,
+    ) -> ObservedTraining:
+        """
+        :param env: of the task
+        :param steps: that it will learn for
+        :param scope: what of it is observed; ``None``: its default
+        :param seed: draws the network whole, so what is not in scope is redrawn at every visit
+        :param device: where it lives
+        :param learner: how it is observed; ``None``: by default
+        :raises ValueError: for an environment that the algorithm can't learn
+        """
+        self.algorithm.check_env(self.name, env)
+        kwargs = self.algorithm.arguments(self.algorithm_kwargs, steps, env.num_envs)
+        return self.algorithm(self.policy, env, learner=learner, scope=scope, seed=seed, device=device, **kwargs)
+
+    def learn(self, model: ObservedTraining, visit: _Visit) -> bool:
+        """
+        Spend the budget.
+
+        :param model: at its start
+        :param visit: sees it learn
+        :return: whether it could; one that diverges can't act any more
+        """
+        model.set_logger(Logger(None, [visit.memory]))
+        ahead = model.rollout_steps if model.learner.looks_ahead else 0
         try:
-            # The seed draws the network whole, so what is not in scope is redrawn at every visit.
-            model = self.algorithm(
-                self.policy,
-                env,
-                learner=job.learner,
-                scope=scope,
-                seed=job.seed,
-                device=job.device,
-                **self.algorithm_kwargs,
-            )
-            job.initialization.apply_to(model)
-            episodes, memory = _ToJob(report), _Memory()
-            model.set_logger(Logger(None, [memory]))
-            try:
-                rollout = self.n_envs * model.n_steps
-                iterations = self.steps // rollout
-                steps = self.steps + (rollout if job.learner.looks_ahead else 0)
-                model.learn(steps, callback=episodes, log_interval=max(1, iterations // LOGS_PER_VISIT))
-                if isinstance(model.gradient_path, LookAhead):
-                    episodes.forget_after(model.num_timesteps - rollout)
-                    model.gradient_path.rewind()
-                diverged = not all(p.isfinite().all() for p in model.policy.parameters())
-            except ValueError as error:
-                # How torch says that actions can't be drawn from logits that are not finite.
-                if "found invalid values" not in str(error):
-                    raise
-                diverged = True
-        finally:
-            env.close()
+            model.learn(self.steps + ahead, callback=visit, log_interval=None)  # type: ignore[arg-type]
+        except ValueError as error:
+            # How torch says that actions can't be drawn from a distribution that is not finite.
+            if "found invalid values" not in str(error):
+                raise
+            return False
+        if isinstance(model.gradient_path, LookAhead):
+            visit.forget_after(model.num_timesteps - ahead)
+            model.gradient_path.rewind()
+        return all(bool(p.isfinite().all()) for p in model.policy.parameters())
+
+    def result(self, job: Job, model: ObservedTraining, visit: _Visit, went_well: bool, started: float) -> TaskResult:
+        """
+        What a learning process gives back that has spent its budget, or diverged.
+
+        :param job: of the process
+        :param model: at θ^K
+        :param visit: that saw it learn
+        :param went_well: whether it did not diverge
+        :param started: when, by ``time.perf_counter``
+        """
         path = model.gradient_path
         meta_gradient = statistics = None
         # What diverged before its second rollout has nothing that FOMAML could look at.
-        if path is not None and not (diverged and (path.n_updates == 0 or isinstance(path, LookAhead))):
+        if path is not None and (went_well or (path.n_updates and not isinstance(path, LookAhead))):
             meta_gradient, statistics = path.meta_gradient(), path.statistics()
             # What the optimizer does not move is the same in every task, and stays as it is.
             fixed = {n: torch.zeros_like(t) for n, t in job.initialization.parameters.items() if n not in meta_gradient}
             meta_gradient = {name: g.cpu() for name, g in meta_gradient.items()} | fixed
-            diverged = diverged or not all(g.isfinite().all() for g in meta_gradient.values())
+            went_well = went_well and all(bool(g.isfinite().all()) for g in meta_gradient.values())
         return TaskResult(
             name=self.name,
-            curve=LearningCurve(np.asarray(episodes.steps), np.asarray(episodes.returns), self.steps),
+            curve=visit.curve,
             steps=model.num_timesteps,
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,
             statistics=statistics,
-            status="non_finite" if diverged else "ok",
-            log=memory.log,
-            final=Initialization.of(model, scope) if job.return_final else None,
+            status="ok" if went_well else "non_finite",
+            log=visit.memory.log,
+            final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
         )
+
+    def __repr__(self) -> str:
+        kwargs = "".join(f", {name}={value!r}" for name, value in self.algorithm_kwargs.items())
+        policy = self.policy if isinstance(self.policy, str) else self.policy.__name__
+        text = f"{self.name}: {self.algorithm.__name__}, {policy}, {self.steps:,} steps, {self.n_envs} envs{kwargs}"
+        return f"{type(self).__name__}({one_line(text)})"
 
 
 class EnvTasks(TaskFamily):
     """
     Environments to learn with one algorithm and one network.
 
-    :param algorithm: ``LeapA2C`` or ``LeapPPO``; A2C and PPO are taken as those
+    :param algorithm: ``LeapA2C``, ``LeapDQN``, ``LeapSAC`` or another observed one; plain ones are taken as those
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class of SB3's or your own
     :param envs: what to learn, by name: Gymnasium ids, what ``gymnasium.spec`` gives, or functions that make an
         environment; a sequence of ids is named by them
@@ -214,7 +286,7 @@ class EnvTasks(TaskFamily):
     def __init__(
         self,
         algorithm: type[BaseAlgorithm],
-        policy: str | type[ActorCriticPolicy],
+        policy: str | type[BasePolicy],
         envs: Mapping[str, str | EnvSpec | Callable[[], gym.Env]] | Sequence[str],
         timesteps: int,
         n_envs: int = 8,
@@ -230,7 +302,9 @@ class EnvTasks(TaskFamily):
                 raise ValueError(
                     f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments"
                 )
-        observed, timesteps, n_envs = self._check(algorithm, len(named), timesteps, n_envs, algorithm_kwargs or {})
+        observed, timesteps, n_envs = self._check(
+            algorithm, policy, len(named), timesteps, n_envs, algorithm_kwargs or {}
+        )
         kwargs = python_numbers(algorithm_kwargs or {})
         self._tasks: list[EnvTask] = [
             EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in named.items()
@@ -238,24 +312,39 @@ class EnvTasks(TaskFamily):
 
     @staticmethod
     def _check(
-        algorithm: type[BaseAlgorithm], n_tasks: int, timesteps: int, n_envs: int, algorithm_kwargs: Mapping[str, Any]
+        algorithm: type[BaseAlgorithm],
+        policy: str | type[BasePolicy],
+        n_tasks: int,
+        timesteps: int,
+        n_envs: int,
+        algorithm_kwargs: Mapping[str, Any],
     ) -> tuple[type[ObservedTraining], int, int]:
         """:return: the algorithm that observes, timesteps and n_envs as Python's integers"""
         observed = observed_algorithm(algorithm)
+        if isinstance(policy, str) and policy not in observed.policy_aliases:
+            known_policies = ", ".join(observed.policy_aliases)
+            raise ValueError(f"{observed.plain().__name__} has no policy {policy!r}: choose one of {known_policies}")
         integer("the number of tasks", n_tasks, least=1)
-        # The SB3 class after the mixin is the one whose constructor spells its arguments out.
-        plain = next(c for c in observed.__mro__ if not issubclass(c, ObservedTraining))
-        known = set(inspect.signature(plain).parameters) | {"arithmetic"}
-        known -= {"policy", "env", "seed", "device", "_init_setup_model"}
+        known = set(inspect.signature(observed).parameters)
+        known -= {"policy", "env", "seed", "device", "learner", "scope", "_init_setup_model"}
         for name in algorithm_kwargs:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"algorithm_kwargs has {name!r}, which {plain.__name__} does not take here{hint}")
-        return observed, integer("timesteps", timesteps, least=1), integer("n_envs", n_envs, least=1)
+                raise ValueError(
+                    f"algorithm_kwargs has {name!r}, which {observed.plain().__name__} does not take here{hint}"
+                )
+        timesteps = integer("timesteps", timesteps, least=1)
+        starts = {**default_arguments(observed), **algorithm_kwargs}.get("learning_starts", 0)
+        if timesteps <= starts:
+            raise ValueError(
+                f"timesteps={timesteps} ends before the first update: learning_starts of {observed.plain().__name__} "
+                f"is {starts}"
+            )
+        return observed, timesteps, integer("n_envs", n_envs, least=1)
 
     def check_learner(self, learner: MetaLearner) -> None:
-        check_learner(learner)
+        self._tasks[0].algorithm.check_learner(learner)
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -274,9 +363,7 @@ class EnvTasks(TaskFamily):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                model = first.algorithm(
-                    first.policy, env, scope=scope, seed=seed, device="cpu", **first.algorithm_kwargs
-                )
+                model = first.make_model(env, 1, scope, seed)
         except (AssertionError, RuntimeError) as error:  # how SB3 and torch say what a network is not for
             raise ValueError(
                 f"{first.name} can't be learned with {first.policy}: {' '.join(str(error).split())}"
@@ -298,6 +385,7 @@ class EnvTasks(TaskFamily):
         for task in self._tasks[1:]:
             env = task.make_vec_env(scope, n_envs=1)
             try:
+                task.algorithm.check_env(task.name, env)
                 env = BaseAlgorithm._wrap_env(env)  # as the network sees it
             except AssertionError as error:
                 raise ValueError(f"{task.name} can't be learned: {' '.join(str(error).split())}") from None
@@ -313,6 +401,12 @@ class EnvTasks(TaskFamily):
                         f"scope={scope!r} needs the same {what} in every task, "
                         f"but {self._tasks[0].name} has {mine} and {task.name} {other}"
                     )
+
+    def __repr__(self) -> str:
+        names = [task.name for task in self._tasks]
+        shown = ", ".join(names if len(names) <= 5 else [*names[:3], "...", names[-1]])
+        first = repr(self._tasks[0]).partition(": ")[2].removesuffix(")")
+        return f"{type(self).__name__}({one_line(f'{len(names)} tasks ({shown}): {first}')})"
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
         """Where an initialization from these tasks comes from."""
@@ -390,6 +484,12 @@ class RandomPolicies(TaskFamily):
 
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         return self._drawn(scope)
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """:param most: characters"""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def python_numbers(kwargs: Mapping[str, Any]) -> dict[str, Any]:

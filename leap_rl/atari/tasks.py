@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
@@ -18,7 +18,7 @@ from leap_rl.core.initialization import versions
 from leap_rl.running.as_json import as_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AtariTask(EnvTask):
     """
     One game to learn; see ``EnvTask``.
@@ -39,7 +39,8 @@ class AtariTasks(EnvTasks):
     Atari games to learn with one algorithm and one network. With the scope ``"all"`` every game has the full set
     of 18 actions.
 
-    :param algorithm: ``LeapA2C`` or ``LeapPPO``; A2C and PPO are taken as those
+    :param algorithm: ``LeapA2C``, ``LeapDQN`` or another observed one that takes discrete actions; plain ones are taken
+        as those
     :param policy: ``"CnnPolicy"``; another network by ``algorithm_kwargs["policy_kwargs"]``
     :param games: in any spelling that ``make_atari_env`` takes
     :param timesteps: budget of one visit to a game, in steps summed over environments
@@ -52,7 +53,7 @@ class AtariTasks(EnvTasks):
     def __init__(
         self,
         algorithm: type[BaseAlgorithm],
-        policy: str | type[ActorCriticPolicy],
+        policy: str | type[BasePolicy],
         games: Sequence[str],
         timesteps: int,
         n_envs: int = 16,
@@ -62,7 +63,9 @@ class AtariTasks(EnvTasks):
         check_names("games", games)
         names = [game_name(game) for game in games]
         check_names("games", names)
-        observed, timesteps, n_envs = self._check(algorithm, len(names), timesteps, n_envs, algorithm_kwargs or {})
+        observed, timesteps, n_envs = self._check(
+            algorithm, policy, len(names), timesteps, n_envs, algorithm_kwargs or {}
+        )
         self._tasks: list[EnvTask] = [
             AtariTask(
                 name,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import inspect
 import math
 from collections.abc import Sequence
 from datetime import timedelta
 
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from leap_rl.agents.observed import default_arguments
 from leap_rl.commands.meta_train import make_trainer
 from leap_rl.commands.tasks import algorithm, make_tasks
 from leap_rl.core import Job, Workers
@@ -29,7 +31,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
     tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
     trainer = make_trainer(settings, tasks, None)
     theta, size, eval_tasks = trainer.initialization, trainer.settings.meta_batch_size, trainer.eval_tasks
-    rollout, updates = _updates(settings.agent)
+    rollout, updates, before = _updates(settings.agent)
     visits = settings.meta_steps * size
     steps = visits * settings.timesteps
     evaluations = (1 + settings.meta_steps // settings.eval_freq) * len(eval_tasks)
@@ -38,11 +40,11 @@ def dry_run(settings: MetaTrainSettings) -> None:
     print(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
     print(f"scope {theta.scope}: {sum(t.numel() for t in theta.parameters.values()):,} parameters")
     print(f"{settings.meta_steps} meta steps × {size} tasks = {visits:,} visits")
-    per_visit = math.ceil(settings.timesteps / rollout) * updates
+    per_visit = math.ceil(max(0, settings.timesteps - before) / rollout) * updates
     print("What a training step counts:")
     print(f"  environment steps (what will be run): {settings.timesteps:,} steps = {per_visit:,} updates a visit, ")
     print(f"    {steps:,} steps = {per_visit * visits:,} updates in all")
-    other = math.ceil(settings.timesteps / updates) * rollout
+    other = math.ceil(settings.timesteps / updates) * rollout + before
     print(f"  updates: {settings.timesteps:,} updates = {other:,} steps a visit (--timesteps {other}), ")
     print(f"    {other * visits:,} steps in all")
     if evaluations:
@@ -53,7 +55,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
 
     engine = Workers(settings.n_workers)
     print(f"Measuring on this machine, {engine.n_workers} processes ...", flush=True)
-    short = [dataclasses.replace(task, steps=max(MEASURED_STEPS, 2 * rollout)) for task in tasks]
+    short = [dataclasses.replace(task, steps=before + max(MEASURED_STEPS, 2 * rollout)) for task in tasks]
     # Every task, and as many at once as later.
     order = [i % len(short) for i in range(math.ceil(len(short) / engine.n_workers) * engine.n_workers)]
     jobs = [Job(short[i], theta, trainer.learner, n, settings.device) for n, i in enumerate(order)]
@@ -108,11 +110,15 @@ def sensible_timeout(seconds: float) -> int:
     return math.ceil(timeout / unit) * unit
 
 
-def _updates(agent: AgentSettings) -> tuple[int, int]:
-    """Steps of a rollout, summed over environments, and the updates made of it."""
-    defaults = {k: p.default for k, p in inspect.signature(algorithm(agent)).parameters.items()}
-    rollout = agent.n_envs * (agent.n_steps or defaults["n_steps"])
-    if agent.algorithm == "A2C":
-        return rollout, 1
-    epochs, batch = agent.n_epochs or defaults["n_epochs"], agent.batch_size or defaults["batch_size"]
-    return rollout, epochs * math.ceil(rollout / batch)
+def _updates(agent: AgentSettings) -> tuple[int, int, int]:
+    """
+    Steps that are collected at a time, summed over environments, the updates made of them, and the steps before the
+    first. Actor and critic that have an optimizer each are updated as often, or the actor less often.
+    """
+    kind = algorithm(agent)
+    known = {**default_arguments(kind), **{n: value for n, value in vars(agent).items() if value is not None}}
+    if issubclass(kind, OffPolicyAlgorithm):
+        return agent.n_envs * known["train_freq"], known["gradient_steps"], known["learning_starts"]
+    rollout = agent.n_envs * known["n_steps"]
+    epochs, batch = (1, rollout) if agent.algorithm == "A2C" else (known["n_epochs"], known["batch_size"])
+    return rollout, epochs * math.ceil(rollout / batch), 0

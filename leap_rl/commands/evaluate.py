@@ -142,13 +142,16 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
 
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
-    model = observed_algorithm(algorithm(settings.agent))(
-        policy(settings.agent, settings.env),
+    name = policy(settings.agent, settings.env)
+    kind = observed_algorithm(algorithm(settings.agent))
+    kind.check_env(settings.game or settings.env, env)
+    model = kind(
+        name,
         env,
         learner=NoPretraining(),
         seed=settings.seed,
         device=settings.device,
-        **algorithm_kwargs(settings.agent),
+        **algorithm_kwargs(settings.agent, name),
     )
     initialization.apply_to(model, settings.head)
     model.print_arithmetic()

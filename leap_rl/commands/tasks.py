@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, get_args
 
 import gymnasium as gym
-from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.cartpole import Variants, cartpole_family
+from leap_rl.agents.observed import default_arguments
+from leap_rl.agents.tasks import OBSERVED
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
 from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN
 
-_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"A2C": A2C, "PPO": PPO}
 SMALLEST_IMAGE = 36
 """Of fewer pixels, in height or width, SB3's network of images has no output."""
 
-_ONLY = {"use_rms_prop": "A2C", "rms_prop_eps": "A2C", "batch_size": "PPO", "n_epochs": "PPO", "clip_range": "PPO"}
-
 
 def algorithm(agent: AgentSettings) -> type[BaseAlgorithm]:
-    return _ALGORITHMS[agent.algorithm]
+    """:raises ModuleNotFoundError: for one of sb3-contrib, where that is not installed"""
+    library = next(library for library, names in OBSERVED.items() if agent.algorithm in names)
+    found: type[BaseAlgorithm] = getattr(import_module(library), agent.algorithm)
+    return found
 
 
 def policy(agent: AgentSettings, env: str = "") -> str:
@@ -44,7 +47,7 @@ def policy(agent: AgentSettings, env: str = "") -> str:
             raise ValueError(
                 f"agent.network is {agent.network}: observations of several parts have their own, leave it out"
             )
-        return "MultiInputPolicy"
+        return _named("MultiInput", agent)
     images = space is None or (is_image_space(space) and sorted(space.shape or ())[1] >= SMALLEST_IMAGE)
     may_be = ["nature", "mnih2013"] if images else []
     if env:
@@ -52,13 +55,19 @@ def policy(agent: AgentSettings, env: str = "") -> str:
     if agent.network not in (None, *may_be):
         why = "" if env else ", since games are images"
         raise ValueError(f"agent.network is {agent.network}: here it must be {' or '.join(may_be)}{why}")
-    return "CnnPolicy" if images and agent.network != "mlp" else "MlpPolicy"
+    return _named("Cnn" if images and agent.network != "mlp" else "Mlp", agent)
 
 
-def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
+def _named(network: str, agent: AgentSettings) -> str:
+    return f"{network}LstmPolicy" if agent.algorithm == "RecurrentPPO" else f"{network}Policy"
+
+
+def algorithm_kwargs(agent: AgentSettings, policy_name: str) -> dict[str, Any]:
     """
     What is given, as the constructor of the observed algorithm takes it.
 
+    :param policy_name: SB3's; where it has an encoder, actor and critic of SAC and its like share one, as those of A2C
+        do: one is meta-learned
     :raises ValueError: for what the algorithm does not have
     """
     kwargs = {
@@ -66,12 +75,19 @@ def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
         for name, value in dataclasses.asdict(agent).items()
         if name not in ("algorithm", "network", "n_envs", "arithmetic") and value is not None
     }
+    kind = algorithm(agent)
+    known = default_arguments(kind)
     for name in kwargs:
-        if _ONLY.get(name, agent.algorithm) != agent.algorithm:
-            raise ValueError(f"agent.{name.replace('_', '-')} is of {_ONLY[name]}: {agent.algorithm} has none")
+        option = f"agent.{name.replace('_', '-')}"
+        if name == "n_steps" and issubclass(kind, OffPolicyAlgorithm):  # where SB3 means returns of n steps by it
+            raise ValueError(f"{option} is of agents without a replay buffer: of {agent.algorithm} it is train-freq")
+        if name not in known:
+            raise ValueError(f"{option} is of other algorithms: {agent.algorithm} has none")
+    if not policy_name.startswith("Mlp") and agent.algorithm in ("SAC", "TD3", "DDPG", "TQC"):
+        kwargs["policy_kwargs"] = {"share_features_extractor": True}
     if agent.network == "mnih2013":
         # SB3 puts two hidden layers between any extractor but NatureCNN and the heads, unless told not to.
-        kwargs["policy_kwargs"] = {"features_extractor_class": Mnih2013CNN, "net_arch": []}
+        kwargs.setdefault("policy_kwargs", {}).update(features_extractor_class=Mnih2013CNN, net_arch=[])
     if agent.arithmetic == "fast":
         kwargs["arithmetic"] = "fast"
     return kwargs
@@ -97,19 +113,22 @@ def make_tasks(
     """
     if bool(games) == bool(envs):
         raise ValueError(f"give either games or envs, not {'both' if games else 'neither'}")
-    kind, kwargs = algorithm(agent), algorithm_kwargs(agent)
+    kind = algorithm(agent)
     if games:
         names = [name for game in games for name in POOLS.get(game, (game,))]
-        return AtariTasks(kind, policy(agent), names, timesteps, agent.n_envs, kwargs, env_kwargs=atari_kwargs(atari))
+        name = policy(agent)
+        kwargs = algorithm_kwargs(agent, name)
+        return AtariTasks(kind, name, names, timesteps, agent.n_envs, kwargs, env_kwargs=atari_kwargs(atari))
     families: dict[str, Variants] = {f"cartpole-{variants}": variants for variants in get_args(Variants)}
     if envs[0] in families:
         if len(envs) > 1:
             raise ValueError(f"{envs[0]} is a family of its own: give it alone")
-        policy(agent, "CartPole-v1")
+        kwargs = algorithm_kwargs(agent, policy(agent, "CartPole-v1"))
         return cartpole_family(families[envs[0]], timesteps, agent.n_envs, kind, kwargs)
     for env in envs:
         check_env(env, families)
-    return EnvTasks(kind, policy(agent, envs[0]), list(envs), timesteps, agent.n_envs, kwargs)
+    name = policy(agent, envs[0])
+    return EnvTasks(kind, name, list(envs), timesteps, agent.n_envs, algorithm_kwargs(agent, name))
 
 
 def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> gym.Space[Any]:

@@ -101,19 +101,25 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
     policy_name = policy(settings.agent, settings.env)
-    if gently and policy_name == "MlpPolicy":
+    if gently and policy_name.startswith("Mlp"):
         raise ValueError("--freeze-encoder-steps and --encoder-lr-factor need an encoder: this network has none")
     watched = from_scratch = None
     if settings.watch is not None:
         kept = begun and begun / WATCHED
         watched = kept if kept and kept.is_file() else settings.watch / "results.json"
         from_scratch = random_starts(watched, settings)
-    kwargs = algorithm_kwargs(settings.agent)
+    kwargs = algorithm_kwargs(settings.agent, policy_name)
     kind = observed_algorithm(algorithm(settings.agent))  # SB3's bits in less time, and what it saves opens in SB3's
+    if saved and kind.replays():
+        raise ValueError(
+            f"{folder} can't be gone on with: the replay buffer of {settings.agent.algorithm} is not saved with its "
+            f"agents. The last of them is {saved[-1]}; another folder begins again"
+        )
     if resume:
         check_same_settings(folder, "train", settings, MAY_CHANGE)
     env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
+        kind.check_env(settings.game or settings.env, env)
         model = kind(policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
         if saved:
             last = go_on(model, saved)
@@ -122,7 +128,7 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
                 # Interrupted between the two.
                 if not agent.is_file() or agent.stat().st_mtime < last.stat().st_mtime:
                     save_agent(model, agent)
-                    _say_what_next(folder)
+                    _say_what_next(folder, settings)
                     return
                 raise ValueError(
                     f"{folder} is finished, with {model.num_timesteps:,} steps: --timesteps with more of them goes on"
@@ -148,9 +154,9 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         if watched is not None and watched != folder / WATCHED:
             write_text(folder / WATCHED, watched.read_text())
         model.set_logger(logger_from(folder / "tensorboard", model.num_timesteps))
-        # SB3 logs every 100 rollouts by default, which is never in a short run.
-        rollout = model.n_steps * env.num_envs  # type: ignore[attr-defined]
-        log_interval = max(1, min(100, settings.timesteps // rollout // LOGS))
+        # SB3 logs every 100 rollouts by default, which is never in a short run; with a replay buffer every 4 episodes.
+        rollouts = settings.timesteps // model.rollout_steps
+        log_interval = 4 if kind.replays() else max(1, min(100, rollouts // LOGS))
         try:
             model.learn(
                 settings.timesteps - model.num_timesteps,
@@ -161,19 +167,25 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             )
         except KeyboardInterrupt:
             saving.save(model)
-            print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved. To go on:")
-            print_commands(["leap-rl", "train", "--resume", folder])
+            print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved.", end=" ")
+            if kind.replays():
+                print("Its replay buffer is not, so it can't be gone on with")
+            else:
+                print("To go on:")
+                print_commands(["leap-rl", "train", "--resume", folder])
             raise
         saving.save(model)
         save_agent(model, folder / "agent.zip")
     finally:
         env.close()
-    _say_what_next(folder)
+    _say_what_next(folder, settings)
 
 
-def _say_what_next(folder: Path) -> None:
+def _say_what_next(folder: Path, settings: TrainSettings) -> None:
     print(f"The agent is in {folder / 'agent.zip'}. Next:")
-    print_commands(["leap-rl", "evaluate", folder], ["tensorboard", "--logdir", folder / "tensorboard"])
+    # Policies of other kinds are read as SB3 reads them, which is safe for what was trained here.
+    trust = [] if settings.agent.algorithm in ("A2C", "PPO") else ["--trust"]
+    print_commands(["leap-rl", "evaluate", folder, *trust], ["tensorboard", "--logdir", folder / "tensorboard"])
 
 
 def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from leap_rl.core.initialization_config import InitializationError
     from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
     from leap_rl.core.lookahead import LookAhead
+    from leap_rl.core.parts import GradientPaths
     from leap_rl.core.path import GradientPath
     from leap_rl.core.path_statistics import PathStatistics
     from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
@@ -28,6 +29,7 @@ _WHERE = {
     "Engine": "leap_rl.running.engines",
     "FOMAML": "leap_rl.core.learners",
     "GradientPath": "leap_rl.core.path",
+    "GradientPaths": "leap_rl.core.parts",
     "InProcess": "leap_rl.running.engines",
     "Initialization": "leap_rl.core.initialization",
     "InitializationError": "leap_rl.core.initialization_config",
@@ -63,6 +65,7 @@ __all__ = [
     "CheckpointError",
     "Engine",
     "GradientPath",
+    "GradientPaths",
     "InProcess",
     "Initialization",
     "InitializationError",

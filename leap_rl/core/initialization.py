@@ -153,6 +153,12 @@ class Initialization:
 
         return cls(copies(tensors.parameters), scope, copies(tensors.buffers), dict(config or {}))
 
+    def __repr__(self) -> str:
+        known = [str(self.config[key]) for key in ("network", "algorithm") if key in self.config]
+        values = sum(t.numel() for t in self.parameters.values())
+        what = ", ".join([f"{len(self.parameters)} tensors of {values:,} values", *known])
+        return f"Initialization(scope={self.scope!r}, {what})"
+
     def named_tensors(self) -> NamedTensors:
         """As ``check_fits`` takes those of a model."""
         return NamedTensors({n: [t] for n, t in self.parameters.items()}, {n: [t] for n, t in self.buffers.items()})

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -71,6 +72,11 @@ class FreezeEncoder(BaseCallback):
             raise ValueError(
                 f"freezing the encoder for {self.steps:,} steps would not last until the first update: "
                 f"a rollout has {rollout:,} steps, so freeze it for at least as many"
+            )
+        if isinstance(model, OffPolicyAlgorithm) and self.steps <= model.learning_starts:
+            raise ValueError(
+                f"freezing the encoder for {self.steps:,} steps would not last until the first update: "
+                f"learning starts after {model.learning_starts:,} steps, so freeze it for more"
             )
 
     def _on_step(self) -> bool:

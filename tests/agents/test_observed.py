@@ -12,15 +12,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import TRPO
-from stable_baselines3 import A2C, DQN, PPO
+from sb3_contrib import ARS, TRPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl import EnvTasks, MetaTrainer
-from leap_rl.agents import LeapA2C, LeapPPO, observed_algorithm
+from leap_rl.agents import LeapA2C, LeapPPO, ObservedTraining, observed_algorithm
 from leap_rl.core import FOMAML, MAML, GradientPath, InProcess, Leap, NoPretraining, Reptile
 from leap_rl.transfer import FreezeEncoder
 
@@ -310,14 +310,10 @@ def test_images_that_are_normalized_already_have_an_encoder() -> None:
 # -- what can't be observed ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", [TRPO, DQN, "A2C", int])
+@pytest.mark.parametrize("algorithm", [TRPO, ARS, "A2C", int, ObservedTraining])
 def test_algorithms_that_cannot_be_observed(algorithm: Any) -> None:
-    with pytest.raises(ValueError, match="use LeapA2C or LeapPPO"):
+    with pytest.raises(ValueError, match=r"can't be observed.*; use one of LeapA2C, .*LeapTQC"):
         observed_algorithm(algorithm)
-
-
-def test_plain_algorithms_are_taken_as_the_observed_ones() -> None:
-    assert observed_algorithm(A2C) is LeapA2C and observed_algorithm(PPO) is LeapPPO
 
 
 @pytest.mark.parametrize(

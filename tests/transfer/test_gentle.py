@@ -134,3 +134,20 @@ def test_algorithms_that_cannot_be_started_gently() -> None:
             trpo.learn(16, callback=callback)
     with pytest.raises(ValueError, match="a rollout has 10 steps, so freeze it for at least as many"):
         made(PPO).learn(10, callback=FreezeEncoder(9))
+
+
+def test_an_encoder_is_frozen_past_the_steps_before_the_first_update() -> None:
+    env = make_atari_env("Breakout", 1, seed=0)
+    dqn = DQN("CnnPolicy", env, buffer_size=50, learning_starts=10, batch_size=4, seed=0, device="cpu")
+    with pytest.raises(ValueError, match="learning starts after 10 steps, so freeze it for more"):
+        dqn.learn(16, callback=FreezeEncoder(10))
+    before, head = parts_of(dqn)
+    dqn.learn(16, callback=FreezeEncoder(20))
+    assert equal(before, parts_of(dqn)[0]) and not equal(head, parts_of(dqn)[1])
+
+
+def parts_of(dqn: DQN) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Copies of the encoder's tensors and of the head's."""
+    named = {n: p.detach().clone() for n, p in dqn.policy.q_net.named_parameters()}
+    encoder = [t for n, t in named.items() if n.startswith("features_extractor.")]
+    return encoder, [t for n, t in named.items() if not n.startswith("features_extractor.")]
