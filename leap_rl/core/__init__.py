@@ -11,11 +11,25 @@ from leap_rl.lazy import lazily
 if TYPE_CHECKING:
     from leap_rl.core.callbacks import MetaCallback
     from leap_rl.core.curve import LearningCurve
+    from leap_rl.core.finetuning import FineTuning, Strategy, blocks_of
     from leap_rl.core.initialization import Initialization, NamedTensors, fit_head, named_tensors
     from leap_rl.core.initialization_config import InitializationError
     from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
     from leap_rl.core.lookahead import LookAhead
     from leap_rl.core.path import GradientPath, PathStatistics
+    from leap_rl.core.strategies import (
+        LPFT,
+        Discriminative,
+        GradualUnfreezing,
+        LinearProbe,
+        RelativeGradientNorm,
+        ShrinkPerturb,
+        Slow,
+        SoftShrinkPerturb,
+        Surgical,
+        TowardsStart,
+        read_strategies,
+    )
     from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
     from leap_rl.core.trainer import MetaTrainer
     from leap_rl.running.checkpoint import CheckpointError
@@ -24,16 +38,21 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "CheckpointError": "leap_rl.running.checkpoint",
+    "Discriminative": "leap_rl.core.strategies",
     "Engine": "leap_rl.running.engines",
     "FOMAML": "leap_rl.core.learners",
+    "FineTuning": "leap_rl.core.finetuning",
     "GradientPath": "leap_rl.core.path",
+    "GradualUnfreezing": "leap_rl.core.strategies",
     "InProcess": "leap_rl.running.engines",
     "Initialization": "leap_rl.core.initialization",
     "InitializationError": "leap_rl.core.initialization_config",
     "Job": "leap_rl.core.task",
     "JobsProgress": "leap_rl.running.progress",
+    "LPFT": "leap_rl.core.strategies",
     "Leap": "leap_rl.core.learners",
     "LearningCurve": "leap_rl.core.curve",
+    "LinearProbe": "leap_rl.core.strategies",
     "LookAhead": "leap_rl.core.lookahead",
     "MAML": "leap_rl.core.learners",
     "MetaCallback": "leap_rl.core.callbacks",
@@ -43,33 +62,47 @@ _WHERE = {
     "NoPretraining": "leap_rl.core.learners",
     "OnProgress": "leap_rl.running.engines",
     "PathStatistics": "leap_rl.core.path",
+    "RelativeGradientNorm": "leap_rl.core.strategies",
     "Report": "leap_rl.running.engines",
     "Reptile": "leap_rl.core.learners",
     "SequentialFinetuning": "leap_rl.core.learners",
+    "ShrinkPerturb": "leap_rl.core.strategies",
+    "Slow": "leap_rl.core.strategies",
+    "SoftShrinkPerturb": "leap_rl.core.strategies",
+    "Strategy": "leap_rl.core.finetuning",
+    "Surgical": "leap_rl.core.strategies",
     "Task": "leap_rl.core.task",
     "TaskFamily": "leap_rl.core.task",
     "TaskResult": "leap_rl.core.task",
+    "TowardsStart": "leap_rl.core.strategies",
     "Workers": "leap_rl.running.engines",
+    "blocks_of": "leap_rl.core.finetuning",
     "fit_head": "leap_rl.core.initialization",
     "named_tensors": "leap_rl.core.initialization",
+    "read_strategies": "leap_rl.core.strategies",
 }
 
 __getattr__, __dir__ = lazily(__name__, _WHERE)
 
 __all__ = [
-    "FOMAML",
-    "MAML",
     "CheckpointError",
+    "Discriminative",
     "Engine",
+    "FOMAML",
+    "FineTuning",
     "GradientPath",
+    "GradualUnfreezing",
     "InProcess",
     "Initialization",
     "InitializationError",
     "Job",
     "JobsProgress",
+    "LPFT",
     "Leap",
     "LearningCurve",
+    "LinearProbe",
     "LookAhead",
+    "MAML",
     "MetaCallback",
     "MetaLearner",
     "MetaTrainer",
@@ -77,13 +110,22 @@ __all__ = [
     "NoPretraining",
     "OnProgress",
     "PathStatistics",
+    "RelativeGradientNorm",
     "Report",
     "Reptile",
     "SequentialFinetuning",
+    "ShrinkPerturb",
+    "Slow",
+    "SoftShrinkPerturb",
+    "Strategy",
+    "Surgical",
     "Task",
     "TaskFamily",
     "TaskResult",
+    "TowardsStart",
     "Workers",
+    "blocks_of",
     "fit_head",
     "named_tensors",
+    "read_strategies",
 ]
