@@ -85,10 +85,12 @@ _WHERE = {
 __getattr__, __dir__ = lazily(__name__, _WHERE)
 
 __all__ = [
+    "FOMAML",
+    "LPFT",
+    "MAML",
     "CheckpointError",
     "Discriminative",
     "Engine",
-    "FOMAML",
     "FineTuning",
     "GradientPath",
     "GradualUnfreezing",
@@ -97,12 +99,10 @@ __all__ = [
     "InitializationError",
     "Job",
     "JobsProgress",
-    "LPFT",
     "Leap",
     "LearningCurve",
     "LinearProbe",
     "LookAhead",
-    "MAML",
     "MetaCallback",
     "MetaLearner",
     "MetaTrainer",

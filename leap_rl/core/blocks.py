@@ -18,8 +18,8 @@ def layer_of(name: str) -> str:
 
 def block_of_layers(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     """
-    A layer of the encoder is a block, and a layer that holds vectors alone (a normalization) belongs to the block before
-    it. All that is not the encoder is one block, the head.
+    A layer of the encoder is a block, and one that holds vectors alone (a normalization) belongs to that before it.
+    All that is not the encoder is one block, the head.
 
     :param parameters: by the names of initializations, from input to output
     :return: block by layer, the encoder's first

@@ -1,9 +1,9 @@
 """
 Fine-tuning: how each named block of a network learns, from where an initialization has put it.
 
-A ``Strategy`` gives each block a rate factor as a function of progress, and ``FineTuning`` holds a network to it: around
-every step of the optimizer each block is put back to its part of the way. A block of factor 0 has no gradient either,
-since SB3 clips the norm of all gradients before it steps. The strategies of the literature are in
+A ``Strategy`` gives each block a rate factor as a function of progress, and ``FineTuning`` holds a network to it:
+around every step of the optimizer each block is put back to its part of the way. A block of factor 0 has no gradient
+either, since SB3 clips the norm of all gradients before it steps. The strategies of the literature are in
 ``leap_rl.core.strategies``.
 """
 
@@ -89,7 +89,7 @@ class Strategy:
 
     def settings(self) -> dict[str, Any]:
         """Name and settings, JSON."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
         return {"name": type(self).__name__, **as_json(own)}
 
 
@@ -132,8 +132,8 @@ class FineTuning:
     Holds one network to one strategy or several, whose factors are multiplied, until ``end``.
 
     The optimizer steps as always, and a block of factor f is put back to where f of its way leads: the same as f times
-    the learning rate for every optimizer whose steps are in proportion to its rate. The optimizer's parameter groups and
-    state, which are saved with an agent, stay as they are. ::
+    the learning rate for every optimizer whose steps are in proportion to its rate. The optimizer's parameter groups
+    and state, which are saved with an agent, stay as they are. ::
 
         with FineTuning([LPFT()], blocks_of(network), optimizer) as finetuning:
             for i in range(updates):
