@@ -195,6 +195,10 @@ class TrainSettings:
     random"""
     head: Literal["map", "redraw"] | None = None
     """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
+    transfer_layers: Names = ()
+    """of the initialization: these blocks alone, such as encoder.cnn; the others are drawn anew"""
+    finetune: str = ""
+    """strategy, such as lp-ft, gradual or slow:factor=0.1 (docs/finetuning.md); with + between several"""
     freeze_encoder_steps: NotNegative = 0
     """train the head alone for so many steps first"""
     encoder_lr_factor: Fraction = 1.0
