@@ -218,6 +218,12 @@ class FineTuning:
             elif name not in self._slowed:
                 self._slowed[name] = [tensor.detach().clone() for tensor in tensors]
 
+    @property
+    def more_will_learn(self) -> bool:
+        """Whether a block is frozen that is not at the end of training."""
+        last = rates_at(self.strategies, self.blocks, 1.0)
+        return any(rate == 0 and last[name] > 0 for name, rate in self.rates.items())
+
     def validated(self, error: float) -> None:
         """:param error: on validation data, as soon as it is known"""
         for strategy in self.strategies:
