@@ -28,7 +28,7 @@ from leap_rl.settings import (
     read_preset,
     write_settings,
 )
-from zoo.artifacts import PUBLISHED
+from leap_rl.zoo.artifacts import PUBLISHED
 
 COMMANDS = {
     "meta-train": MetaTrainSettings,

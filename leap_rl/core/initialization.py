@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from importlib.metadata import version
@@ -291,8 +291,12 @@ class Initialization:
         """
         Read a folder that ``save`` wrote. Nothing of it is executed; all of it is checked.
 
+        :param path: the folder; or, with ``leap_rl.Initialization``, where there is no such folder, a name of the zoo
+            or ``hf://OWNER/NAME`` on the Hugging Face Hub
         :raises InitializationError: if it is missing, foreign, damaged, or from a later version
         """
+        if isinstance(path, str) and _door is not None and not os.path.lexists(path):
+            return _door(path)
         path = Path(path)
         config = read_config(path)
         try:
@@ -319,6 +323,19 @@ class Initialization:
             raise InitializationError(f"{path} holds no parameter: nothing was learned; fetch it again")
         buffers = {n.removeprefix(BUFFER): t for n, t in tensors.items() if n.startswith(BUFFER)}
         return cls(parameters, scope, buffers, config)
+
+
+_door: Callable[[str], Initialization] | None = None
+
+
+def open_door(by_name: Callable[[str], Initialization]) -> None:
+    """
+    Let ``Initialization.load`` take names, too.
+
+    :param by_name: gives the initialization of a name, or raises an ``InitializationError``
+    """
+    global _door
+    _door = by_name
 
 
 # -- what an initialization may hold ---------------------------------------------------------------
