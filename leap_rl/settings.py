@@ -52,8 +52,9 @@ class AgentSettings:
 
     algorithm: Literal["A2C", "PPO"] = "A2C"
     """of Stable-Baselines3"""
-    network: Literal["nature", "mnih2013", "mlp"] | None = None
-    """nature: SB3's for images; mnih2013: that of the paper; mlp: for all else. Without it nature for images"""
+    network: Literal["nature", "nature-ln", "mnih2013", "mlp"] | None = None
+    """nature: SB3's for images; nature-ln: that with layer normalization; mnih2013: that of the paper; mlp: for all
+    else. Without it nature for images"""
     n_envs: Positive = 16
     """environments in parallel"""
     n_steps: Positive | None = None

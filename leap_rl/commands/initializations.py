@@ -122,7 +122,9 @@ def next_commands(name: str) -> list[list[str]]:
     shapes = {n: tuple(t.shape) for n, t in initialization.parameters.items() if n.startswith("encoder.")}
     network = network_of(shapes)
     if network is not None:
-        agent = AgentSettings(network="mnih2013" if network == "Mnih2013CNN" else None)
+        from leap_rl.commands.tasks import EXTRACTORS
+
+        agent = AgentSettings(network=next((n for n, kind in EXTRACTORS.items() if kind.__name__ == network), None))
         channels = initialization.parameters["encoder.cnn.0.weight"].shape[1]
         grayscale = (initialization.config.get("env_kwargs") or {}).get("grayscale") is not False
         atari = AtariSettings(grayscale=grayscale, frame_stack=channels if grayscale else channels // 3)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
@@ -18,8 +19,13 @@ from leap_rl.agents.cartpole import Variants, cartpole_family
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
 from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
-from leap_rl.transfer import Mnih2013CNN
+from leap_rl.transfer import Mnih2013CNN, NatureLNCNN
 
+EXTRACTORS: dict[Literal["nature-ln", "mnih2013"], type[BaseFeaturesExtractor]] = {
+    "nature-ln": NatureLNCNN,
+    "mnih2013": Mnih2013CNN,
+}
+"""Those of images that are not SB3's, by the names of settings."""
 _ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"A2C": A2C, "PPO": PPO}
 SMALLEST_IMAGE = 36
 """Of fewer pixels, in height or width, SB3's network of images has no output."""
@@ -46,7 +52,7 @@ def policy(agent: AgentSettings, env: str = "") -> str:
             )
         return "MultiInputPolicy"
     images = space is None or (is_image_space(space) and sorted(space.shape or ())[1] >= SMALLEST_IMAGE)
-    may_be = ["nature", "mnih2013"] if images else []
+    may_be = ["nature", *EXTRACTORS] if images else []
     if env:
         may_be.append("mlp")
     if agent.network not in (None, *may_be):
@@ -69,9 +75,9 @@ def algorithm_kwargs(agent: AgentSettings) -> dict[str, Any]:
     for name in kwargs:
         if _ONLY.get(name, agent.algorithm) != agent.algorithm:
             raise ValueError(f"agent.{name.replace('_', '-')} is of {_ONLY[name]}: {agent.algorithm} has none")
-    if agent.network == "mnih2013":
+    if agent.network in EXTRACTORS:
         # SB3 puts two hidden layers between any extractor but NatureCNN and the heads, unless told not to.
-        kwargs["policy_kwargs"] = {"features_extractor_class": Mnih2013CNN, "net_arch": []}
+        kwargs["policy_kwargs"] = {"features_extractor_class": EXTRACTORS[agent.network], "net_arch": []}
     if agent.arithmetic == "fast":
         kwargs["arithmetic"] = "fast"
     return kwargs

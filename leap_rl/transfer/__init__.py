@@ -6,7 +6,7 @@ from leap_rl.transfer.gentle import FreezeEncoder, SlowEncoder
 from leap_rl.transfer.heads import Head
 from leap_rl.transfer.names import observed_parameters
 from leap_rl.transfer.negative import WatchTransfer
-from leap_rl.transfer.networks import Mnih2013CNN, network_of, policy_kwargs
+from leap_rl.transfer.networks import Mnih2013CNN, NatureLNCNN, network_of, policy_kwargs
 
 __all__ = [
     "FineTune",
@@ -14,6 +14,7 @@ __all__ = [
     "Head",
     "Initialization",
     "Mnih2013CNN",
+    "NatureLNCNN",
     "SlowEncoder",
     "WatchTransfer",
     "network_of",
