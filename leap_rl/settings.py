@@ -220,6 +220,37 @@ class TrainSettings:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """Search how to fine-tune an initialization on one game."""
+
+    game: str = field(default="", kw_only=False)
+    """an Atari game"""
+    env: str = ""
+    """a Gymnasium id instead"""
+    init: Path | None = None
+    """initialization to fine-tune: a folder, a name of the zoo, or an agent's zip, whose encoder is taken"""
+    trials: Positive = 20
+    """settings to try, those that are ended early among them"""
+    timesteps: Positive = 100_000
+    """of each run, summed over the environments"""
+    seeds: Seeds = (0, 1, 2)
+    """of the runs of each trial, which are its folds"""
+    report_seeds: Seeds = (100, 101, 102)
+    """of the runs by which the best settings are reported"""
+    head: Literal["map", "redraw"] | None = None
+    """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    """the agent that learns"""
+    atari: AtariSettings = field(default_factory=AtariSettings)
+    """how the game looks"""
+    seed: NotNegative = 0
+    """of the search"""
+    device: str = "auto"
+    """where the models live"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """Learn games from different initializations, with equal budgets and seeds."""
 
@@ -276,7 +307,7 @@ class EvaluateSettings:
     """where the model lives"""
 
 
-Settings = MetaTrainSettings | TrainSettings | CompareSettings | EvaluateSettings
+Settings = MetaTrainSettings | TrainSettings | TuneSettings | CompareSettings | EvaluateSettings
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from leap_rl.settings import (
     LeapSettings,
     MetaTrainSettings,
     TrainSettings,
+    TuneSettings,
     as_dict,
     read_preset,
     write_settings,
@@ -33,6 +34,7 @@ from leap_rl.zoo.artifacts import PUBLISHED
 COMMANDS = {
     "meta-train": MetaTrainSettings,
     "train": TrainSettings,
+    "tune": TuneSettings,
     "compare": CompareSettings,
     "evaluate": EvaluateSettings,
 }
