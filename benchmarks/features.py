@@ -29,7 +29,7 @@ from leap_rl.settings import AgentSettings, AtariSettings
 @torch.no_grad()
 def measure(encoder: nn.Module, images: Tensor) -> dict[str, list[float] | float]:
     """
-    :param encoder: of the Nature network
+    :param encoder: of the Nature network, or of nature-ln
     :param images: shape ``(n, 4, 84, 84)``, from 0 to 1
     """
     dead, norms, activations = [], [], images
@@ -38,7 +38,7 @@ def measure(encoder: nn.Module, images: Tensor) -> dict[str, list[float] | float
         if isinstance(layer, nn.ReLU):
             largest = activations.amax(dim=[d for d in range(activations.ndim) if d != 1])
             dead.append(float((largest <= 0).float().mean()))
-        elif hasattr(layer, "weight"):
+        elif getattr(layer, "weight", torch.empty(0)).ndim > 1:  # no normalization
             norms.append(float(layer.weight.norm()))
     shares = torch.linalg.svdvals(activations - activations.mean(dim=0))
     shares = shares / shares.sum()

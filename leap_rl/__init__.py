@@ -28,8 +28,9 @@ _WHERE = {
     "EnvTasks": "leap_rl.agents",
     "FOMAML": "leap_rl.core",
     "GradientPath": "leap_rl.core",
-    # By way of transfer, which teaches core's Initialization the names of SB3's models.
-    "Initialization": "leap_rl.transfer",
+    # By way of transfer, which teaches core's Initialization the names of SB3's models, and the zoo, which teaches it
+    # those of its own.
+    "Initialization": "leap_rl.zoo.door",
     "Leap": "leap_rl.core",
     "LeapA2C": "leap_rl.agents",
     "LeapCrossQ": "leap_rl.agents",

@@ -24,6 +24,7 @@ from leap_rl.settings import (
     MetaTrainSettings,
     Settings,
     TrainSettings,
+    TuneSettings,
     read_preset,
     settings_file,
 )
@@ -90,6 +91,19 @@ def train(
     from leap_rl.commands.train import train as run
 
     with run_folder(resume or run_dir, resume is not None, "train") as folder:
+        run(settings, folder, resume is not None)
+
+
+@app.command
+def tune(
+    settings: TuneSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
+) -> None:
+    """Search how to fine-tune an initialization on one game; the best settings become a preset of train."""
+    settings = _checked(settings or TuneSettings())
+    from leap_rl.commands.run_folder import run_folder
+    from leap_rl.commands.tune import tune as run
+
+    with run_folder(resume or run_dir, resume is not None, "tune") as folder:
         run(settings, folder, resume is not None)
 
 
@@ -230,7 +244,7 @@ def zoo_push(name: str, repository: str, *, private: bool = False) -> None:
     run(name, repository, private)
 
 
-COMMANDS = {"meta-train", "train", "compare", "evaluate", "games", "show"}
+COMMANDS = {"meta-train", "train", "tune", "compare", "evaluate", "games", "show"}
 
 
 def _option(arguments: list[str], name: str) -> str | None:
@@ -289,6 +303,7 @@ _ALSO = {
 _SETTINGS: dict[str, type] = {
     "meta-train": MetaTrainSettings,
     "train": TrainSettings,
+    "tune": TuneSettings,
     "compare": CompareSettings,
     "evaluate": EvaluateSettings,
 }

@@ -22,6 +22,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "matplotlib": "evaluation",
     "moviepy": "video",
+    "optuna": "tune",
     "rliable": "evaluation",
     "sb3_contrib": "contrib",
     "scipy": "supervised",

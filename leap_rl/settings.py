@@ -53,8 +53,9 @@ class AgentSettings:
     algorithm: Literal["A2C", "PPO", "DQN", "SAC", "TD3", "DDPG", "RecurrentPPO", "QRDQN", "TQC", "CrossQ"] = "A2C"
     """of Stable-Baselines3, the last four of sb3-contrib; SAC, TD3, DDPG, TQC and CrossQ are for continuous actions,
     DQN and QRDQN for discrete ones"""
-    network: Literal["nature", "mnih2013", "mlp"] | None = None
-    """nature: SB3's for images; mnih2013: that of the paper; mlp: for all else. Without it nature for images"""
+    network: Literal["nature", "nature-ln", "mnih2013", "mlp"] | None = None
+    """nature: SB3's for images; nature-ln: that with layer normalization; mnih2013: that of the paper; mlp: for all
+    else. Without it nature for images"""
     n_envs: Positive = 16
     """environments in parallel"""
     n_steps: Positive | None = None
@@ -218,6 +219,10 @@ class TrainSettings:
     random"""
     head: Literal["map", "redraw"] | None = None
     """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
+    transfer_layers: Names = ()
+    """of the initialization: these blocks alone, such as encoder.cnn; the others are drawn anew"""
+    finetune: str = ""
+    """strategy, such as lp-ft, gradual or slow:factor=0.1 (docs/finetuning.md); with + between several"""
     freeze_encoder_steps: NotNegative = 0
     """train the head alone for so many steps first"""
     encoder_lr_factor: Fraction = 1.0
@@ -234,6 +239,37 @@ class TrainSettings:
     """steps between two saved agents"""
     device: str = "auto"
     """where the model lives"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """Search how to fine-tune an initialization on one game."""
+
+    game: str = field(default="", kw_only=False)
+    """an Atari game"""
+    env: str = ""
+    """a Gymnasium id instead"""
+    init: Path | None = None
+    """initialization to fine-tune: a folder, a name of the zoo, or an agent's zip, whose encoder is taken"""
+    trials: Positive = 20
+    """settings to try, those that are ended early among them"""
+    timesteps: Positive = 100_000
+    """of each run, summed over the environments"""
+    seeds: Seeds = (0, 1, 2)
+    """of the runs of each trial, which are its folds"""
+    report_seeds: Seeds = (100, 101, 102)
+    """of the runs by which the best settings are reported"""
+    head: Literal["map", "redraw"] | None = None
+    """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    """the agent that learns"""
+    atari: AtariSettings = field(default_factory=AtariSettings)
+    """how the game looks"""
+    seed: NotNegative = 0
+    """of the search"""
+    device: str = "auto"
+    """where the models live"""
 
 
 @Parameter(name="*")
@@ -300,7 +336,7 @@ class EvaluateSettings:
     """where the model lives"""
 
 
-Settings = MetaTrainSettings | TrainSettings | CompareSettings | EvaluateSettings
+Settings = MetaTrainSettings | TrainSettings | TuneSettings | CompareSettings | EvaluateSettings
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -97,7 +97,9 @@ def missing_runs(seeds_of: Mapping[str, Collection[int]], seeds: Sequence[int]) 
     return f"\n\nMissing: {listed}" * bool(listed)
 
 
-def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> dict[str, TaskResult]:
+def evaluate(
+    jobs: Sequence[Job], what: str, folder: Path, engine: Engine, finetuning: str = ""
+) -> dict[str, TaskResult]:
     """
     Learn what was held out; what was learned before is not learned again.
 
@@ -105,10 +107,12 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
     :param what: is held out, for the progress bar
     :param folder: of the results
     :param engine: where the tasks run
+    :param finetuning: what tells these results from plain ones; they have a folder of their own
     :return: results by task
     :raises RuntimeError: if one failed
     """
-    folders = [folder / "held-out" / file_name(job.task.name) for job in jobs]
+    kind = f"held-out, {finetuning}" if finetuning else "held-out"
+    folders = [folder / file_name(kind) / file_name(job.task.name) for job in jobs]
     results: dict[str, TaskResult] = {}
     with JobsProgress() as progress:
         progress.outer(what, sum(job.task.steps for job in jobs))
@@ -119,7 +123,7 @@ def evaluate(jobs: Sequence[Job], what: str, folder: Path, engine: Engine) -> di
             if not ran_now:
                 continue
             logger = TensorBoardLogger(
-                folder.parent / "tensorboard" / f"held-out after {folder.name}" / file_name(result.name)
+                folder.parent / "tensorboard" / file_name(f"{kind} after {folder.name}") / file_name(result.name)
             )
             logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
             logger.close()

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from leap_rl.core import (
     MAML,
+    FineTuning,
     GradientPath,
     Initialization,
     Job,
@@ -26,7 +27,11 @@ from leap_rl.core import (
     Task,
     TaskFamily,
     TaskResult,
+    blocks_of,
+    read_strategies,
 )
+from leap_rl.core.finetuning import check
+from supervised.batch_norm import BatchNorm, check_batch_norm, recompute, train_mode
 from supervised.networks import Classifier
 
 LOGS_PER_PROCESS = 10
@@ -77,6 +82,9 @@ class ClassificationTask(Task):
     :param annealing: let the learning rate fall to zero with the last update, as a half cosine
     :param patience: end the process when the validation error has not improved for so many validations
     :param validation_freq: updates between two validations
+    :param finetune: strategies, as ``leap_rl.core.read_strategies`` takes them; none: everything learns. While one
+        keeps blocks frozen that learn later, the process is not ended early
+    :param batch_norm: what batch norm does
     """
 
     name: str
@@ -87,6 +95,8 @@ class ClassificationTask(Task):
     annealing: bool = field(default=False, kw_only=True)
     patience: int | None = field(default=None, kw_only=True)
     validation_freq: int = field(default=10, kw_only=True)
+    finetune: str = field(default="", kw_only=True)
+    batch_norm: BatchNorm = field(default="update", kw_only=True)
 
     @property
     def steps(self) -> int:  # type: ignore[override]
@@ -104,7 +114,10 @@ class ClassificationTask(Task):
     def run(self, job: Job, report: Report) -> TaskResult:
         started = time.perf_counter()
         model, minibatches = self.start(job)
+        self.check_finetuning(model, job.initialization)
         if isinstance(job.learner, MAML):
+            if self.finetune or self.batch_norm != "update":
+                raise ValueError(f"{self.name} is fine-tuned by a strategy, which MAML can't differentiate")
             return self._differentiated(job.learner, job.initialization.parameters, model, minibatches, started)
         scope = job.initialization.parameters
         path = job.learner.observe({name: p for name, p in model.named_parameters() if name in scope})
@@ -125,6 +138,8 @@ class ClassificationTask(Task):
         """
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.updates) if self.annealing else None
+        strategies = read_strategies(self.finetune) if self.finetune else []
+        finetuning = FineTuning(strategies, blocks_of(model), optimizer) if strategies else None
         if path is not None:
             path.attach(optimizer)
         if isinstance(path, GradientPath):
@@ -142,10 +157,15 @@ class ClassificationTask(Task):
             model.after_step()
             return loss.detach(), (logits.detach().argmax(dim=1) != y).float().mean()
 
-        model.train()
+        if self.batch_norm == "recompute":
+            recompute(model, minibatches.train_images())
+        train_mode(model, self.batch_norm)
+        validates = self.patience is not None or any(strategy.needs_validation for strategy in strategies)
         losses, errors = [], []
         best, best_at = math.inf, 0
         for i in range(self.updates):
+            if finetuning is not None:
+                finetuning.at((i + 1) / self.updates)
             of_pass = i % minibatches.per_pass
             progress = of_pass / (minibatches.per_pass - 1) if minibatches.per_pass > 1 else 1.0
             loss, error = update(progress, *minibatches.next())
@@ -155,11 +175,13 @@ class ClassificationTask(Task):
                 schedule.step()
             if (i + 1) % 10 == 0:
                 report((i + 1) * self.batch_size)
-            if self.patience is not None and (i + 1) % self.validation_freq == 0:
+            if validates and (i + 1) % self.validation_freq == 0:
                 _, validation_error = self._judge(model, *minibatches.validation())
-                if validation_error < best:
+                if finetuning is not None:
+                    finetuning.validated(validation_error)
+                if validation_error < best or (finetuning is not None and finetuning.more_will_learn):
                     best, best_at = validation_error, i
-                elif i - best_at >= self.patience * self.validation_freq:
+                elif self.patience is not None and i - best_at >= self.patience * self.validation_freq:
                     break
         if isinstance(path, LookAhead):
             buffers = [b.clone() for b in model.buffers()]
@@ -168,7 +190,24 @@ class ClassificationTask(Task):
             path.rewind()
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
+        if finetuning is not None:
+            finetuning.end()
         return torch.stack(losses), torch.stack(errors)
+
+    def check_finetuning(self, model: Classifier, initialization: Initialization) -> None:
+        """
+        Before any time is spent.
+
+        :param model: that learns
+        :param initialization: that it starts from
+        :raises ValueError: for strategies, or a batch norm, that can't be
+        """
+        strategies = read_strategies(self.finetune) if self.finetune else []
+        if strategies:
+            check(strategies, blocks_of(model))
+        if any(strategy.needs_validation for strategy in strategies) and self.images().validation is None:
+            raise ValueError(f"{self.name} has no images for validation, which {self.finetune} waits for")
+        check_batch_norm(self.batch_norm, model, initialization.buffers)
 
     def start(self, job: Job) -> tuple[Classifier, Minibatches]:
         """The network at θ⁰, on its device, and what it will see."""
@@ -279,7 +318,7 @@ class ClassificationTask(Task):
         """Mean loss, and share of the images that are classified wrongly."""
         model.eval()
         logits = torch.cat([model(part) for part in x.split(256)])
-        model.train()
+        train_mode(model, self.batch_norm)
         return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(dim=1) != y).float().mean().item()
 
 
@@ -331,6 +370,13 @@ class Minibatches:
         """All validation images, transformed the same way each time."""
         assert self.images.validation is not None and self.images.validation_labels is not None
         return self._same_each_time(self.images.validation, self.images.validation_labels)
+
+    def train_images(self) -> Iterator[Tensor]:
+        """All that may be learned from, transformed the same way each time, in minibatches."""
+        generator = torch.Generator().manual_seed(self._seed)
+        for rows in self._rows.split(self._batch_size):
+            if len(rows) > 1:
+                yield self._transformed(self.images.train[rows], generator)
 
     def _same_each_time(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return self._transformed(x, torch.Generator().manual_seed(self._seed)), y.to(self._device)

@@ -69,6 +69,8 @@ def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[T
         tasks.append(job.task)
     first = tasks[0]
     for task in tasks:
+        if task.finetune or task.batch_norm != "update":
+            raise ValueError(f"{task.name} is fine-tuned by a strategy of its own: run it with another engine")
         if task.annealing or task.patience is not None:
             raise ValueError(f"{task.name} has a learning rate that falls, or stops early: run it with another engine")
         for setting in ("updates", "batch_size", "learning_rate"):

@@ -344,6 +344,7 @@ for command, module in (
     ("zoo pull someone/something", "huggingface_hub"),
     ("zoo push mine someone/something", "huggingface_hub"),
     (f"compare --envs CartPole-v1 {tiny} --run-dir c", "matplotlib|rliable"),
+    (f"tune Pong {tiny} --init mine --run-dir c", "optuna"),
 ):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         assert main(command.split()) == 2
@@ -365,7 +366,16 @@ def test_every_command_runs_with_base_dependencies_alone(tmp_path: Path) -> None
         for module, dists in importlib.metadata.packages_distributions().items()
         if not base & {canonicalize_name(dist) for dist in dists}
     }
-    assert hidden >= {"moviepy", "rliable", "huggingface_hub", "sb3_contrib", "torchvision", "scipy", "pytest"}
+    assert hidden >= {
+        "moviepy",
+        "rliable",
+        "optuna",
+        "huggingface_hub",
+        "sb3_contrib",
+        "torchvision",
+        "scipy",
+        "pytest",
+    }
     printed = run_in_tree(
         f"""
 import sys
@@ -384,7 +394,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Base
     assert run_here == {*COMMANDS, "zoo"}
     # In a checkout the remedy is one of its extras.
     remedies = re.findall(rf"is not installed: pip install (?:-e )?'?{ROOT}\[(.*)\]'?$", printed, re.MULTILINE)
-    assert remedies == ["video", "hub", "hub", "evaluation"]
+    assert remedies == ["video", "hub", "hub", "evaluation", "tune"]
     assert set(remedies) <= project["optional-dependencies"].keys()
 
 
@@ -468,6 +478,7 @@ assert main(["compare", "--games", "Pong", *small]) == 2  # needs the extra "eva
     for remedy in re.findall(r"is not installed: pip install (.*)$", said, re.MULTILINE):
         assert {Requirement(text).name for text in shlex.split(remedy)} <= {
             "moviepy",
+            "optuna",
             "huggingface-hub",
             "matplotlib",
             "pandas",

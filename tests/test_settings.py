@@ -24,15 +24,17 @@ from leap_rl.settings import (
     LeapSettings,
     MetaTrainSettings,
     TrainSettings,
+    TuneSettings,
     as_dict,
     read_preset,
     write_settings,
 )
-from zoo.artifacts import PUBLISHED
+from leap_rl.zoo.artifacts import PUBLISHED
 
 COMMANDS = {
     "meta-train": MetaTrainSettings,
     "train": TrainSettings,
+    "tune": TuneSettings,
     "compare": CompareSettings,
     "evaluate": EvaluateSettings,
 }

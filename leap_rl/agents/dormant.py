@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from leap_rl.agents.tasks import EnvTask, EnvTasks
 from leap_rl.core import Initialization, MetaCallback, TaskFamily
+from leap_rl.core.blocks import block_of_layers
 
 FRAMES = 64
 """Of each task."""
@@ -45,6 +46,9 @@ class RecycleDormant(MetaCallback):
         if not all(name.startswith(("encoder.cnn.", "encoder.linear.")) for name in initialization.parameters):
             network = initialization.config["network"]
             raise ValueError(f"dormant units of {network} can't be recycled: its layers are not cnn and linear")
+        if any(layer != block for layer, block in block_of_layers(initialization.parameters).items()):
+            network = initialization.config["network"]
+            raise ValueError(f"dormant units of {network} can't be recycled: a normalization follows its layers")
         if average_from is not None:
             raise ValueError("dormant units can't be recycled in a θ⁰ that is averaged: leave one of the two out")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leap_rl.atari.games import POOLS, game_name
-from leap_rl.settings import EvaluateSettings, MetaTrainSettings, Settings, TrainSettings
+from leap_rl.settings import EvaluateSettings, MetaTrainSettings, Settings, TrainSettings, TuneSettings
 
 
 def check(settings: Settings) -> None:
@@ -15,10 +15,10 @@ def check(settings: Settings) -> None:
     :raises ValueError: for settings that no run can have, saying what to give instead
     """
     check_device(settings.device)
-    if isinstance(settings, TrainSettings | EvaluateSettings):
+    if isinstance(settings, TrainSettings | TuneSettings | EvaluateSettings):
         check_lists(game=(settings.game,), env=(settings.env,))
         check_games("game", [settings.game] if settings.game else [], "--env")
-        if isinstance(settings, TrainSettings) and bool(settings.game) == bool(settings.env):
+        if not isinstance(settings, EvaluateSettings) and bool(settings.game) == bool(settings.env):
             both = "one of the two, not both" if settings.game else "a game, or --env with a Gymnasium id"
             raise ValueError(f"name what to learn: {both} (leap-rl games lists the games)")
         return

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-import zoo
+from leap_rl import zoo
 from leap_rl.agents import observed_algorithm
 from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import zoo
-import zoo.artifacts
+from leap_rl import zoo
 from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.commands.run_folder import print_commands
 from leap_rl.running.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
+from leap_rl.zoo import artifacts
 
 if TYPE_CHECKING:  # what there is, is listed without torch
     from leap_rl.core import Initialization
@@ -27,7 +27,7 @@ def load_initialization(what: str | Path) -> Initialization:
     :param what: a folder, a name of the zoo, or an agent's zip, whose encoder is taken
     :raises ValueError: if it is none of them, or can't be trusted
     """
-    from leap_rl.transfer import Initialization
+    from leap_rl.zoo.door import Initialization
 
     path = Path(what)
     if (path / "settings.yaml").is_file():  # a run is what it made
@@ -35,14 +35,9 @@ def load_initialization(what: str | Path) -> Initialization:
         path = next((what for what in made if what.exists()), path)
         if path not in made:
             raise ValueError(f"{path} is a run that has made no initialization yet: --resume finishes it")
-    if path.is_dir():
-        return Initialization.load(path)
-    if path.suffix == ".zip":
+    if path.suffix == ".zip" and not path.is_dir():
         return zoo.encoder_of(path)
-    try:
-        return zoo.load(str(what))
-    except zoo.ZooError as error:
-        raise zoo.ZooError(f"{what} is no initialization: there is no such folder, and {error}") from None
+    return Initialization.load(path if path.exists() else str(what))
 
 
 def list_zoo() -> None:
@@ -53,12 +48,12 @@ def list_zoo() -> None:
     table = Table("name", "network", "scope", "learner", "steps", box=None, header_style="")
     for name in names:
         try:
-            config = zoo.artifacts.summary(name)
+            config = artifacts.summary(name)
         except ValueError:
             table.add_row(printable(name, 96), "can't be trusted: leap-rl zoo verify says why")
             continue
         learner = (config.get("learner") or {}).get("name", "-")
-        steps = zoo.artifacts.total_steps(config)
+        steps = artifacts.total_steps(config)
         # What reads like markup is a stranger's text, not a colour.
         cells = (name, config["network"], config["scope"], learner, f"{steps:,}" if steps else "-")
         table.add_row(*map(escape, cells))
@@ -67,9 +62,9 @@ def list_zoo() -> None:
 
 def show_initialization(name: str) -> None:
     """:param name: of the zoo"""
-    summary = zoo.artifacts.summary(name)
+    summary = artifacts.summary(name)
     card = summary.pop("card")
-    print(printable(json.dumps(summary, indent=2), zoo.artifacts.MOST_SHOWN, keep="\n"))
+    print(printable(json.dumps(summary, indent=2), artifacts.MOST_SHOWN, keep="\n"))
     if card:
         print(f"\n{card}")
 
@@ -127,7 +122,9 @@ def next_commands(name: str) -> list[list[str]]:
     shapes = {n: tuple(t.shape) for n, t in initialization.parameters.items() if n.startswith("encoder.")}
     network = network_of(shapes)
     if network is not None:
-        agent = AgentSettings(network="mnih2013" if network == "Mnih2013CNN" else None)
+        from leap_rl.commands.tasks import EXTRACTORS
+
+        agent = AgentSettings(network=next((n for n, kind in EXTRACTORS.items() if kind.__name__ == network), None))
         channels = initialization.parameters["encoder.cnn.0.weight"].shape[1]
         grayscale = (initialization.config.get("env_kwargs") or {}).get("grayscale") is not False
         atari = AtariSettings(grayscale=grayscale, frame_stack=channels if grayscale else channels // 3)
@@ -138,8 +135,8 @@ def next_commands(name: str) -> list[list[str]]:
 
 
 def pull(repository: str, name: str | None, revision: str) -> None:
-    """As ``zoo.hub.pull``."""
-    from zoo.hub import pull as fetch
+    """As ``leap_rl.zoo.hub.pull``."""
+    from leap_rl.zoo.hub import pull as fetch
 
     folder = fetch(repository, name, revision)
     print(f"{repository} is the initialization {folder.name}, in {folder}. Next:")
@@ -147,7 +144,7 @@ def pull(repository: str, name: str | None, revision: str) -> None:
 
 
 def push(name: str, repository: str, private: bool) -> None:
-    """As ``zoo.hub.push``."""
-    from zoo.hub import push as publish
+    """As ``leap_rl.zoo.hub.push``."""
+    from leap_rl.zoo.hub import push as publish
 
     print(f"Published: {publish(name, repository, private)}")

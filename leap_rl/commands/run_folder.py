@@ -14,7 +14,7 @@ from leap_rl.running.run_file import begin_run, run_settings
 from leap_rl.running.run_lock import is_unused, next_run_folder, run_lock
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
 
-COMMANDS_WITH_RUNS = ("meta-train", "train", "compare")
+COMMANDS_WITH_RUNS = ("meta-train", "train", "tune", "compare")
 
 RANDOM_POLICY = "a random policy"
 """What a comparison's runs of it are called, as the others are by what they started from."""

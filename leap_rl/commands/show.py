@@ -29,7 +29,18 @@ def show(folder: Path) -> None:
     :raises ValueError: if it is none
     """
     command = next(iter(read_preset(str(settings_file(folder)), set(COMMANDS_WITH_RUNS))))
-    {"meta-train": _show_meta_train, "train": _show_train, "compare": _show_compare}[command](folder)
+    {"meta-train": _show_meta_train, "train": _show_train, "tune": _show_tune, "compare": _show_compare}[command](
+        folder
+    )
+
+
+def _show_tune(folder: Path) -> None:
+    settings, file = stored_settings(folder, "tune"), folder / "progress.json"
+    progress = read_json(file, "leap-rl tune --resume writes it again") if file.is_file() else {"trials": 0}
+    best = f", best area {progress['best']:.2f}" if progress.get("best") is not None else ""
+    print(f"{folder}: {progress['trials']} of {settings['trials']} trials{best}")
+    if (folder / "table.md").is_file():
+        print(f"\n{(folder / 'table.md').read_text()}\n  finished: {folder / 'best.yaml'}")
 
 
 def _show_meta_train(folder: Path) -> None:

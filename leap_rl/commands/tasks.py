@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
@@ -21,8 +22,13 @@ from leap_rl.agents.tasks import OBSERVED
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
 from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
-from leap_rl.transfer import Mnih2013CNN
+from leap_rl.transfer import Mnih2013CNN, NatureLNCNN
 
+EXTRACTORS: dict[Literal["nature-ln", "mnih2013"], type[BaseFeaturesExtractor]] = {
+    "nature-ln": NatureLNCNN,
+    "mnih2013": Mnih2013CNN,
+}
+"""Those of images that are not SB3's, by the names of settings."""
 SMALLEST_IMAGE = 36
 """Of fewer pixels, in height or width, SB3's network of images has no output."""
 
@@ -49,7 +55,7 @@ def policy(agent: AgentSettings, env: str = "") -> str:
             )
         return _named("MultiInput", agent)
     images = space is None or (is_image_space(space) and sorted(space.shape or ())[1] >= SMALLEST_IMAGE)
-    may_be = ["nature", "mnih2013"] if images else []
+    may_be = ["nature", *EXTRACTORS] if images else []
     if env:
         may_be.append("mlp")
     if agent.network not in (None, *may_be):
@@ -85,9 +91,10 @@ def algorithm_kwargs(agent: AgentSettings, policy_name: str) -> dict[str, Any]:
             raise ValueError(f"{option} is of other algorithms: {agent.algorithm} has none")
     if not policy_name.startswith("Mlp") and agent.algorithm in ("SAC", "TD3", "DDPG", "TQC"):
         kwargs["policy_kwargs"] = {"share_features_extractor": True}
-    if agent.network == "mnih2013":
+    if agent.network in EXTRACTORS:
         # SB3 puts two hidden layers between any extractor but NatureCNN and the heads, unless told not to.
-        kwargs.setdefault("policy_kwargs", {}).update(features_extractor_class=Mnih2013CNN, net_arch=[])
+        extractor = {"features_extractor_class": EXTRACTORS[agent.network], "net_arch": []}
+        kwargs.setdefault("policy_kwargs", {}).update(extractor)
     if agent.arithmetic == "fast":
         kwargs["arithmetic"] = "fast"
     return kwargs

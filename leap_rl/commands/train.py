@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,11 @@ from leap_rl.atari import game_name
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
-from leap_rl.core import NoPretraining
+from leap_rl.core import Initialization, NoPretraining, Strategy, TowardsStart, blocks_of, read_strategies
 from leap_rl.running.files import read_json, write_text
 from leap_rl.running.logger import put_in_order
 from leap_rl.settings import CompareSettings, TrainSettings, as_dict, write_settings
-from leap_rl.transfer import FreezeEncoder, SlowEncoder, WatchTransfer
+from leap_rl.transfer import FineTune, FreezeEncoder, SlowEncoder, WatchTransfer
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent, save_agent
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ MAY_CHANGE = {"timesteps", "save-freq"}
 
 WATCHED = "watched.json"
 """The comparison that a run is watched against, as it was when the run began."""
+
+START = "start"
+"""The network that a run began with, where its strategy must know it to go on."""
 
 LOGS = 100
 """A run logs at least so often, if it has as many rollouts."""
@@ -96,13 +100,18 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     :raises ValueError: for what can't be trained
     """
     # A run that has begun needs neither the initialization nor the comparison any more.
+    strategies = read_strategies(settings.finetune) if settings.finetune else []
+    if settings.transfer_layers and settings.init is None:
+        raise ValueError("--transfer-layers says what is taken of an initialization: give one with --init")
     begun = folder if resume else None
     saved = saved_agents(begun / "agents") if begun else []
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
-    gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
+    gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1 or bool(strategies)
     policy_name = policy(settings.agent, settings.env)
     if gently and policy_name.startswith("Mlp"):
-        raise ValueError("--freeze-encoder-steps and --encoder-lr-factor need an encoder: this network has none")
+        raise ValueError(
+            "--finetune, --freeze-encoder-steps and --encoder-lr-factor need an encoder: this network has none"
+        )
     watched = from_scratch = None
     if settings.watch is not None:
         kept = begun and begun / WATCHED
@@ -121,7 +130,11 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     try:
         kind.check_env(settings.game or settings.env, env)
         model = kind(policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
+        finetune = FineTune(*strategies)
+        if strategies:
+            finetune.check(model)
         if saved:
+            _remember_start(strategies, model, folder / START)
             last = go_on(model, saved)
             if model.num_timesteps >= settings.timesteps:
                 agent = folder / "agent.zip"
@@ -136,11 +149,13 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             print(f"Going on in {folder} from the agent saved after {model.num_timesteps:,} steps, with new episodes")
         else:
             if initialization is not None:
-                initialization.apply_to(model, settings.head)
+                initialization.apply_to(model, settings.head, settings.transfer_layers or None)
             print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}")
         model.print_arithmetic()
         saving = SaveAgent(folder / "agents", settings.save_freq)
         callbacks: list[BaseCallback] = [saving]
+        if strategies:
+            callbacks.append(finetune)
         if settings.freeze_encoder_steps:
             freezing = FreezeEncoder(settings.freeze_encoder_steps)
             freezing.check(model)
@@ -151,6 +166,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         begin(folder, "train", settings, MAY_CHANGE)
         write_settings(folder, "train", settings)
+        if not saved and any(isinstance(strategy, TowardsStart) for strategy in strategies):
+            Initialization.of(model, "all").save(folder / START)
         if watched is not None and watched != folder / WATCHED:
             write_text(folder / WATCHED, watched.read_text())
         model.set_logger(logger_from(folder / "tensorboard", model.num_timesteps))
@@ -179,6 +196,20 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     finally:
         env.close()
     _say_what_next(folder, settings)
+
+
+def _remember_start(strategies: Sequence[Strategy], model: BaseAlgorithm, start: Path) -> None:
+    """
+    Let those strategies that hold on to the start of a run know it, though another process began the run.
+
+    :param model: made with the settings of the run; it is given the start
+    :raises InitializationError: if it is damaged
+    """
+    for strategy in strategies:
+        if isinstance(strategy, TowardsStart):
+            Initialization.load(start).apply_to(model)
+            strategy.bind(blocks_of(model))
+            strategy.begin()
 
 
 def _say_what_next(folder: Path, settings: TrainSettings) -> None:

@@ -11,6 +11,7 @@ from leap_rl.lazy import lazily
 if TYPE_CHECKING:
     from leap_rl.core.callbacks import MetaCallback
     from leap_rl.core.curve import LearningCurve
+    from leap_rl.core.finetuning import FineTuning, Strategy, blocks_of
     from leap_rl.core.initialization import Initialization, NamedTensors, fit_head, named_tensors
     from leap_rl.core.initialization_config import InitializationError
     from leap_rl.core.learners import FOMAML, MAML, Leap, MetaLearner, NoPretraining, Reptile, SequentialFinetuning
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
     from leap_rl.core.parts import GradientPaths
     from leap_rl.core.path import GradientPath
     from leap_rl.core.path_statistics import PathStatistics
+    from leap_rl.core.strategies import (
+        LPFT,
+        Discriminative,
+        GradualUnfreezing,
+        LinearProbe,
+        RelativeGradientNorm,
+        ShrinkPerturb,
+        Slow,
+        SoftShrinkPerturb,
+        Surgical,
+        TowardsStart,
+        read_strategies,
+    )
     from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
     from leap_rl.core.trainer import MetaTrainer
     from leap_rl.running.checkpoint import CheckpointError
@@ -26,17 +40,22 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "CheckpointError": "leap_rl.running.checkpoint",
+    "Discriminative": "leap_rl.core.strategies",
     "Engine": "leap_rl.running.engines",
     "FOMAML": "leap_rl.core.learners",
+    "FineTuning": "leap_rl.core.finetuning",
     "GradientPath": "leap_rl.core.path",
     "GradientPaths": "leap_rl.core.parts",
+    "GradualUnfreezing": "leap_rl.core.strategies",
     "InProcess": "leap_rl.running.engines",
     "Initialization": "leap_rl.core.initialization",
     "InitializationError": "leap_rl.core.initialization_config",
     "Job": "leap_rl.core.task",
     "JobsProgress": "leap_rl.running.progress",
+    "LPFT": "leap_rl.core.strategies",
     "Leap": "leap_rl.core.learners",
     "LearningCurve": "leap_rl.core.curve",
+    "LinearProbe": "leap_rl.core.strategies",
     "LookAhead": "leap_rl.core.lookahead",
     "MAML": "leap_rl.core.learners",
     "MetaCallback": "leap_rl.core.callbacks",
@@ -46,26 +65,39 @@ _WHERE = {
     "NoPretraining": "leap_rl.core.learners",
     "OnProgress": "leap_rl.running.engines",
     "PathStatistics": "leap_rl.core.path_statistics",
+    "RelativeGradientNorm": "leap_rl.core.strategies",
     "Report": "leap_rl.running.engines",
     "Reptile": "leap_rl.core.learners",
     "SequentialFinetuning": "leap_rl.core.learners",
+    "ShrinkPerturb": "leap_rl.core.strategies",
+    "Slow": "leap_rl.core.strategies",
+    "SoftShrinkPerturb": "leap_rl.core.strategies",
+    "Strategy": "leap_rl.core.finetuning",
+    "Surgical": "leap_rl.core.strategies",
     "Task": "leap_rl.core.task",
     "TaskFamily": "leap_rl.core.task",
     "TaskResult": "leap_rl.core.task",
+    "TowardsStart": "leap_rl.core.strategies",
     "Workers": "leap_rl.running.engines",
+    "blocks_of": "leap_rl.core.finetuning",
     "fit_head": "leap_rl.core.initialization",
     "named_tensors": "leap_rl.core.initialization",
+    "read_strategies": "leap_rl.core.strategies",
 }
 
 __getattr__, __dir__ = lazily(__name__, _WHERE)
 
 __all__ = [
     "FOMAML",
+    "LPFT",
     "MAML",
     "CheckpointError",
+    "Discriminative",
     "Engine",
+    "FineTuning",
     "GradientPath",
     "GradientPaths",
+    "GradualUnfreezing",
     "InProcess",
     "Initialization",
     "InitializationError",
@@ -73,6 +105,7 @@ __all__ = [
     "JobsProgress",
     "Leap",
     "LearningCurve",
+    "LinearProbe",
     "LookAhead",
     "MetaCallback",
     "MetaLearner",
@@ -81,13 +114,22 @@ __all__ = [
     "NoPretraining",
     "OnProgress",
     "PathStatistics",
+    "RelativeGradientNorm",
     "Report",
     "Reptile",
     "SequentialFinetuning",
+    "ShrinkPerturb",
+    "Slow",
+    "SoftShrinkPerturb",
+    "Strategy",
+    "Surgical",
     "Task",
     "TaskFamily",
     "TaskResult",
+    "TowardsStart",
     "Workers",
+    "blocks_of",
     "fit_head",
     "named_tensors",
+    "read_strategies",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from importlib.metadata import version
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from leap_rl.core.blocks import block_of_layers, chosen, layer_of
 from leap_rl.core.initialization_config import (
     BUFFER,
     FORMAT,
@@ -172,7 +173,9 @@ class Initialization:
         )
 
     @torch.no_grad()
-    def apply_to(self, model: Any, head: Literal["map", "redraw"] | None = None) -> None:
+    def apply_to(
+        self, model: Any, head: Literal["map", "redraw"] | None = None, layers: Sequence[str] | None = None
+    ) -> None:
         """
         Copy θ⁰ into a model; what is not in scope stays the model's own. Every copy that the model keeps of a
         tensor is filled, on its device and converted to its dtype.
@@ -180,23 +183,40 @@ class Initialization:
         :param model: a torch module or an SB3 model
         :param head: for a head of other actions than the model's: ``"map"`` takes its rows by the meaning of each
             action, ``"redraw"`` leaves the model's own
+        :param layers: these blocks alone are copied, and the model keeps its own of the others: names of blocks (a
+            layer of the encoder, or ``"head"``), or what these begin with, such as ``"encoder.cnn"``; ``None``: all
         :raises InitializationError: if the model's tensors differ in name or shape, or can't hold the values; nothing
             is changed then
+        :raises ValueError: for a block that the initialization has not
         """
         if head is not None:
-            fit_head(model, self, head).apply_to(model)
+            fit_head(model, self, head).apply_to(model, layers=layers)
             return
         tensors = named_tensors(model)
-        self.check_fits(tensors)
-        for name, tensor in self.parameters.items():
+        part = self if layers is None else self._of_blocks(layers, tensors)
+        part.check_fits(tensors, whole=layers is None)
+        for name, tensor in part.parameters.items():
             for target in tensors.parameters[name]:
                 target.copy_(tensor)
-        for name, tensor in self.buffers.items():
+        for name, tensor in part.buffers.items():
             for target in tensors.buffers[name]:
                 target.copy_(tensor)
 
-    def check_fits(self, tensors: NamedTensors) -> None:
+    def _of_blocks(self, names: Sequence[str], model: NamedTensors) -> Initialization:
+        # The model's order of layers: on disk they lie by their names.
+        block_of = block_of_layers({name: copies[0] for name, copies in model.parameters.items()})
+        held = dict.fromkeys(block_of[layer_of(n)] for n in model.parameters if n in self.parameters)
+        kept = chosen(names, held)
+
+        def of_blocks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor for name, tensor in tensors.items() if block_of.get(layer_of(name)) in kept}
+
+        return Initialization(of_blocks(self.parameters), self.scope, of_blocks(self.buffers), self.config)
+
+    def check_fits(self, tensors: NamedTensors, whole: bool = True) -> None:
         """
+        :param tensors: of a model
+        :param whole: whether it fills its scope in the model
         :raises InitializationError: naming every tensor that is missing, of another shape, or can't hold the values
         """
         differences = []
@@ -206,7 +226,7 @@ class Initialization:
                     if misfit := _misfit(tensor, target):
                         differences.append(f"{name} {tuple(tensor.shape)}: {misfit}")
         try:
-            unfilled = set(tensors.in_scope(self.scope).parameters) - set(self.parameters)
+            unfilled = set(tensors.in_scope(self.scope).parameters) - set(self.parameters) if whole else set()
         except ValueError as error:
             differences.append(str(error))
         else:
@@ -277,8 +297,12 @@ class Initialization:
         """
         Read a folder that ``save`` wrote. Nothing of it is executed; all of it is checked.
 
+        :param path: the folder; or, with ``leap_rl.Initialization``, where there is no such folder, a name of the zoo
+            or ``hf://OWNER/NAME`` on the Hugging Face Hub
         :raises InitializationError: if it is missing, foreign, damaged, or from a later version
         """
+        if isinstance(path, str) and _door is not None and not os.path.lexists(path):
+            return _door(path)
         path = Path(path)
         config = read_config(path)
         try:
@@ -305,6 +329,19 @@ class Initialization:
             raise InitializationError(f"{path} holds no parameter: nothing was learned; fetch it again")
         buffers = {n.removeprefix(BUFFER): t for n, t in tensors.items() if n.startswith(BUFFER)}
         return cls(parameters, scope, buffers, config)
+
+
+_door: Callable[[str], Initialization] | None = None
+
+
+def open_door(by_name: Callable[[str], Initialization]) -> None:
+    """
+    Let ``Initialization.load`` take names, too.
+
+    :param by_name: gives the initialization of a name, or raises an ``InitializationError``
+    """
+    global _door
+    _door = by_name
 
 
 # -- what an initialization may hold ---------------------------------------------------------------

@@ -64,10 +64,42 @@ class Mnih2013CNN(BaseFeaturesExtractor):
         return features
 
 
-NETWORKS: dict[str, type[BaseFeaturesExtractor]] = {"NatureCNN": NatureCNN, "Mnih2013CNN": Mnih2013CNN}
+class NatureLNCNN(NatureCNN):
+    """
+    SB3's ``NatureCNN`` with a layer normalization before each ReLU (Ba et al., 2016): units can't all be pushed below
+    zero together, nor does a layer's output grow with its weights. Those of convolutions normalize over channels and
+    places, with a gain and a bias for each channel, so that the size of the image decides no shape.
 
-# Their convolutions: filters and kernel.
-_CONVOLUTIONS = {"NatureCNN": [(32, 8), (64, 4), (64, 3)], "Mnih2013CNN": [(16, 8), (32, 4)]}
+    With ``net_arch=[]`` beside it in the ``policy_kwargs`` the heads are linear, as SB3 has them for ``NatureCNN``.
+
+    :param observation_space: as of ``NatureCNN``
+    :param features_dim: as of ``NatureCNN``
+    :param normalized_image: as of ``NatureCNN``
+    """
+
+    def __init__(self, observation_space: spaces.Box, features_dim: int = 512, normalized_image: bool = False) -> None:
+        super().__init__(observation_space, features_dim, normalized_image)
+        layers: list[nn.Module] = []
+        for layer in self.cnn:
+            layers.append(layer)
+            if isinstance(layer, nn.Conv2d):
+                layers.append(nn.GroupNorm(1, layer.out_channels))
+        self.cnn = nn.Sequential(*layers)
+        self.linear = nn.Sequential(self.linear[0], nn.LayerNorm(features_dim), nn.ReLU())
+
+
+NETWORKS: dict[str, type[BaseFeaturesExtractor]] = {
+    "NatureCNN": NatureCNN,
+    "Mnih2013CNN": Mnih2013CNN,
+    "NatureLNCNN": NatureLNCNN,
+}
+
+# Their convolutions, filters and kernel, and whether a normalization follows each layer.
+_LAYERS = {
+    "NatureCNN": ([(32, 8), (64, 4), (64, 3)], False),
+    "Mnih2013CNN": ([(16, 8), (32, 4)], False),
+    "NatureLNCNN": ([(32, 8), (64, 4), (64, 3)], True),
+}
 
 
 def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
@@ -103,12 +135,17 @@ def network_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     first, last = shapes.get("encoder.cnn.0.weight", ()), shapes.get("encoder.linear.0.weight", ())
     if len(first) != 4 or len(last) != 2:
         return None
-    for network, convolutions in _CONVOLUTIONS.items():
+    for network, (convolutions, is_normalized) in _LAYERS.items():
         channels, expected = first[1], {"encoder.linear.0.weight": last, "encoder.linear.0.bias": last[:1]}
+        norms = {"encoder.linear.1": last[:1]} if is_normalized else {}
         for i, (filters, kernel) in enumerate(convolutions):
-            expected[f"encoder.cnn.{2 * i}.weight"] = (filters, channels, kernel, kernel)
-            expected[f"encoder.cnn.{2 * i}.bias"] = (filters,)
+            position = (2 + is_normalized) * i
+            expected[f"encoder.cnn.{position}.weight"] = (filters, channels, kernel, kernel)
+            expected[f"encoder.cnn.{position}.bias"] = (filters,)
+            if is_normalized:
+                norms[f"encoder.cnn.{position + 1}"] = (filters,)
             channels = filters
+        expected |= {f"{layer}.{kind}": shape for layer, shape in norms.items() for kind in ("weight", "bias")}
         if expected == shapes and last[1] % channels == 0:
             return network
     return None

@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, int | None]] = {
 }
 LEARNERS = ("none", "leap", "leap-sgd", "reptile", "multihead", "hat-none", "hat", "progressive")
 EngineName = Literal["workers", "in-process"]
+BatchNorm = Literal["update", "freeze", "recompute"]
 
 
 @app.command
@@ -135,6 +136,8 @@ def train(
 def evaluate(
     run: Path,
     *,
+    finetune: str = "",
+    batch_norm: BatchNorm = "update",
     data_dir: Path | None = None,
     download: bool = False,
     engine: EngineName = "workers",
@@ -145,6 +148,9 @@ def evaluate(
     Print how the held-out data set was learned from what a run found.
 
     :param run: folder of a run; an evaluation that is missing is made up
+    :param finetune: strategies to learn it by, such as lp-ft or gradual:over=0.3; with + between several
+    :param batch_norm: update its statistics with every minibatch, freeze those that the run found, or recompute them on
+        the held-out data set's training images first
     :param data_dir: as of train
     :param download: those of its data sets that are not there, as of train
     :param engine: as of train
@@ -160,7 +166,7 @@ def evaluate(
     settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
     if download:
         fetch(settings.data_dir, [settings.held_out, *settings.pretraining])
-    result = evaluate_run(settings, run, chosen)
+    result = evaluate_run(settings, run, chosen, finetune, batch_norm)
     print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
     figures = (result.scores["test_error"], training_error(result.curve), result.curve.area())
     print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from leap_rl.core import (
 )
 from leap_rl.core.meta_settings import Sampling, sample_batch
 from leap_rl.running.checkpoint import Checkpoints
+from supervised.batch_norm import BatchNorm
 from supervised.hat import CAPACITY, HAT, S_MAX
 from supervised.multi_cv.data import DATA_SETS, load
 from supervised.multi_cv.tasks import LEARNING_RATE, PATIENCE, VALIDATION, DataSets
@@ -265,9 +266,18 @@ def _task_network(run: Run) -> TaskNetwork:
         return TASK_NETWORKS[run.learner]([DATA_SETS[name].n_classes for name in run.pretraining])
 
 
-def _evaluate(run: Run, held_out: DataSets, folder: Path, engine: Engine) -> TaskResult:
-    task = held_out[0]
+def _evaluate(
+    run: Run, held_out: DataSets, folder: Path, engine: Engine, finetune: str = "", batch_norm: BatchNorm = "update"
+) -> TaskResult:
+    task = replace(held_out[0], finetune=finetune, batch_norm=batch_norm)
     start = Initialization.load(folder / "initialization")
+    settings = [finetune] if finetune else []
+    if batch_norm != "update":
+        settings.append(f"batch norm {batch_norm}")
+    if settings:
+        if run.learner in TASK_NETWORKS:
+            raise ValueError(f"{run.learner} learns in its own way: it is not fine-tuned by strategies")
+        task.check_finetuning(task.network(), start)
     if run.learner in TASK_NETWORKS:
         job = Job(
             NextTask.of(task, DATA_SETS[run.held_out].n_classes, partial(_task_network, run)),
@@ -277,21 +287,25 @@ def _evaluate(run: Run, held_out: DataSets, folder: Path, engine: Engine) -> Tas
         )
     else:
         job = Job(task, start, NoPretraining(), run.seed)
-    return evaluate([job], f"held-out {run.held_out}", folder, engine)[run.held_out]
+    return evaluate([job], f"held-out {run.held_out}", folder, engine, ", ".join(settings))[run.held_out]
 
 
-def evaluate_run(run: Run, folder: Path, engine: Engine) -> TaskResult:
+def evaluate_run(
+    run: Run, folder: Path, engine: Engine, finetune: str = "", batch_norm: BatchNorm = "update"
+) -> TaskResult:
     """
     The held-out data set, learned from what a run found last; learned now if it was not yet.
 
     :param run: as it was read from the folder
     :param folder: of it
     :param engine: where the task runs
-    :raises ValueError: if nothing was found yet, or the data is not that of the run
+    :param finetune: strategies, by their names; results of each have a folder of their own
+    :param batch_norm: what batch norm does
+    :raises ValueError: if nothing was found yet, the data is not that of the run, or it can't be fine-tuned so
     """
     check_folder(folder, run.settings())
     found = sorted(path.parents[1] for path in folder.glob("[0-9]*/initialization/config.json"))
     if not found:
         raise ValueError(f"{folder} is not finished: the command that began it goes on with it")
     with open_folder(folder, run.settings()):
-        return _evaluate(run, run.data_sets()[1], found[-1], engine)
+        return _evaluate(run, run.data_sets()[1], found[-1], engine, finetune, batch_norm)

@@ -19,6 +19,7 @@ from leap_rl import AtariTasks, EnvTasks, Initialization, Leap, LeapA2C, MetaTra
 from leap_rl.agents import RecycleDormant
 from leap_rl.agents.dormant import random_observations, recycle
 from leap_rl.core import InProcess
+from leap_rl.transfer import NatureLNCNN
 
 GAMES = ["Pong", "Qbert"]
 LEAP = Leap(skip_updates=0)
@@ -147,3 +148,7 @@ def test_what_can_not_be_recycled() -> None:
         MetaTrainer(poles, LEAP, 1, engine=InProcess(), device="cpu").learn(1, RecycleDormant())
     with pytest.raises(ValueError, match="averaged: leave one of the two out"):
         trainer(average_from=1).learn(1, RecycleDormant())
+    kwargs = {"policy_kwargs": {"features_extractor_class": NatureLNCNN, "net_arch": []}}
+    normalized = AtariTasks(LeapA2C, "CnnPolicy", ["Pong"], 40, n_envs=2, algorithm_kwargs=kwargs)
+    with pytest.raises(ValueError, match="NatureLNCNN can't be recycled: a normalization follows its layers"):
+        RecycleDormant.check(normalized, normalized.draw_initialization(None, 0))

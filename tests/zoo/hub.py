@@ -1,4 +1,4 @@
-"""A server that speaks what ``zoo.hub`` needs of the Hugging Face Hub: resolve, create, preupload, commit."""
+"""A server that speaks what ``leap_rl.zoo.hub`` needs of the Hugging Face Hub: resolve, create, preupload, commit."""
 
 from __future__ import annotations
 

@@ -15,13 +15,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-import zoo.artifacts
-import zoo.hub
-from leap_rl import Initialization
+from leap_rl import Initialization, zoo
 from leap_rl.cli import main
+from leap_rl.zoo import ZooError, artifacts, cards
+from leap_rl.zoo import hub as on_hub
 from tests.zoo import hub as servers
 from tests.zoo.hub import TOKEN, FakeHub, Misbehaving, serving
-from zoo import ZooError
 
 
 @pytest.fixture
@@ -45,19 +44,39 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_what_is_pushed_is_what_is_pulled(hub: FakeHub, endpoint: str, mine: Path) -> None:
-    assert zoo.hub.push(str(mine), "me/atari-mine", endpoint=endpoint, token=TOKEN) == f"{endpoint}/me/atari-mine"
+    assert on_hub.push(str(mine), "me/atari-mine", endpoint=endpoint, token=TOKEN) == f"{endpoint}/me/atari-mine"
     assert set(hub.repositories["me/atari-mine"]) == {"config.json", "model.safetensors", "README.md"}
-    folder = zoo.hub.pull("me/atari-mine", endpoint=endpoint)
-    assert folder == zoo.artifacts.pulled() / "atari-mine" and zoo.list()[-1] == "atari-mine"
+    folder = on_hub.pull("me/atari-mine", endpoint=endpoint)
+    assert folder == artifacts.pulled() / "atari-mine" and zoo.list()[-1] == "atari-mine"
     assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert torch.equal(zoo.load("atari-mine").parameters["encoder.w"], torch.arange(6.0))
     with pytest.raises(ZooError, match="there is an initialization 'atari-mine' already"):
-        zoo.hub.pull("me/atari-mine", endpoint=endpoint)
-    assert zoo.hub.pull("me/atari-mine", "another", endpoint=endpoint).name == "another"
+        on_hub.pull("me/atari-mine", endpoint=endpoint)
+    assert on_hub.pull("me/atari-mine", "another", endpoint=endpoint).name == "another"
+
+
+def test_one_door_fetches_what_is_not_here_yet(
+    hub: FakeHub, endpoint: str, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        template.replace(huggingface_hub.constants.ENDPOINT, endpoint),
+    )
+    on_hub.push(str(mine), "me/atari-mine", endpoint=endpoint, token=TOKEN)
+    for what in ("hf://me/atari-mine", str(Path("hf://me/atari-mine")), "hf://me/atari-mine@main"):
+        assert torch.equal(Initialization.load(what).parameters["encoder.w"], torch.arange(6.0))
+    assert zoo.list()[-2:] == ["me--atari-mine", "me--atari-mine--main"]
+    hub.repositories.clear()  # what was fetched is here
+    assert torch.equal(zoo.load("hf://me/atari-mine").parameters["encoder.w"], torch.arange(6.0))
+    with pytest.raises(ZooError, match="there is no repository 'me/another'"):
+        Initialization.load("hf://me/another")
+    assert "me--another" not in zoo.list()
 
 
 def test_the_card_says_what_it_is_and_the_hub_understands_it(hub: FakeHub, endpoint: str, mine: Path) -> None:
-    zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
+    on_hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
     card = ModelCard(hub.repositories["me/mine"]["README.md"].decode())
     assert card.data.library_name == "stable-baselines3" and "leap" in card.data.tags
     assert "Pong, Qbert" in card.text and "1,000,000" in card.text and "nothing says that it helps" in card.text
@@ -96,7 +115,7 @@ def test_evidence_becomes_a_card_with_results(
     assert main(arguments) == 2 and "does not say which initializations it compared" in capsys.readouterr().err
     write(Initialization.load(mine).sha256)
     with monkeypatch.context() as smaller:
-        smaller.setitem(zoo.artifacts.LARGEST, "curves.json", 100)
+        smaller.setitem(artifacts.LARGEST, "curves.json", 100)
         assert main(arguments) == 2 and "are refused" in capsys.readouterr().err
     assert main([*arguments[:4], "other", *arguments[5:]]) == 2
     assert "compared no start 'other', but mine, random" in capsys.readouterr().err
@@ -115,12 +134,12 @@ def test_evidence_becomes_a_card_with_results(
     assert metric["name"] == "mean return over 1,000 steps, 2 seeds (random 100.0)"
     assert f"- `mine`: {zoo.load('mine').sha256}\n" in card.text and "Learned with `ale-vector-2`" in card.text
     assert "Written with leap-rl 0.1.0, torch 2.9.1." in card.text
-    assert zoo.artifacts.summary("mine")["sha256"] in card.text
+    assert artifacts.summary("mine")["sha256"] in card.text
     assert "| SpaceInvaders | mine | 200.0 |" in card.text and "/home/me" not in card.text
     assert "### SpaceInvaders, Freeway: 1,000 steps, seeds 0, 1\n" in card.text
     assert "![Learning curves](figure-1.png)" in card.text
-    zoo.hub.push("mine", "me/shown", endpoint=endpoint, token=TOKEN)
-    for folder in (zoo.folder_of("mine"), zoo.hub.pull("me/shown", endpoint=endpoint)):
+    on_hub.push("mine", "me/shown", endpoint=endpoint, token=TOKEN)
+    for folder in (zoo.folder_of("mine"), on_hub.pull("me/shown", endpoint=endpoint)):
         assert (folder / "figure-1.png").read_bytes() == b"\x89PNG drawn"
     curves = (zoo.folder_of("mine") / "curves.json").read_text()
     assert json.loads(curves)[0]["results"]["SpaceInvaders"]["mine"][0]["curve"] == curve and "/home/me" not in curves
@@ -131,7 +150,7 @@ def test_a_card_shows_what_a_stranger_wrote_as_text_alone() -> None:
     config = {"network": bad, "tasks": [bad], "preprocessing": bad, "algorithm": bad, "seed": [bad], "timesteps": 7}
     config |= {"learner": {"name": bad, bad: bad}, "algorithm_kwargs": {}, "versions": {bad: bad}}
     config["started_from"] = {"timesteps": 5, "started_from": {"timesteps": 10, "started_from": bad}}
-    card = zoo.cards.model_card("mine", Initialization({"w": torch.zeros(1)}, "encoder", {}, config))
+    card = cards.model_card("mine", Initialization({"w": torch.zeros(1)}, "encoder", {}, config))
     rows = [line for line in card.partition("|---|---|")[2].partition("## Evidence")[0].splitlines() if line]
     assert all(row.startswith("| ") and row.endswith(" |") and row.count("|") == 3 for row in rows)
     assert all(row.count("`") in (0, 2) for row in rows) and "\x1b" not in card.partition("# mine")[2]
@@ -141,26 +160,26 @@ def test_a_card_shows_what_a_stranger_wrote_as_text_alone() -> None:
 
 
 def test_a_card_made_before_says_where_it_went(hub: FakeHub, endpoint: str, mine: Path) -> None:
-    (mine / "README.md").write_text(zoo.cards.model_card("mine", zoo.check(mine)))
-    zoo.hub.push(str(mine), "me/theirs", endpoint=endpoint, token=TOKEN)
+    (mine / "README.md").write_text(cards.model_card("mine", zoo.check(mine)))
+    on_hub.push(str(mine), "me/theirs", endpoint=endpoint, token=TOKEN)
     card = hub.repositories["me/theirs"]["README.md"].decode()
     assert "leap-rl zoo pull me/theirs" in card and "OWNER" not in card
 
 
 def test_a_card_of_ones_own_is_kept(hub: FakeHub, endpoint: str, mine: Path) -> None:
     (mine / "README.md").write_text("---\ntags: [x]\n---\n\n# Mine\n")
-    zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
+    on_hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
     assert hub.repositories["me/mine"]["README.md"].decode().endswith("# Mine\n")
 
 
 def test_a_private_one_asks_for_the_token(hub: FakeHub, endpoint: str, mine: Path) -> None:
-    zoo.hub.push(str(mine), "me/mine", private=True, endpoint=endpoint, token=TOKEN)
+    on_hub.push(str(mine), "me/mine", private=True, endpoint=endpoint, token=TOKEN)
     with pytest.raises(ZooError, match="no repository 'me/mine', or it is private"):
-        zoo.hub.pull("me/mine", endpoint=endpoint, token=False)  # type: ignore[arg-type]
-    assert zoo.hub.pull("me/mine", endpoint=endpoint, token=TOKEN).is_dir()
+        on_hub.pull("me/mine", endpoint=endpoint, token=False)  # type: ignore[arg-type]
+    assert on_hub.pull("me/mine", endpoint=endpoint, token=TOKEN).is_dir()
     hub.repositories["me/public"] = {}
     with pytest.raises(ZooError, match="me/public is there already, for all to see"):
-        zoo.hub.push(str(mine), "me/public", private=True, endpoint=endpoint, token=TOKEN)
+        on_hub.push(str(mine), "me/public", private=True, endpoint=endpoint, token=TOKEN)
     assert not hub.repositories["me/public"]
 
 
@@ -188,8 +207,8 @@ def test_a_stranger_is_checked_like_any_other(
         del files["model.safetensors" if damage == "no tensors" else "config.json"]
     hub.repositories["me/bad"] = files
     with pytest.raises(ValueError, match=message):
-        zoo.hub.pull("me/bad", endpoint=endpoint)
-    root = zoo.artifacts.pulled()
+        on_hub.pull("me/bad", endpoint=endpoint)
+    root = artifacts.pulled()
     assert not root.exists() or not list(root.iterdir())  # nothing is left of it
 
 
@@ -227,26 +246,26 @@ def test_a_server_that_means_no_good(
 ) -> None:
     hub.repositories["me/bad"] = {p.name: p.read_bytes() for p in mine.iterdir()}
     hub.misbehaviour["model.safetensors"] = misbehaviour
-    monkeypatch.setitem(zoo.artifacts.LARGEST, "model.safetensors", 1_000_000)
-    monkeypatch.setattr(zoo.hub, "LONGEST", 1.0)
+    monkeypatch.setitem(artifacts.LARGEST, "model.safetensors", 1_000_000)
+    monkeypatch.setattr(on_hub, "LONGEST", 1.0)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     began = time.monotonic()
     with pytest.raises(kind, match=message) as error:
-        zoo.hub.pull("me/bad", endpoint=endpoint)
+        on_hub.pull("me/bad", endpoint=endpoint)
     assert time.monotonic() - began < 3
     assert str(error.value).isprintable() and len(str(error.value)) < 700 and "unpacked" not in str(error.value)
-    assert not list(zoo.artifacts.pulled().iterdir()), "nothing is left of it"
+    assert not list(artifacts.pulled().iterdir()), "nothing is left of it"
     assert hub.sent < 20_000_000, "but for what lay in buffers"
 
 
 def test_a_stranger_among_the_files_that_need_not_be_there(hub: FakeHub, endpoint: str, mine: Path) -> None:
     hub.repositories["me/plain"] = {p.name: p.read_bytes() for p in mine.iterdir()}
-    for file in set(zoo.artifacts.LARGEST) - set(zoo.artifacts.REQUIRED):  # as a server says that knows no Hub
+    for file in set(artifacts.LARGEST) - set(artifacts.REQUIRED):  # as a server says that knows no Hub
         hub.misbehaviour[file] = lambda server: server.begin("404 Not Found", Content_Length=0)
-    assert {p.name for p in zoo.hub.pull("me/plain", endpoint=endpoint).iterdir()} == set(zoo.artifacts.REQUIRED)
+    assert {p.name for p in on_hub.pull("me/plain", endpoint=endpoint).iterdir()} == set(artifacts.REQUIRED)
     hub.misbehaviour["README.md"] = servers.closes_early
     with pytest.raises(OSError, match="can't be fetched"):
-        zoo.hub.pull("me/plain", "half", endpoint=endpoint)
+        on_hub.pull("me/plain", "half", endpoint=endpoint)
     assert "half" not in zoo.list()
 
 
@@ -260,7 +279,7 @@ def test_a_token_stays_with_the_hub_that_it_is_for(hub: FakeHub, endpoint: str, 
             server.begin("302 Found", Location=other + server.handler.path, Content_Length=0)
 
         hub.misbehaviour["model.safetensors"] = redirect
-        folder = zoo.hub.pull("me/mine", endpoint=endpoint, token=TOKEN)
+        folder = on_hub.pull("me/mine", endpoint=endpoint, token=TOKEN)
     assert torch.equal(zoo.load(folder.name).parameters["encoder.w"], torch.arange(6.0))
     assert set(hub.tokens) == {f"Bearer {TOKEN}"} and elsewhere.tokens == [None]
 
@@ -269,7 +288,7 @@ def test_a_notebook_can_pull(hub: FakeHub, endpoint: str, mine: Path) -> None:
     hub.repositories["me/mine"] = {p.name: p.read_bytes() for p in mine.iterdir()}
 
     async def cell() -> Path:
-        return zoo.hub.pull("me/mine", endpoint=endpoint)
+        return on_hub.pull("me/mine", endpoint=endpoint)
 
     assert asyncio.run(cell()).name in zoo.list()
 
@@ -277,34 +296,34 @@ def test_a_notebook_can_pull(hub: FakeHub, endpoint: str, mine: Path) -> None:
 def test_what_else_a_repository_holds_is_not_fetched(hub: FakeHub, endpoint: str, mine: Path) -> None:
     hub.repositories["me/mixed"] = {p.name: p.read_bytes() for p in mine.iterdir()}
     hub.repositories["me/mixed"]["agent.pkl"] = pickle.dumps(1)
-    zoo.hub.pull("me/mixed", endpoint=endpoint)
+    on_hub.pull("me/mixed", endpoint=endpoint)
     assert not any("agent.pkl" in request for request in hub.requests)
 
 
 def test_what_cannot_be_pulled_or_pushed(hub: FakeHub, endpoint: str, mine: Path) -> None:
     hub.repositories["me/there"] = {p.name: p.read_bytes() for p in mine.iterdir()}
     with pytest.raises(ZooError, match="no repository 'me/nowhere'"):
-        zoo.hub.pull("me/nowhere", endpoint=endpoint)
+        on_hub.pull("me/nowhere", endpoint=endpoint)
     with pytest.raises(ZooError, match="has no revision 'v9'"):
-        zoo.hub.pull("me/there", revision="v9", endpoint=endpoint)
+        on_hub.pull("me/there", revision="v9", endpoint=endpoint)
     with pytest.raises(ZooError, match="is no repository"):
-        zoo.hub.pull("me/a/b/there", endpoint=endpoint)
+        on_hub.pull("me/a/b/there", endpoint=endpoint)
     with pytest.raises(ZooError, match="is no name"):
-        zoo.hub.pull("me/there", "../there", endpoint=endpoint)
+        on_hub.pull("me/there", "../there", endpoint=endpoint)
     with pytest.raises(ZooError, match="me/mine refuses it"):
-        zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token="hf_wrong")
+        on_hub.push(str(mine), "me/mine", endpoint=endpoint, token="hf_wrong")
     with pytest.raises(ZooError, match="no initialization 'unknown' in the zoo"):
-        zoo.hub.push("unknown", "me/mine", endpoint=endpoint, token=TOKEN)
+        on_hub.push("unknown", "me/mine", endpoint=endpoint, token=TOKEN)
     (mine / "agent.pkl").write_bytes(pickle.dumps(1))
     with pytest.raises(ZooError, match=r"agent.pkl, which belongs to no initialization"):
-        zoo.hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
+        on_hub.push(str(mine), "me/mine", endpoint=endpoint, token=TOKEN)
     assert "me/mine" not in hub.repositories
 
 
 def test_a_hub_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path / "zoo"))
     with pytest.raises(OSError, match="me/there can't be fetched"):
-        zoo.hub.pull("me/there", endpoint="http://127.0.0.1:9")
+        on_hub.pull("me/there", endpoint="http://127.0.0.1:9")
     Initialization({"encoder.w": torch.zeros(1)}, "encoder", {}, {"network": "Small"}).save(tmp_path / "mine")
     with pytest.raises(OSError, match="me/mine can't be reached"):
-        zoo.hub.push(str(tmp_path / "mine"), "me/mine", endpoint="http://127.0.0.1:9", token=TOKEN)
+        on_hub.push(str(tmp_path / "mine"), "me/mine", endpoint="http://127.0.0.1:9", token=TOKEN)

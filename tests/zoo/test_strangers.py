@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import zoo
-from leap_rl import Initialization
+from leap_rl import Initialization, zoo
 from leap_rl.cli import main
 from leap_rl.core import InitializationError
 from leap_rl.running.outside import printable
-from zoo.cards import model_card
+from leap_rl.zoo import artifacts
+from leap_rl.zoo.cards import model_card
 
 NUMPY = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 BITS = {"F4": 4, "F6_E2M3": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F16": 16, "BF16": 16}
@@ -275,7 +275,7 @@ def test_one_bad_entry_is_shown_and_the_rest_works(
             bad.append(f"d{i}")
         else:
             card = model_card(f"d{i}", found)
-            json.dumps(zoo.artifacts.summary(f"d{i}"))
+            json.dumps(artifacts.summary(f"d{i}"))
             assert printable(card, len(card), keep="\n") == card
     assert 200 < len(bad) < len(damages)
     assert main(["zoo", "list"]) == 0

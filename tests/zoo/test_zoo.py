@@ -17,11 +17,10 @@ import safetensors.torch
 import torch
 from stable_baselines3 import A2C, DQN, PPO
 
-import zoo
-import zoo.artifacts
-from leap_rl import Initialization, Mnih2013CNN, make_atari_env
+from leap_rl import Initialization, Mnih2013CNN, make_atari_env, zoo
 from leap_rl.cli import main
 from leap_rl.core import InitializationError
+from leap_rl.zoo import artifacts
 
 MNIH = {"policy_kwargs": {"features_extractor_class": Mnih2013CNN}}
 
@@ -80,7 +79,7 @@ def test_every_published_initialization_is_good_and_learns(root: Path) -> None:
         folder = zoo.folder_of(name)
         figures = re.findall(r"!\[[^]]*\]\((.*?)\)", (folder / "README.md").read_text())
         assert figures and {file.name for file in folder.iterdir()} == {
-            *zoo.artifacts.REQUIRED,
+            *artifacts.REQUIRED,
             "README.md",
             "curves.json",
             *figures,
@@ -93,7 +92,7 @@ def test_every_published_initialization_is_good_and_learns(root: Path) -> None:
             assert torch.equal(t, initialization.parameters[tensor])
         model.learn(256)
         assert "## Evidence" in (folder / "README.md").read_text()
-        assert zoo.artifacts.summary(name)["timesteps"] > 0
+        assert artifacts.summary(name)["timesteps"] > 0
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ def _empty(entry: Path) -> None:
 
 def _oversize(entry: Path) -> None:
     with open(entry / "model.safetensors", "ab") as file:
-        file.truncate(zoo.artifacts.LARGEST["model.safetensors"] + 1)
+        file.truncate(artifacts.LARGEST["model.safetensors"] + 1)
 
 
 class Bomb:

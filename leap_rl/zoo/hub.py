@@ -16,8 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import build_hf_headers
 
 from leap_rl.running.outside import first_line, printable
-from zoo.artifacts import LARGEST, REQUIRED, ZooError, check, filling, folder_of, new_folder
-from zoo.cards import model_card
+from leap_rl.zoo.artifacts import LARGEST, REQUIRED, ZooError, check, filling, folder_of, new_folder
+from leap_rl.zoo.cards import model_card
 
 LONGEST = 600.0
 """Seconds that a pull may take in all."""

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
 from leap_rl.running.files import read_json
-from zoo.artifacts import ZooError, figure_name, total_steps
+from leap_rl.zoo.artifacts import ZooError, figure_name, total_steps
 
 RECORDED = {
     "agent": "algorithm",

@@ -24,7 +24,8 @@ from leap_rl.running.outside import first_line, printable, read_file
 if TYPE_CHECKING:  # what there is, is listed without torch
     from leap_rl.core import Initialization
 
-PUBLISHED = Path(__file__).with_name("initializations")
+PUBLISHED = Path(__file__).parents[2] / "zoo" / "initializations"
+"""Those that come with this package, found by where they lie: ``import zoo`` may find somebody else's folder."""
 
 MOST_EVIDENCE = 5
 """Comparisons of a card."""
@@ -48,6 +49,9 @@ MOST_SHOWN = 50_000
 REQUIRED = ("config.json", "model.safetensors")
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
+
+_ON_HUB = re.compile(r"hf://?([^/@]+)/([^/@]+)(?:@(.+))?")
+"""``hf://OWNER/NAME@REVISION``; a command that takes it for a path loses one of its slashes."""
 
 
 class ZooError(InitializationError):
@@ -133,14 +137,25 @@ def folder_of(name: str) -> Path:
 
 def load(name: str) -> Initialization:
     """
-    An initialization, checked.
+    An initialization, checked. ``Initialization.load`` takes the same names, and folders.
 
-    :param name: see ``zoo.list()``
+    :param name: see ``zoo.list()``; or ``hf://OWNER/NAME``, with ``@REVISION`` if it is not to be the newest: it is
+        fetched from the Hugging Face Hub once, and lies among the user's own from then on, as ``OWNER--NAME``
     :return: to be applied: ``zoo.load(name).apply_to(model)``
     :raises ZooError: if it is unknown, or holds what it should not
     :raises InitializationError: if it is damaged, foreign, or from a later version
     """
-    return check(folder_of(name))
+    on_hub = _ON_HUB.fullmatch(name)
+    if on_hub is None:
+        return check(folder_of(name))
+    owner, repository, revision = on_hub.groups()
+    here = "--".join(filter(None, (owner, repository, revision and revision.replace("/", "-"))))
+    folder = pulled() / checked_name(here)
+    if not folder.is_dir():
+        from leap_rl.zoo.hub import pull  # needs the extra `hub`
+
+        folder = pull(f"{owner}/{repository}", here, revision or "main")
+    return check(folder)
 
 
 def check(folder: Path) -> Initialization:

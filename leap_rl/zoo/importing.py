@@ -14,7 +14,7 @@ from leap_rl.running.outside import printable
 from leap_rl.transfer import Initialization, network_of
 from leap_rl.transfer.names import encoder_name
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent
-from zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, filling, new_folder
+from leap_rl.zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, filling, new_folder
 
 
 def import_agent(agent: Path, name: str) -> Path:
@@ -75,7 +75,7 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
         raise ZooError(f"{len(comparisons)} comparisons are more than the {MOST_EVIDENCE} that a card takes")
     files: dict[str, bytes] = {}
     if comparisons:
-        from zoo.cards import Evidence, model_card  # needs the extra `hub`
+        from leap_rl.zoo.cards import Evidence, model_card  # needs the extra `hub`
 
         evidence = [Evidence.of(comparison, name, found) for comparison in comparisons]
         if len({e.title() for e in evidence}) < len(evidence):

@@ -1,0 +1,99 @@
+"""
+What an encoder keeps of its ability to learn, after a chain of visits to games.
+
+    python benchmarks/plasticity.py --steps 100000 --json plasticity.json
+    python benchmarks/plasticity.py --quick
+
+A2C visits one game after the other, from the encoder that the last one left and with a head of its own. On frames of
+the validation games under random play, which it has not seen: the share of features that are never positive, and their
+effective rank (as benchmarks/features.py has them), before, and after each visit. The ways: the Nature network as it
+is; with its dormant units drawn anew between visits (``RecycleDormant``); with soft shrink and perturb (Juliani and
+Ash, NeurIPS 2024); and nature-ln.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import torch
+from features import measure
+from report import at_least_one, machine, parser
+from stable_baselines3 import A2C
+from torch import Tensor
+
+from leap_rl import AtariTasks, Initialization, LeapA2C, make_atari_env
+from leap_rl.agents.dormant import random_observations, recycle
+from leap_rl.atari import VALIDATION_GAMES
+from leap_rl.core import SoftShrinkPerturb
+from leap_rl.transfer import FineTune, NatureLNCNN
+
+SETTINGS = {"ent_coef": 0.01, "vf_coef": 0.25, "device": "cpu"}
+LN = {"policy_kwargs": {"features_extractor_class": NatureLNCNN, "net_arch": []}}
+WAYS = ("nature", "dormant units drawn anew", "soft shrink and perturb", "nature-ln")
+
+
+def frames_of(games: list[str], n: int) -> Tensor:
+    """Under random play, shape ``(n * len(games), 4, 84, 84)``, from 0 to 1."""
+    tasks = AtariTasks(LeapA2C, "CnnPolicy", games, 1, n_envs=1)
+    return torch.cat([torch.from_numpy(random_observations(task, n, seed=0)) for task in tasks]) / 255
+
+
+def visits(way: str, games: list[str], steps: int, n_envs: int, seed: int, frames: Tensor) -> list[dict[str, Any]]:
+    """
+    :param way: one of ``WAYS``
+    :param games: to visit, in their order
+    :param steps: of a visit
+    :param frames: that features are measured on
+    :return: what was measured before, and after each visit
+    """
+    start: Initialization | None = None
+    measured = []
+    for number, game in enumerate(games):
+        env = make_atari_env(game, n_envs, seed=seed + number)
+        kwargs: dict[str, Any] = {**SETTINGS, **(LN if way == "nature-ln" else {})}
+        model = A2C("CnnPolicy", env, seed=seed + number, **kwargs)
+        encoder = model.policy.features_extractor
+        if start is None:
+            measured.append(measure(encoder, frames))
+        else:
+            drawn = copy.deepcopy(encoder)
+            start.apply_to(model)
+            if way == "dormant units drawn anew":
+                recycle(encoder, drawn, frames)
+        model.learn(steps, callback=FineTune(SoftShrinkPerturb()) if way == "soft shrink and perturb" else None)
+        env.close()
+        measured.append(measure(encoder, frames))
+        start = Initialization.of(model, "encoder")
+    return measured
+
+
+def main() -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--games", nargs="+", default=["AirRaid", "Carnival", "DemonAttack", "Pong"])
+    cli.add_argument("--steps", type=at_least_one, default=100_000, help="of a visit")
+    cli.add_argument("--envs", type=at_least_one, default=8)
+    cli.add_argument("--frames", type=at_least_one, default=128, help="of each validation game")
+    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    args = cli.parse_args()
+    if args.quick:
+        args.games, args.steps, args.envs, args.frames = args.games[:2], 80, 2, 16
+    torch.set_num_threads(1)
+    frames = frames_of(list(VALIDATION_GAMES), args.frames)
+    rows = {}
+    after = " | ".join(("before", *args.games))
+    print(f"Dead features; their effective rank, after each visit of {args.steps:,} steps\n\n| way | {after} |")
+    print("|---" * (len(args.games) + 2) + "|")
+    for way in args.ways:
+        found = rows[way] = visits(way, args.games, args.steps, args.envs, args.seed, frames)
+        cells = [f"{m['dead'][-1]:.2f}; {m['effective rank']:.0f}" for m in found]
+        print(f"| {way} | {' | '.join(cells)} |", flush=True)
+    if args.json is not None:
+        settings = {"games": args.games, "steps": args.steps, "envs": args.envs, "seed": args.seed}
+        args.json.write_text(json.dumps({**settings, "ways": rows, **machine()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The named blocks of a network: what a strategy slows or freezes, and what is transferred alone."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import Tensor
+
+HEAD = "head"
+"""The block of all that is not the encoder."""
+
+
+def layer_of(name: str) -> str:
+    """:param name: of a parameter or a buffer"""
+    return name.rpartition(".")[0] or name
+
+
+def block_of_layers(parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """
+    A layer of the encoder is a block, and one that holds vectors alone (a normalization) belongs to that before it.
+    All that is not the encoder is one block, the head.
+
+    :param parameters: by the names of initializations, from input to output
+    :return: block by layer, the encoder's first
+    """
+    layers: dict[str, list[Tensor]] = {}
+    for name, tensor in parameters.items():
+        layers.setdefault(layer_of(name), []).append(tensor)
+    encoder: dict[str, str] = {}
+    last = None
+    for layer, tensors in layers.items():
+        if layer.startswith("encoder."):
+            if last is None or any(t.dim() > 1 for t in tensors):
+                last = layer
+            encoder[layer] = last
+    return encoder | {layer: HEAD for layer in layers if layer not in encoder}
+
+
+def chosen(names: Iterable[str], blocks: Collection[str]) -> list[str]:
+    """
+    :param names: of blocks, or what their names begin with, such as ``"encoder"`` or ``"encoder.cnn"``
+    :param blocks: that there are
+    :return: the blocks that are meant, in their own order
+    :raises ValueError: for a name that is of none, with the nearest, and for no name
+    """
+    if isinstance(names, str):
+        names = [names]
+    meant: set[str] = set()
+    for name in names:
+        found = [block for block in blocks if block == name or block.startswith(f"{name}.")]
+        if not found:
+            near = difflib.get_close_matches(name, blocks, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"the network has no block {name!r}: there are {', '.join(blocks)}{hint}")
+        meant.update(found)
+    if not meant:
+        raise ValueError(f"no block is named: there are {', '.join(blocks)}")
+    return [block for block in blocks if block in meant]

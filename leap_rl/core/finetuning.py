@@ -1,0 +1,265 @@
+"""
+Fine-tuning: how each named block of a network learns, from where an initialization has put it.
+
+A ``Strategy`` gives each block a rate factor as a function of progress, and ``FineTuning`` holds a network to it:
+around every step of the optimizer each block is put back to its part of the way. A block of factor 0 has no gradient
+either, since SB3 clips the norm of all gradients before it steps. The strategies of the literature are in
+``leap_rl.core.strategies``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leap_rl.core.blocks import block_of_layers, layer_of
+from leap_rl.core.initialization import named_tensors
+from leap_rl.running.as_json import as_json
+
+Blocks = Mapping[str, Sequence[Tensor]]
+"""Tensors by block, from input to output, the head last."""
+
+
+def blocks_of(model: Any) -> dict[str, list[Tensor]]:
+    """
+    :param model: a torch module whose encoder is called ``encoder``, or an SB3 model
+    :return: its parameters by block, every copy that it keeps
+    :raises ValueError: if it has no encoder
+    """
+    tensors = named_tensors(model)
+    tensors.in_scope("encoder")
+    block_of = block_of_layers({name: copies[0] for name, copies in tensors.parameters.items()})
+    blocks: dict[str, list[Tensor]] = {block: [] for block in block_of.values()}
+    for name, copies in tensors.parameters.items():
+        blocks[block_of[layer_of(name)]] += copies
+    return blocks
+
+
+class Strategy:
+    """
+    How the blocks of a network learn. This one lets all of them learn at the full rate.
+
+    A subclass is a dataclass whose fields are its settings. What it finds out in a training is no field, so that it can
+    be used again.
+    """
+
+    blocks_here: Blocks
+    """Of the network that is trained."""
+
+    def bind(self, blocks: Blocks) -> None:
+        """
+        Learn of a network, and change nothing of it.
+
+        :raises ValueError: for a block that is named and is not there
+        """
+        self.blocks_here = blocks
+
+    def begin(self, fresh: bool = True) -> None:
+        """
+        Before the first update.
+
+        :param fresh: whether the training begins here, or goes on
+        """
+
+    def rates(self, progress: float) -> Mapping[str, float]:
+        """
+        :param progress: share of the budget that is spent once the update at hand has been made, from 0 to 1
+        :return: rate factor by block, at least 0; a block that is not in it has 1
+        """
+        return {}
+
+    def before_step(self) -> None:
+        """Between gradients and the step of the optimizer."""
+
+    def after_step(self) -> None:
+        """When the optimizer has stepped, and each block is at its part of the way."""
+
+    def validated(self, error: float) -> None:
+        """:param error: on validation data, for strategies that decide by it"""
+
+    needs_validation = False
+    """Whether it waits for ``validated``."""
+
+    def settings(self) -> dict[str, Any]:
+        """Name and settings, JSON."""
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+        return {"name": type(self).__name__, **as_json(own)}
+
+
+def rates_at(strategies: Sequence[Strategy], blocks: Blocks, progress: float) -> dict[str, float]:
+    """
+    :param strategies: that know the blocks
+    :return: rate factor of each block
+    :raises ValueError: if one is no number, or all are 0
+    """
+    rates = dict.fromkeys(blocks, 1.0)
+    for strategy in strategies:
+        for name, rate in strategy.rates(progress).items():
+            if not 0 <= rate < math.inf:
+                raise ValueError(f"{type(strategy).__name__} gives {name} the rate factor {rate}")
+            rates[name] *= rate
+    if not any(rates.values()):
+        raise ValueError(
+            f"all blocks are frozen at {progress:.0%} of the training ({', '.join(rates)}): nothing would be learned"
+        )
+    return rates
+
+
+def check(strategies: Sequence[Strategy], blocks: Blocks) -> None:
+    """
+    Whether strategies can train a network, of which nothing is changed.
+
+    :raises ValueError: for a block that is not there, and rates with which nothing would be learned
+    """
+    for strategy in strategies:
+        strategy.bind(blocks)
+    for percent in range(101):
+        rates_at(strategies, blocks, percent / 100)
+
+
+_at_work: WeakKeyDictionary[Optimizer, FineTuning] = WeakKeyDictionary()
+
+
+class FineTuning:
+    """
+    Holds one network to one strategy or several, whose factors are multiplied, until ``end``.
+
+    The optimizer steps as always, and a block of factor f is put back to where f of its way leads: the same as f times
+    the learning rate for every optimizer whose steps are in proportion to its rate. The optimizer's parameter groups
+    and state, which are saved with an agent, stay as they are. ::
+
+        with FineTuning([LPFT()], blocks_of(network), optimizer) as finetuning:
+            for i in range(updates):
+                finetuning.at((i + 1) / updates)  # before the forward pass
+                ...
+
+    :param strategies: to follow
+    :param blocks: of the network, see ``blocks_of``; what the optimizer does not move is left out
+    :param optimizer: that moves it
+    :param fresh: whether the training begins here, or goes on
+    :raises ValueError: for blocks that are not there, and for rates with which nothing would be learned
+    """
+
+    def __init__(
+        self, strategies: Sequence[Strategy], blocks: Blocks, optimizer: Optimizer, fresh: bool = True
+    ) -> None:
+        self.end_on(optimizer)
+        left = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self.blocks: dict[str, list[Tensor]] = {}
+        for name, tensors in blocks.items():
+            for tensor in tensors:
+                if id(tensor) in left:  # once, where it is in several
+                    left.remove(id(tensor))
+                    self.blocks.setdefault(name, []).append(tensor)
+        self.strategies: list[Strategy] = []
+        self.rates: dict[str, float] = {}
+        self._frozen: dict[str, list[Tensor]] = {}
+        self._slowed: dict[str, list[Tensor]] = {}
+        """Where each block that is slowed was before the step."""
+        self._progress = 0.0
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+        _at_work[optimizer] = self
+        try:
+            self.add(strategies, fresh)
+        except BaseException:
+            self.end()
+            raise
+
+    @staticmethod
+    def of(optimizer: Optimizer) -> FineTuning | None:
+        """What is at work on an optimizer."""
+        return _at_work.get(optimizer)
+
+    @staticmethod
+    def end_on(optimizer: Optimizer) -> None:
+        """End what is at work on an optimizer: an interrupted training may have left it."""
+        if (finetuning := _at_work.get(optimizer)) is not None:
+            finetuning.end()
+
+    def add(self, strategies: Sequence[Strategy], fresh: bool = True) -> None:
+        """As the constructor."""
+        check([*self.strategies, *strategies], self.blocks)
+        for strategy in strategies:
+            strategy.begin(fresh)
+        self.strategies += strategies
+        self.at(self._progress)
+
+    def at(self, progress: float) -> None:
+        """
+        Before the forward pass of an update, or of several that have the same rates.
+
+        :param progress: share of the budget that is spent once it has been made, from 0 to 1
+        """
+        self._progress = progress
+        self.rates = rates_at(self.strategies, self.blocks, progress)
+        for name, tensors in self.blocks.items():
+            rate = self.rates[name]
+            if rate == 0:
+                # What needs no gradient already, somebody else has frozen.
+                now = [tensor for tensor in tensors if tensor.requires_grad]
+                for tensor in now:
+                    tensor.requires_grad_(False)
+                    tensor.grad = None
+                self._frozen[name] = [*self._frozen.get(name, []), *now]
+            else:
+                self._thaw(name)
+            if rate in (0, 1):
+                self._slowed.pop(name, None)
+            elif name not in self._slowed:
+                self._slowed[name] = [tensor.detach().clone() for tensor in tensors]
+
+    @property
+    def more_will_learn(self) -> bool:
+        """Whether a block is frozen that is not at the end of training."""
+        last = rates_at(self.strategies, self.blocks, 1.0)
+        return any(rate == 0 and last[name] > 0 for name, rate in self.rates.items())
+
+    def validated(self, error: float) -> None:
+        """:param error: on validation data, as soon as it is known"""
+        for strategy in self.strategies:
+            strategy.validated(error)
+
+    def end(self) -> None:
+        """Take the hooks away, and let everything learn."""
+        for handle in self._handles:
+            handle.remove()
+        for name in list(self._frozen):
+            self._thaw(name)
+        self._slowed.clear()
+        for optimizer in [o for o, finetuning in _at_work.items() if finetuning is self]:
+            del _at_work[optimizer]
+
+    def __enter__(self) -> FineTuning:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.end()
+
+    def _thaw(self, name: str) -> None:
+        for tensor in self._frozen.pop(name, []):
+            tensor.requires_grad_(True)
+
+    @torch.no_grad()
+    def _before_step(self, *_: Any) -> None:
+        for strategy in self.strategies:
+            strategy.before_step()
+        for name, before in self._slowed.items():
+            torch._foreach_copy_(before, self.blocks[name])
+
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        for name, before in self._slowed.items():
+            torch._foreach_lerp_(before, self.blocks[name], self.rates[name])
+            torch._foreach_copy_(self.blocks[name], before)
+        for strategy in self.strategies:
+            strategy.after_step()

@@ -1,0 +1,106 @@
+"""``leap-rl train --finetune``: strategies by their names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import A2C
+
+from leap_rl import Initialization, make_atari_env
+from leap_rl.cli import main
+from leap_rl.commands.train import START, _remember_start
+from leap_rl.core import TowardsStart, named_tensors
+
+TRAIN = ["train", "Pong", "--agent.n-envs", "1", "--agent.n-steps", "8", "--timesteps", "32"]
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of SB3's network, drawn with another seed than that of the runs."""
+    folder = tmp_path_factory.mktemp("starts") / "init"
+    env = make_atari_env("Pong", 1, seed=0)
+    Initialization.of(A2C("CnnPolicy", env, seed=9, device="cpu"), "encoder", {"network": "NatureCNN"}).save(folder)
+    env.close()
+    return folder
+
+
+def learned(run: Path) -> dict[str, torch.Tensor]:
+    policy = A2C.load(run / "agent.zip", device="cpu").policy
+    return {name: copies[0].detach() for name, copies in named_tensors(policy).parameters.items()}
+
+
+def kept(run: Path, init: Path) -> set[str]:
+    """Blocks of the encoder that are, after the run, what they are in the initialization."""
+    start, now = Initialization.load(init).parameters, learned(run)
+    weights = [name for name in start if name.endswith(".weight")]  # every bias is drawn as 0
+    return {name.removesuffix(".weight") for name in weights if torch.equal(start[name], now[name])}
+
+
+ENCODER = {"encoder.cnn.0", "encoder.cnn.2", "encoder.cnn.4", "encoder.linear.0"}
+
+
+def test_a_linear_probe_keeps_what_it_was_given(init: Path, tmp_path: Path) -> None:
+    run = tmp_path / "probe"
+    assert main([*TRAIN, "--init", str(init), "--finetune", "linear-probe", "--run-dir", str(run)]) == 0
+    assert kept(run, init) == ENCODER
+    assert "finetune: linear-probe" in (run / "settings.yaml").read_text()
+
+
+def test_some_layers_alone_are_taken_and_a_strategy_has_settings(init: Path, tmp_path: Path) -> None:
+    run = tmp_path / "layers"
+    given = [
+        "--init",
+        str(init),
+        "--transfer-layers",
+        "encoder.cnn",
+        "--finetune",
+        "surgical:blocks=encoder.cnn.0,head",
+    ]
+    assert main([*TRAIN, *given, "--run-dir", str(run)]) == 0
+    assert kept(run, init) == {"encoder.cnn.2", "encoder.cnn.4"}
+
+
+def test_a_penalty_on_the_way_from_the_start_knows_it_when_the_run_goes_on(init: Path, tmp_path: Path) -> None:
+    given, run = tmp_path / "given", tmp_path / "l2"
+    shutil.copytree(init, given)
+    assert main([*TRAIN, "--init", str(given), "--finetune", "l2+slow", "--run-dir", str(run)]) == 0
+    shutil.rmtree(given)
+    env = make_atari_env("Pong", 1, seed=0)
+    model, strategy = A2C("CnnPolicy", env, seed=3, device="cpu"), TowardsStart()
+    _remember_start([strategy], model, run / START)
+    start = Initialization.load(init).parameters
+    assert len(strategy._start) == len(start)
+    assert all(any(torch.equal(mine, t) for t in start.values()) for mine in strategy._start)
+    env.close()
+    assert main(["train", "--resume", str(run), "--timesteps", "64"]) == 0
+    assert not kept(run, init)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--finetune gradul", "did you mean gradual"),
+        ("--finetune surgical:blocks=encoder.con", "no block 'encoder.con': there are encoder.cnn.0, "),
+        ("--finetune surgical+slow:factor=0,blocks=head", "all blocks are frozen"),
+        ("--finetune lp-ft:patience=3", "waits for validation errors, which SB3 has not"),
+        ("--transfer-layers encoder.cnn", "give one with --init"),
+        ("--init INIT --transfer-layers encoder.conv", "did you mean encoder.cnn"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_step(
+    arguments: str, message: str, init: Path, tmp_path: Path, capsys: Any
+) -> None:
+    given = arguments.replace("INIT", str(init)).split()
+    assert main([*TRAIN, *given, "--run-dir", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_without_an_encoder_has_no_strategies(tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", "--env", "CartPole-v1", "--finetune", "gradual", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "need an encoder: this network has none" in capsys.readouterr().err

@@ -1,0 +1,177 @@
+"""Fine-tuning strategies, and batch norm, on classification."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from noise import Noise, noise
+
+from leap_rl.core import MAML, Initialization, InProcess, Job, NoPretraining, TaskResult
+from supervised.batch_norm import check_batch_norm, recompute
+from supervised.multi_cv.__main__ import main
+from supervised.networks import ConvNet
+from supervised.tasks import Images
+from supervised.together import learn_together
+
+
+@dataclass(frozen=True)
+class Validated(Noise):
+    """Its test images are those for validation, too."""
+
+    def images(self) -> Images:
+        images = super().images()
+        return replace(images, validation=images.test, validation_labels=images.test_labels)
+
+
+def task(**kwargs: Any) -> Noise:
+    return replace(noise(1, updates=10)[0], **kwargs)
+
+
+def pretrained() -> Initialization:
+    """An encoder whose statistics are no fresh network's."""
+    torch.manual_seed(5)
+    network = ConvNet(4, image_size=16)
+    recompute(network, [torch.rand(16, 1, 16, 16) for _ in range(3)])
+    return Initialization.of(network, "encoder")
+
+
+def learn(of: Noise, start: Initialization) -> TaskResult:
+    return of.run(Job(of, start, NoPretraining(), 0, "cpu", return_final=True), lambda steps: None)
+
+
+def final(result: TaskResult) -> Initialization:
+    assert result.final is not None
+    return result.final
+
+
+def test_neutral_strategies_are_plain_training_to_the_bit() -> None:
+    start = pretrained()
+    plain = learn(task(), start)
+    text = "full+slow:factor=1+discriminative:decay=1+lp-ft:probe=0+gradual:over=0+rgn:power=0+l2:strength=0"
+    neutral = learn(task(finetune=text + "+surgical:blocks=encoder,head+shrink-perturb:shrink=1,perturb=0"), start)
+    assert np.array_equal(plain.curve.values, neutral.curve.values) and plain.scores == neutral.scores
+    for name, tensor in (final(plain).parameters | final(plain).buffers).items():
+        assert torch.equal(tensor, (final(neutral).parameters | final(neutral).buffers)[name])
+    assert learn(task(finetune="slow"), start).scores != plain.scores
+
+
+def test_a_linear_probe_trains_the_head_alone() -> None:
+    start = pretrained()
+    result = learn(task(finetune="linear-probe", updates=60, learning_rate=0.3), start)
+    for name, tensor in final(result).parameters.items():
+        assert torch.equal(tensor, start.parameters[name])
+    assert result.curve.values[-10:].mean() < 0.5 * result.curve.values[:5].mean()
+    assert not torch.equal(final(result).buffers["encoder.1.running_mean"], start.buffers["encoder.1.running_mean"])
+
+
+def test_early_stopping_waits_for_what_will_learn() -> None:
+    """A probe that does not improve is no reason to end before the rest has learned."""
+    start = pretrained()
+    early = {"updates": 40, "learning_rate": 1e-12, "patience": 1, "validation_freq": 2, "name": "v", "seed": 0}
+    of = Validated(**{**vars(task()), **early})
+    assert learn(of, start).steps == 4 * 8
+    assert learn(replace(of, finetune="lp-ft:probe=0.5"), start).steps == 22 * 8
+    # Until the probe's own patience ends it, after validations 2 and 3.
+    assert learn(replace(of, finetune="lp-ft:probe=1,patience=2", patience=None), start).steps == 40 * 8
+
+
+def test_frozen_statistics_stay_and_normalize() -> None:
+    start = pretrained()
+    result = learn(task(batch_norm="freeze"), start)
+    for name, tensor in final(result).buffers.items():
+        assert torch.equal(tensor, start.buffers[name])
+    assert not torch.equal(final(result).parameters["encoder.0.weight"], start.parameters["encoder.0.weight"])
+    assert result.scores != learn(task(), start).scores
+
+
+def test_statistics_are_recomputed_on_the_target() -> None:
+    """Of the first layer they are those of all images to learn from, here in float64."""
+    start = pretrained()
+    of = task(batch_norm="recompute", finetune="linear-probe")
+    buffers = final(learn(of, start)).buffers
+    network = of.network()
+    start.apply_to(network)
+    with torch.no_grad():
+        layer = network.encoder[0].double()(of.images().train.double())
+    torch.testing.assert_close(buffers["encoder.1.running_mean"].double(), layer.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    variance = layer.view(5, 8, *layer.shape[1:]).transpose(1, 2).flatten(2).var(2).mean(0)  # of 5 minibatches' mean
+    assert (buffers["encoder.1.running_var"].double() / layer.var((0, 2, 3)) - 1).abs().max() < 0.1
+    assert variance.isfinite().all()
+    assert int(buffers["encoder.1.num_batches_tracked"]) == 5
+
+
+def test_what_cannot_be_is_said_before_any_update() -> None:
+    fresh = Initialization.of(ConvNet(4, image_size=16), "encoder")
+    for of, start, message in (
+        (task(batch_norm="freeze"), fresh, "are a fresh network's 0 and 1, since they are not meta-learned"),
+        (task(finetune="surgical:blocks=encoder.1"), fresh, r"no block 'encoder.1': there are encoder.0, encoder.4"),
+        (task(finetune="gradul"), fresh, "did you mean gradual"),
+        (task(finetune="lp-ft:patience=3"), fresh, "has no images for validation"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            learn(of, start)
+    with pytest.raises(ValueError, match="has none that keeps statistics"):
+        check_batch_norm("recompute", torch.nn.Linear(2, 2), {})
+    with pytest.raises(ValueError, match="MAML"):
+        of = task(finetune="gradual")
+        of.run(Job(of, fresh, MAML(), 0, "cpu"), lambda steps: None)
+    for changed in (task(finetune="gradual"), task(batch_norm="recompute")):
+        with pytest.raises(ValueError, match="fine-tuned by a strategy of its own: run it with another engine"):
+            learn_together([Job(changed, fresh, NoPretraining(), 0, "cpu")], lambda steps: None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two data sets of ten classes, IDX files of noise around a stripe for each class."""
+    root = tmp_path_factory.mktemp("data")
+    for number, name in enumerate(("mnist", "fashion-mnist")):
+        (root / name).mkdir()
+        rng = np.random.default_rng(number)
+        for half, each in (("train", 8), ("t10k", 2)):
+            labels = np.repeat(np.arange(10, dtype=np.uint8), each)
+            images = rng.integers(0, 80, (len(labels), 28, 28)).astype(np.uint8)
+            images[np.arange(len(labels)), 2 * labels + number] = 255
+            for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+                head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+                with gzip.open(root / name / f"{half}-{kind}-ubyte.gz", "wb") as file:
+                    file.write(head + array.tobytes())
+    return root
+
+
+def test_a_run_is_evaluated_by_strategies_apart_from_its_plain_result(data: Path, tmp_path: Path, capsys: Any) -> None:
+    runs = tmp_path / "runs"
+    command = ["--meta-steps", "1", "--meta-batch-size", "1", "--passes", "2", "--batch-size", "16"]
+    command += ["--held-out", "mnist", "--engine", "in-process", "--root", str(runs), "--data-dir", str(data)]
+    assert main(["train", *command, "--learners", "leap-sgd", "multihead", "hat"]) == 0
+    capsys.readouterr()
+
+    def evaluated(learner: str, *given: str) -> tuple[int, str, str]:
+        run = str(runs / f"{learner}-mnist-seed0")
+        code = main(["evaluate", run, "--data-dir", str(data), "--engine", "in-process", *given])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    plain = evaluated("multihead")
+    assert plain[0] == 0
+    tuned = evaluated("multihead", "--finetune", "gradual", "--batch-norm", "freeze")
+    assert tuned[0] == 0 and tuned[1] != plain[1]
+    held_out = runs / "multihead-mnist-seed0" / "0001" / "held-out, gradual, batch norm freeze" / "mnist"
+    written = (held_out / "state.json").stat().st_mtime_ns
+    assert evaluated("multihead", "--finetune", "gradual", "--batch-norm", "freeze") == tuned
+    assert evaluated("multihead") == plain and (held_out / "state.json").stat().st_mtime_ns == written
+    assert evaluated("leap-sgd", "--finetune", "lp-ft:probe=0.9,patience=1", "--batch-norm", "recompute")[0] == 0
+    for learner, given, message in (
+        ("leap-sgd", ["--batch-norm", "freeze"], "are a fresh network's 0 and 1"),
+        ("leap-sgd", ["--finetune", "surgical:blocks=encoder.5"], "no block 'encoder.5'"),
+        ("hat", ["--finetune", "gradual"], "is not fine-tuned by strategies"),
+    ):
+        code, _, error = evaluated(learner, *given)
+        assert code == 2 and message in error and error.count("\n") == 1
+    assert main(["table", str(runs)]) == 0  # of the plain results alone
+    assert f"{InProcess.__name__}" not in capsys.readouterr().out

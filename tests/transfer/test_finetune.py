@@ -1,0 +1,200 @@
+"""Fine-tuning SB3's algorithms by a strategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import TRPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+
+from leap_rl import LeapA2C
+from leap_rl.core import (
+    LPFT,
+    Discriminative,
+    GradualUnfreezing,
+    LinearProbe,
+    RelativeGradientNorm,
+    ShrinkPerturb,
+    Slow,
+    SoftShrinkPerturb,
+    Strategy,
+    Surgical,
+    TowardsStart,
+)
+from leap_rl.transfer import FineTune
+
+NEUTRAL: list[list[Strategy]] = [
+    [Strategy()],
+    [Slow(1.0), Discriminative(1.0), LPFT(0.0), GradualUnfreezing(0.0)],
+    [RelativeGradientNorm(0.0), TowardsStart(0.0)],
+    [ShrinkPerturb(1.0, 0.0), SoftShrinkPerturb(1.0, 0.0)],
+    [Surgical(("encoder", "head"))],
+]
+KWARGS: dict[Any, dict[str, Any]] = {
+    A2C: {"n_steps": 5},
+    LeapA2C: {"n_steps": 5},
+    PPO: {"n_steps": 10, "batch_size": 5, "n_epochs": 2},
+    DQN: {"buffer_size": 60, "learning_starts": 5, "train_freq": 5, "target_update_interval": 10},
+    SAC: {"buffer_size": 60, "learning_starts": 5},
+    TRPO: {"n_steps": 8, "batch_size": 8},
+}
+ENCODER = ["encoder.cnn.0", "encoder.cnn.2", "encoder.cnn.4", "encoder.linear.0"]
+
+
+class Pictures(gym.Env):
+    """Noise, and a reward for one of three actions."""
+
+    def __init__(self, continuous: bool = False) -> None:
+        self.observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32) if continuous else spaces.Discrete(3)
+        self.rng = np.random.default_rng(0)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.rng.integers(0, 256, self.observation_space.shape, dtype=np.uint8), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self.reset()[0], float(np.all(action == 1)), bool(self.rng.random() < 0.1), False, {}
+
+
+def made(kind: Any = A2C, **kwargs: Any) -> Any:
+    return kind("CnnPolicy", Pictures(kind is SAC), seed=0, device="cpu", **KWARGS[kind], **kwargs)
+
+
+def state(model: Any) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in model.policy.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name, t in before.items() if not torch.equal(t, after[name])}
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, DQN])
+def test_neutral_strategies_are_plain_training_to_the_bit(kind: Any) -> None:
+    plain = state(made(kind).learn(40))
+    assert moved(state(made(kind)), plain)
+    for strategies in NEUTRAL:
+        assert not moved(plain, state(made(kind).learn(40, callback=FineTune(*strategies)))), strategies
+    # And one that is not neutral is something else.
+    assert moved(plain, state(made(kind).learn(40, callback=FineTune(Slow(0.5)))))
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, DQN, LeapA2C])
+def test_a_frozen_block_does_not_move_and_the_model_learns_whole_afterwards(kind: Any) -> None:
+    model = made(kind)
+    before = state(model)
+    model.learn(40, callback=FineTune(Surgical(("encoder.cnn.2", "head"))))
+    after = state(model)
+    trained = {name for name in moved(before, after) if "target" not in name}
+    heads = {name for name in before if "features_extractor" not in name and "target" not in name}
+    assert {n for n in trained if "features_extractor" in n} == {
+        n for n in before if "target" not in n and "features_extractor.cnn.2" in n
+    }
+    assert trained >= heads
+    model.learn(40)
+    assert {n for n in before if "target" not in n} == {n for n in moved(after, state(model)) if "target" not in n}
+
+
+class Rates(BaseCallback):
+    """Whether each layer of the encoder learns, as updates find it: the steps at which it began to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since: dict[str, int] = {}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        for name, p in self.model.policy.features_extractor.named_parameters():
+            if p.requires_grad and name.endswith("weight"):
+                self.since.setdefault(f"encoder.{name.removesuffix('.weight')}", self.num_timesteps)
+
+
+def test_blocks_are_unfrozen_from_the_head_down_as_steps_are_spent() -> None:
+    rates = Rates()
+    made().learn(100, callback=[FineTune(GradualUnfreezing(0.8)), rates])
+    assert rates.since == dict(zip(reversed(ENCODER), (25, 45, 65, 85), strict=True))
+
+
+def test_progress_goes_on_with_the_training() -> None:
+    """learn(reset_num_timesteps=False): a share of all steps, those before among them, as SB3 has it for schedules."""
+    model, callback, rates = made(), FineTune(LPFT(0.8)), Rates()
+    model.learn(50, callback=[callback, rates])
+    assert set(rates.since.values()) == {45}
+    rates.since.clear()
+    model.learn(50, callback=[callback, rates], reset_num_timesteps=False)
+    assert set(rates.since.values()) == {85}
+    held = TowardsStart(0.1)
+    model.learn(20, callback=FineTune(held))
+    start = [t.clone() for t in held._start]
+    model.learn(20, callback=FineTune(held), reset_num_timesteps=False)
+    assert all(torch.equal(a, b) for a, b in zip(start, held._start, strict=True))
+
+
+def test_an_optimizer_of_several_groups() -> None:
+    def grouped() -> Any:
+        model = made()
+        parameters = list(model.policy.parameters())
+        groups: list[dict[str, Any]] = [{"params": parameters[::2]}, {"params": parameters[1::2], "weight_decay": 0.1}]
+        model.policy.optimizer = torch.optim.Adam(groups, lr=1e-3)
+        return model
+
+    # Each is made when it learns: they draw from one global generator.
+    plain = grouped().learn(20)
+    neutral = grouped().learn(20, callback=FineTune(Discriminative(1.0), LPFT(0.0)))
+    frozen = grouped()
+    before = state(frozen)
+    frozen.learn(20, callback=FineTune(LinearProbe()))
+    assert not moved(state(plain), state(neutral))
+    trained = moved(before, state(frozen))
+    assert trained and not any("features_extractor" in name for name in trained)
+    assert len(frozen.policy.optimizer.param_groups) == 2
+
+
+def test_callbacks_together_multiply() -> None:
+    both = state(made().learn(20, callback=[FineTune(Slow(0.5)), FineTune(Slow(0.5))]))
+    once = state(made().learn(20, callback=FineTune(Slow(0.25))))
+    assert not moved(once, both)
+
+
+def test_a_saved_agent_is_a_plain_one(tmp_path: Path) -> None:
+    class Save(BaseCallback):
+        def _on_step(self) -> bool:
+            self.model.save(tmp_path / "agent")
+            return True
+
+    made().learn(10, callback=[FineTune(LinearProbe(), Slow(0.5, ("head",)), TowardsStart()), Save()])
+    loaded = A2C.load(tmp_path / "agent", env=Pictures())
+    before = state(loaded)
+    loaded.learn(10)
+    assert any("features_extractor" in name for name in moved(before, state(loaded)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategies", "message"),
+    [
+        (A2C, [Surgical(("encoder.conv1",))], r"no block 'encoder.conv1': .*did you mean encoder.cnn"),
+        (A2C, [Surgical(("head",)), Slow(0.0, ("head",))], "all blocks are frozen"),
+        (DQN, [Surgical(("haed",))], "did you mean head"),
+        (TRPO, [Strategy()], "TRPO moves its policy by line search"),
+        (SAC, [Strategy()], "SAC has several optimizers"),
+        (A2C, [LPFT(patience=2)], "waits for validation errors, which SB3 has not"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_step(kind: Any, strategies: list[Strategy], message: str) -> None:
+    model = made(kind)
+    before = state(model)
+    with pytest.raises(ValueError, match=message):
+        model.learn(20, callback=FineTune(ShrinkPerturb(), *strategies))
+    assert model.num_timesteps == 0 and not moved(before, state(model))
+    with pytest.raises(ValueError, match=message):
+        FineTune(ShrinkPerturb(), *strategies).check(model)
+    assert all(p.requires_grad for name, p in model.policy.named_parameters() if "target" not in name)
