@@ -19,9 +19,11 @@ from pathlib import Path
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 EXTRAS = {
+    "Box2D": "box2d",
     "huggingface_hub": "hub",
     "matplotlib": "evaluation",
     "moviepy": "video",
+    "mujoco": "mujoco",
     "rliable": "evaluation",
     "scipy": "supervised",
     "torchvision": "supervised",

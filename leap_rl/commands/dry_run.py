@@ -7,8 +7,8 @@ import inspect
 import math
 from datetime import timedelta
 
-from leap_rl.commands.meta_train import make_trainer
-from leap_rl.commands.tasks import algorithm, make_tasks
+from leap_rl.commands.meta_train import make_trainer, training_tasks
+from leap_rl.commands.tasks import algorithm
 from leap_rl.core import Job, Workers
 from leap_rl.running.checkpoint import checkpoint_bytes
 from leap_rl.settings import AgentSettings, MetaTrainSettings
@@ -23,7 +23,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
 
     :raises ValueError: as meta-training would
     """
-    tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
+    tasks = training_tasks(settings)
     trainer = make_trainer(settings, tasks, None)
     theta, size, eval_tasks = trainer.initialization, trainer.meta_batch_size, trainer.eval_tasks
     rollout, updates = _updates(settings.agent)
