@@ -57,17 +57,24 @@ def test_every_command_of_the_documentation_runs(document: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_complete_example_of_own_environments_runs(tmp_path: Path) -> None:
-    (source,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "docs/own-environments.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-    for budget, tiny in (("20_000", "256"), ("meta_steps=20", "meta_steps=1")):
+@pytest.mark.parametrize(
+    ("document", "budgets", "saved"),
+    [
+        ("own-environments.md", {"20_000": "256", "meta_steps=20": "meta_steps=1"}, "pendulums"),
+        ("families.md", {"10_000": "512", "meta_steps=25": "meta_steps=5", "size=6": "size=1"}, "carts"),
+    ],
+)
+def test_the_complete_example_of_a_page_runs(
+    document: str, budgets: dict[str, str], saved: str, tmp_path: Path
+) -> None:
+    (source,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / document).read_text(), re.DOTALL | re.MULTILINE)
+    for budget, tiny in budgets.items():
         assert budget in source
         source = source.replace(budget, tiny)
     (tmp_path / "script.py").write_text(source)
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "pendulums" / "model.safetensors").is_file()
+    assert (tmp_path / saved / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda d: d.name)
