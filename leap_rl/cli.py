@@ -40,7 +40,7 @@ app = App(
 
 RunDir = Annotated[Path | None, Parameter(help="folder of a new run; without it the next number under runs")]
 Resume = Annotated[Path | None, Parameter(help="folder of a run to go on with; nothing else is needed")]
-Preset = Annotated[str | None, Parameter(help="quick, cartpole, atari-100k, paper, or a YAML file")]
+Preset = Annotated[str | None, Parameter(help="quick, atari-100k, paper, a family such as cartpole, or a YAML file")]
 Folders = Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative=())]
 _DEFAULT: Any = None
 Checked = TypeVar("Checked", bound=Settings)

@@ -19,10 +19,13 @@ from pathlib import Path
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 EXTRAS = {
+    "Box2D": "box2d",
     "huggingface_hub": "hub",
     "matplotlib": "evaluation",
     "moviepy": "video",
+    "mujoco": "mujoco",
     "optuna": "tune",
+    "ray": "ray",
     "rliable": "evaluation",
     "sb3_contrib": "contrib",
     "scipy": "supervised",

@@ -18,6 +18,8 @@ import yaml
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
+from leap_rl.families import FamilyName
+
 
 def _whole(_: Any, tokens: Sequence[Token]) -> int:
     """``100000``, ``100_000`` and ``1e5``, but not 1.5."""
@@ -144,7 +146,9 @@ class MetaTrainSettings:
     games: Names = ()
     """Atari games, or pools of them (`leap-rl games` lists both)"""
     envs: Names = ()
-    """Gymnasium ids instead; cartpole-training is a family of 60 CartPoles"""
+    """Gymnasium ids instead, or variants of families, such as cartpole/training-3"""
+    family: FamilyName | None = None
+    """a family instead, whose training variants are learned from"""
     timesteps: Positive = 100_000
     """of one visit to a game, summed over its environments"""
     meta_steps: Positive = 50
@@ -178,7 +182,9 @@ class MetaTrainSettings:
     eval_games: Names = ()
     """that decide which initialization was best; never learned from"""
     eval_envs: Names = ()
-    """Gymnasium ids for the same; cartpole-validation is a family of 6"""
+    """Gymnasium ids for the same"""
+    eval_family: bool = False
+    """the validation variants of the family for the same"""
     eval_freq: Positive = 5
     """meta steps between two evaluations"""
     eval_timesteps: Positive | None = None
@@ -211,7 +217,7 @@ class TrainSettings:
     game: str = field(default="", kw_only=False)
     """an Atari game"""
     env: str = ""
-    """a Gymnasium id instead"""
+    """a Gymnasium id instead, or a variant of a family, such as cartpole/test-3"""
     timesteps: Positive = 200_000
     """summed over the environments"""
     init: Path | None = None
@@ -280,7 +286,9 @@ class CompareSettings:
     games: Names = ()
     """Atari games, or pools of them"""
     envs: Names = ()
-    """Gymnasium ids instead; cartpole-test is a family of 10 CartPoles"""
+    """Gymnasium ids instead, or variants of families, such as cartpole/test-3"""
+    family: FamilyName | None = None
+    """a family instead, whose test variants are learned"""
     starts: Names = ("random",)
     """folders of initializations, names of the zoo or zips of agents, or name=one of them; random is a random one"""
     timesteps: Positive = 200_000
@@ -317,7 +325,7 @@ class EvaluateSettings:
     game: str = ""
     """an Atari game; without it that of the run that saved the agent"""
     env: str = ""
-    """a Gymnasium id instead"""
+    """a Gymnasium id instead, or a variant of a family, such as cartpole/test-3"""
     episodes: Positive = 10
     """to play"""
     deterministic: bool = False

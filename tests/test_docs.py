@@ -62,6 +62,11 @@ def test_every_command_of_the_documentation_runs(document: Path, tmp_path: Path)
     ("document", "budgets", "left"),
     [
         ("own-environments", (("20_000", "256"), ("meta_steps=20", "meta_steps=1")), "pendulums/model.safetensors"),
+        (
+            "families",
+            (("10_000", "512"), ("meta_steps=25", "meta_steps=5"), ("size=6", "size=1")),
+            "carts/model.safetensors",
+        ),
         ("algorithms", (("2_000", "128"), ("meta_steps=2", "meta_steps=1")), ""),
     ],
 )

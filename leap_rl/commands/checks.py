@@ -24,16 +24,19 @@ def check(settings: Settings) -> None:
         return
     check_engine(settings.engine, settings.address, settings.gpus_per_task, settings.n_workers)
     check_lists(games=settings.games, envs=settings.envs)
-    if bool(settings.games) == bool(settings.envs):
-        if settings.games:
-            raise ValueError("name what to learn: --games or --envs, not both")
+    given = [f"--{name}" for name in ("games", "envs", "family") if getattr(settings, name)]
+    if len(given) > 1:
+        raise ValueError(f"name what to learn: {' or '.join(given)}, not both")
+    if not given:
         raise ValueError(
-            "name what to learn: --games with Atari games, --envs with Gymnasium ids, or --preset "
-            "(leap-rl games lists the games)"
+            "name what to learn: --games with Atari games, --envs with Gymnasium ids, --family with a family, or "
+            "--preset (leap-rl games lists the games)"
         )
     check_games("games", settings.games, "--envs")
     if isinstance(settings, MetaTrainSettings):
         check_lists(eval_games=settings.eval_games, eval_envs=settings.eval_envs)
+        if settings.eval_family and not settings.family:
+            raise ValueError("--eval-family takes the validation variants of a --family: give that, or --eval-envs")
         check_games("eval-games", settings.eval_games, "--eval-envs")
     else:
         check_lists(starts=settings.starts)

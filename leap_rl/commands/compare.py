@@ -39,7 +39,9 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     :param resume: whether it is there already; runs that are finished are not run again
     :raises ValueError: for what can't be compared
     """
-    tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
+    tasks = make_tasks(
+        settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari, settings.family, "test"
+    )
     starts = {name: start for name, start in map(start_of, settings.starts)}
     if not starts:
         raise ValueError("starts is empty: give folders of initializations, names of the zoo, or random")

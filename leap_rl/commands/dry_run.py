@@ -11,8 +11,8 @@ from datetime import timedelta
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from leap_rl.agents.observed import default_arguments
-from leap_rl.commands.meta_train import make_trainer
-from leap_rl.commands.tasks import algorithm, make_tasks
+from leap_rl.commands.meta_train import make_trainer, training_tasks
+from leap_rl.commands.tasks import algorithm
 from leap_rl.core import Job, Workers
 from leap_rl.running.checkpoint import checkpoint_bytes
 from leap_rl.settings import AgentSettings, MetaTrainSettings
@@ -28,7 +28,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
     :raises ValueError: as meta-training would
     """
     settings = dataclasses.replace(settings, engine="local", address=None, gpus_per_task=0.0)  # no cluster is needed
-    tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
+    tasks = training_tasks(settings)
     trainer = make_trainer(settings, tasks, None)
     theta, size, eval_tasks = trainer.initialization, trainer.settings.meta_batch_size, trainer.eval_tasks
     rollout, updates, before = _updates(settings.agent)

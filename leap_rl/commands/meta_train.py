@@ -40,7 +40,7 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
     :param resume: whether it is there already
     :raises ValueError: for what can't be trained
     """
-    tasks = make_tasks(settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari)
+    tasks = training_tasks(settings)
     if resume:
         check_same_settings(folder, "meta-train", settings, MAY_CHANGE)
     if resume and Checkpoints(folder).steps():
@@ -88,13 +88,12 @@ def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path)
     """
     agent = as_options(settings.agent, settings.atari)
     starts = ["--starts", f"{settings.learner}={initialization}", "random", "--timesteps", settings.timesteps]
-    if settings.envs:
-        env = new = (settings.eval_envs or settings.envs)[0]
-        if settings.envs[0].startswith("cartpole-"):  # a family, whose members have no ids
-            env, new = "CartPole-v1", "cartpole-test"
+    if settings.family or settings.envs:
+        env = f"{settings.family}/test-0" if settings.family else (settings.eval_envs or settings.envs)[0]
+        new = ["--family", settings.family] if settings.family else ["--envs", env]
         return [
             ["leap-rl", "train", "--env", env, "--init", initialization, *agent],
-            ["leap-rl", "compare", "--envs", new, *starts, *agent],
+            ["leap-rl", "compare", *new, *starts, *agent],
         ]
     games = [name for game in settings.eval_games or VALIDATION_GAMES for name in POOLS.get(game, (game,))]
     head = ["--head", "map"] if scope == "all" else []
@@ -102,6 +101,13 @@ def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path)
         ["leap-rl", "train", games[0], "--init", initialization, *head, *agent],
         ["leap-rl", "compare", "--games", games[0], *starts, *agent],
     ]
+
+
+def training_tasks(settings: MetaTrainSettings) -> EnvTasks:
+    """:raises ValueError: for what can't be learned"""
+    return make_tasks(
+        settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari, settings.family
+    )
 
 
 def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | None) -> MetaTrainer:
@@ -185,12 +191,14 @@ def evaluation_tasks(settings: MetaTrainSettings) -> EnvTasks | None:
     """
     :raises ValueError: if one of them is learned from as well
     """
-    if not (settings.eval_games or settings.eval_envs):
+    if not (settings.eval_games or settings.eval_envs or settings.eval_family):
         return None
     timesteps = settings.eval_timesteps or settings.timesteps
-    tasks = make_tasks(settings.eval_games, settings.eval_envs, timesteps, settings.agent, settings.atari)
-    learned = make_tasks(settings.games, settings.envs, timesteps, settings.agent, settings.atari)
-    both = sorted({t.name for t in tasks} & {t.name for t in learned})
+    family = settings.family if settings.eval_family else None
+    tasks = make_tasks(
+        settings.eval_games, settings.eval_envs, timesteps, settings.agent, settings.atari, family, "validation"
+    )
+    both = sorted({t.name for t in tasks} & {t.name for t in training_tasks(settings)})
     if both:
         raise ValueError(f"learned from and evaluated on: {', '.join(both)}. Leave them out of one of the two")
     return tasks

@@ -107,7 +107,8 @@ def _show_compare(folder: Path) -> None:
     if compared is None or any(compared["settings"][name] != settings[name] for name in may_grow):
         kept = (folder / "results").glob("[!.]*")
         done = sum(f" from {RANDOM_POLICY} seed " not in run.name for run in kept)
-        tasks, starts = (", ".join(names) for names in (settings["games"] or settings["envs"], settings["starts"]))
+        learned = settings["games"] or settings["envs"] or [f"the family {settings['family']}"]
+        tasks, starts = (", ".join(names) for names in (learned, settings["starts"]))
         print(f"{folder}: {done} runs are finished; {tasks} from {starts}, seeds {settings['seeds']}")
         return
     print(f"{folder}: finished\n\n{(folder / 'table.md').read_text()}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,10 +16,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
-from leap_rl.agents.cartpole import Variants, cartpole_family
 from leap_rl.agents.observed import default_arguments
-from leap_rl.agents.tasks import OBSERVED
+from leap_rl.agents.tasks import OBSERVED, check_names
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
+from leap_rl.families import FAMILIES, Split, family_named
 from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN, NatureLNCNN
@@ -111,47 +111,72 @@ def atari_kwargs(atari: AtariSettings) -> dict[str, Any]:
 
 
 def make_tasks(
-    games: Sequence[str], envs: Sequence[str], timesteps: int, agent: AgentSettings, atari: AtariSettings
+    games: Sequence[str],
+    envs: Sequence[str],
+    timesteps: int,
+    agent: AgentSettings,
+    atari: AtariSettings,
+    family: str | None = None,
+    split: Split = "training",
 ) -> EnvTasks:
     """
     :param games: and pools of them
-    :param envs: Gymnasium ids, or one kind of CartPoles
-    :raises ValueError: for none or both of them, or what is unknown
+    :param envs: Gymnasium ids, and variants of families
+    :param family: whose variants are learned, in place of games and envs
+    :param split: of the family
+    :raises ValueError: for none or several of them, or what is unknown
+    :raises ModuleNotFoundError: if what the family needs is not installed
     """
-    if bool(games) == bool(envs):
-        raise ValueError(f"give either games or envs, not {'both' if games else 'neither'}")
+    if bool(games) + bool(envs) + bool(family) != 1:
+        raise ValueError(f"give one of games, envs and family, not {'several' if games or envs else 'none'}")
     kind = algorithm(agent)
+    if family:
+        variants = family_named(family)
+        name = policy(agent, f"{family}/{split}-0")
+        variants = dataclasses.replace(variants, policy=name)
+        return variants.tasks(split, kind, timesteps, agent.n_envs, algorithm_kwargs(agent, name))
+    name = policy(agent, envs[0] if envs else "")
+    kwargs = algorithm_kwargs(agent, name)
     if games:
-        names = [name for game in games for name in POOLS.get(game, (game,))]
-        name = policy(agent)
-        kwargs = algorithm_kwargs(agent, name)
+        names = [one for game in games for one in POOLS.get(game, (game,))]
         return AtariTasks(kind, name, names, timesteps, agent.n_envs, kwargs, env_kwargs=atari_kwargs(atari))
-    families: dict[str, Variants] = {f"cartpole-{variants}": variants for variants in get_args(Variants)}
-    if envs[0] in families:
-        if len(envs) > 1:
-            raise ValueError(f"{envs[0]} is a family of its own: give it alone")
-        kwargs = algorithm_kwargs(agent, policy(agent, "CartPole-v1"))
-        return cartpole_family(families[envs[0]], timesteps, agent.n_envs, kind, kwargs)
     for env in envs:
-        check_env(env, families)
-    name = policy(agent, envs[0])
-    return EnvTasks(kind, name, list(envs), timesteps, agent.n_envs, algorithm_kwargs(agent, name))
+        check_env(env)
+    check_names("envs", envs)
+    return EnvTasks(kind, name, {env: id_or_maker(env) for env in envs}, timesteps, agent.n_envs, kwargs)
 
 
-def check_env(env: str, families: Sequence[str] | dict[str, Any] = ()) -> gym.Space[Any]:
+def id_or_maker(env: str) -> str | Callable[[], gym.Env[Any, Any]]:
+    """
+    :param env: a Gymnasium id, or a variant of a family, such as ``cartpole/test-3``
+    :return: the id, or what makes the variant
+    :raises ValueError: for a variant that there is not
+    """
+    name, is_variant, variant = env.partition("/")
+    if not is_variant or name not in FAMILIES:
+        return env
+    split = variant.rpartition("-")[0]
+    envs = family_named(name).envs(split)  # type: ignore[arg-type]
+    if variant not in envs:
+        raise ValueError(f"no variant {env!r}: there are {name}/{split}-0 to {name}/{split}-{len(envs) - 1}")
+    return envs[variant]
+
+
+def check_env(env: str) -> gym.Space[Any]:
     """
     :return: what is observed there
     :raises ValueError: if Gymnasium knows no such id, or lacks what the environment needs
     """
+    made: gym.Env[Any, Any]
+    maker = id_or_maker(env)
     try:
-        made = gym.make(env)
+        made = gym.make(maker) if isinstance(maker, str) else maker()
         made.close()
         return made.observation_space
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"{env} can't be made: {' '.join(str(error).split())}") from None
     except gym.error.Error as error:
-        also = f"; or one of {', '.join(families)}" if families else ""
-        raise ValueError(f"no Gymnasium id {env!r}: {' '.join(str(error).split())}{also}") from None
+        raise ValueError(f"no Gymnasium id {env!r}: {' '.join(str(error).split())}") from None
     except ModuleNotFoundError as error:
         raise ValueError(f"{env} can't be made: {first_line(error)}") from None
     except Exception as error:  # whatever somebody's environment does
@@ -172,4 +197,4 @@ def make_env(game: str, env: str, n_envs: int, atari: AtariSettings, seed: int) 
             raise ValueError(f"{game} is a pool of different games: one game is learned, or the flavours of one")
         return make_atari_env(games, n_envs, seed=seed, **atari_kwargs(atari))
     check_env(env)
-    return make_vec_env(env, n_envs, seed=seed)
+    return make_vec_env(id_or_maker(env), n_envs, seed=seed)

@@ -53,8 +53,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["--envs", "CartPole-v1"],
         pytest.param(
             [
-                "--envs",
-                "cartpole-training",
+                "--family",
+                "cartpole",
                 "--agent.algorithm",
                 "PPO",
                 "--agent.n-steps",
