@@ -178,7 +178,11 @@ class ClassificationTask(Task):
         job.initialization.apply_to(model)
         device = chosen_device(job.device)
         sets_aside = job.learner.looks_ahead or isinstance(job.learner, MAML)
-        return model.to(device), Minibatches(self, job.seed, sets_aside, device)
+        return model.to(device), self.minibatches(job.seed, sets_aside, device)
+
+    def minibatches(self, seed: int, sets_aside: bool, device: torch.device) -> Minibatches:
+        """As the constructor of ``Minibatches``."""
+        return Minibatches(self, seed, sets_aside, device)
 
     def result(
         self,
@@ -226,7 +230,7 @@ class ClassificationTask(Task):
         return TaskResult(
             name=self.name,
             curve=curve,
-            steps=len(losses) * self.batch_size + (self.batch_size if isinstance(path, LookAhead) else 0),
+            steps=len(losses) * self.batch_size + (minibatches.n_unseen if isinstance(path, LookAhead) else 0),
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,
             statistics=None if path is None else path.statistics(),
@@ -318,6 +322,11 @@ class Minibatches:
             shuffled = self._rows[torch.randperm(len(self._rows), generator=self._generator)]
             self._pass = list(shuffled[: self.per_pass * self._batch_size].split(self._batch_size))
         return self._train(self._pass.pop())
+
+    @property
+    def n_unseen(self) -> int:
+        """Images of ``unseen``."""
+        return len(self._unseen)
 
     def unseen(self) -> tuple[Tensor, Tensor]:
         """The batch that was set aside."""
