@@ -208,9 +208,7 @@ def _difference(runs: Sequence[Found], found: Sequence[Found], column: str, refe
     if runs[0].cells[column] == reference:
         return ""
     compared = {
-        run.seed: next(iter(run.scores.values()))
-        for run in found
-        if run.cells == {**runs[0].cells, column: reference}
+        run.seed: next(iter(run.scores.values())) for run in found if run.cells == {**runs[0].cells, column: reference}
     }
     pairs = [(next(iter(run.scores.values())), compared[run.seed]) for run in runs if run.seed in compared]
     return difference_cell([a - b for a, b in pairs])

@@ -90,7 +90,7 @@ def described(data_dir: str) -> str:
     if all((Path(data_dir) / name).is_dir() for name in PARTS):
         return f"{data_dir}: {counts} classes to learn from / to test with"
     vinyals = _is_whole(load_omniglot(data_dir).alphabets)
-    split = "Vinyals' split" if vinyals else "no Vinyals' split, since it is not the whole: its first characters in order"
+    split = "Vinyals' split" if vinyals else "not the whole, so no Vinyals' split, but the first characters"
     return f"Omniglot: {split}; {counts} classes with rotations to learn from / to test with"
 
 
@@ -136,5 +136,3 @@ def _decode(folder: Path) -> dict[str, np.ndarray]:
     if not images:
         raise ValueError(f"{folder} has no images: expected {folder}/CLASS/*{{{','.join(ENDINGS)}}}")
     return {"images": np.stack(images), "counts": np.array(counts)}
-
-

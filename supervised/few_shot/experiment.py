@@ -7,7 +7,18 @@ from pathlib import Path
 
 import torch
 
-from leap_rl.core import FOMAML, MAML, Engine, Initialization, Job, Leap, MetaLearner, MetaTrainer, NoPretraining, Reptile
+from leap_rl.core import (
+    FOMAML,
+    MAML,
+    Engine,
+    Initialization,
+    Job,
+    Leap,
+    MetaLearner,
+    MetaTrainer,
+    NoPretraining,
+    Reptile,
+)
 from leap_rl.running.checkpoint import Checkpoints
 from supervised.experiments import Run
 from supervised.few_shot.comparing import NETWORKS, QueryLoss

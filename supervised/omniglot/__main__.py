@@ -234,7 +234,11 @@ app.command(few_shot)
 FEW_SHOT_ROOT = Path("runs/few-shot")
 # Images to meta-learn from, and test episodes. paper: those that Snell et al. train Prototypical Networks with are not
 # published as a number; ten times cpu is ours.
-FEW_SHOT_PRESETS: dict[str, tuple[int, int]] = {"quick": (20_000, 100), "cpu": (300_000, 600), "paper": (3_000_000, 1000)}
+FEW_SHOT_PRESETS: dict[str, tuple[int, int]] = {
+    "quick": (20_000, 100),
+    "cpu": (300_000, 600),
+    "paper": (3_000_000, 1000),
+}
 
 
 @few_shot.default
