@@ -31,11 +31,18 @@ class Classifier(nn.Module):
 
     # What a learning process calls around an update, for networks that ask for more than a gradient step.
 
-    def before_update(self, progress: float) -> None:
-        """:param progress: how far the present pass over the images is, from 0 to 1"""
+    def before_update(self, progress: float, overall: float) -> None:
+        """
+        :param progress: how far the present pass over the images is, from 0 to 1
+        :param overall: the same of the whole learning process
+        """
 
-    def penalty(self) -> Tensor | float:
-        """Added to the loss."""
+    def penalty(self, labels: Tensor) -> Tensor | float:
+        """
+        Added to the loss of what the network just computed.
+
+        :param labels: of the minibatch
+        """
         return 0.0
 
     def before_step(self) -> None:

@@ -35,6 +35,16 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 """Images, shape (n, channels, height, width), to float ones; whatever it draws, it draws from the generator."""
 
 
+def as_float(images: Tensor, generator: torch.Generator) -> Tensor:
+    """
+    Bytes to [0, 1].
+
+    :param images: uint8
+    :param generator: not drawn from
+    """
+    return images.float() / 255
+
+
 def chosen_device(name: str) -> torch.device:
     """:param name: as torch has it, or ``"auto"``: a GPU where there is one"""
     return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
@@ -130,11 +140,11 @@ class ClassificationTask(Task):
         if isinstance(path, GradientPath):
             path.gradients_are_fresh = True  # zero_grad() below
 
-        def update(progress: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            model.before_update(progress)
+        def update(progress: float, overall: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            model.before_update(progress, overall)
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, y)
-            penalized = loss + model.penalty()
+            penalized = loss + model.penalty(y)
             optimizer.zero_grad()
             penalized.backward() if path is None else path.backward(penalized)
             model.before_step()
@@ -148,7 +158,8 @@ class ClassificationTask(Task):
         for i in range(self.updates):
             of_pass = i % minibatches.per_pass
             progress = of_pass / (minibatches.per_pass - 1) if minibatches.per_pass > 1 else 1.0
-            loss, error = update(progress, *minibatches.next())
+            overall = i / (self.updates - 1) if self.updates > 1 else 1.0
+            loss, error = update(progress, overall, *minibatches.next())
             losses.append(loss)
             errors.append(error)
             if schedule is not None:
@@ -164,7 +175,7 @@ class ClassificationTask(Task):
         if isinstance(path, LookAhead):
             buffers = [b.clone() for b in model.buffers()]
             path.new_rollout()
-            update(1.0, *minibatches.unseen())
+            update(1.0, 1.0, *minibatches.unseen())
             path.rewind()
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)

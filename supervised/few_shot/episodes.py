@@ -13,17 +13,7 @@ from leap_rl.core import Initialization, Job, LearningCurve, MetaLearner, NoPret
 from supervised.few_shot.classes import Part, load_classes
 from supervised.few_shot.comparing import NETWORKS, Comparing, QueryLoss, Shape
 from supervised.networks import Classifier, ConvNet
-from supervised.tasks import ClassificationTask, ClassificationTasks, Images, Minibatches
-
-
-def as_float(images: Tensor, generator: torch.Generator) -> Tensor:
-    """
-    Bytes to [0, 1].
-
-    :param images: uint8
-    :param generator: not drawn from
-    """
-    return images.float() / 255
+from supervised.tasks import ClassificationTask, ClassificationTasks, Images, Minibatches, as_float
 
 
 class EpisodeMinibatches(Minibatches):
