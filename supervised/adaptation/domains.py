@@ -198,12 +198,12 @@ def load_pair(data_dir: str, source: str, target: str, limit: int, seed: int) ->
     rng = np.random.default_rng([seed, 0])
     n, m = len(of_source.train), len(of_target.train)
     shared = n == m and torch.equal(of_source.train_labels, of_target.train_labels)
-    drawn = torch.from_numpy(rng.permutation(n))
-    rows, theirs = drawn[: limit + TEST_IMAGES], torch.from_numpy(rng.permutation(m))
-    rows = rows[: n // 2] if shared else rows
-    theirs = drawn[len(rows) :] if shared else theirs
-    n_held_out = max(1, len(rows) * TEST_IMAGES // (limit + TEST_IMAGES))
-    held_out, learned, unlabelled = rows[:n_held_out], rows[n_held_out:], theirs[:limit]
+    drawn, theirs = (torch.from_numpy(rng.permutation(k)) for k in (n, m))
+    if shared:
+        n, theirs = n // 2, drawn[n // 2 :]
+    n_held_out = min(TEST_IMAGES, n // 5)
+    held_out, learned = drawn[:n_held_out], drawn[n_held_out:n][:limit]
+    unlabelled = theirs[:limit]
     test = torch.from_numpy(rng.permutation(len(of_target.test)))[:TEST_IMAGES]
     return Pair(
         of_source.train[learned],

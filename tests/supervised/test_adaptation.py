@@ -231,7 +231,8 @@ def test_bad_input_is_one_line(
     small = Domain("small", DIGITS, light.train[:, :, :16, :16], light.train_labels, light.test, light.test_labels)
     monkeypatch.setitem(DOMAINS, "letters", lambda data_dir, rng: letters)
     monkeypatch.setitem(DOMAINS, "small", lambda data_dir, rng: small)
-    given = ["train", *TINY, "--targets", "dark", "--methods", "mmd", "--root", str(tmp_path / "runs"), *arguments]
+    tiny = [word for word in TINY if arguments[0] != "--limit" or word not in ("--limit", "130")]
+    given = ["train", *tiny, "--targets", "dark", "--methods", "mmd", "--root", str(tmp_path / "runs"), *arguments]
     assert main(given) == 2
     err = capsys.readouterr().err
     assert message in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
