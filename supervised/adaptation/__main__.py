@@ -18,7 +18,7 @@ app = App("supervised.adaptation", help="Adaptation to a domain without labels."
 
 Preset = Literal["quick", "cpu"]
 # Updates of 64 images of each domain, and images of each domain at most.
-PRESETS: dict[Preset, tuple[int, int]] = {"quick": (60, 1000), "cpu": (400, 5000)}
+PRESETS: dict[Preset, tuple[int, int]] = {"quick": (60, 1000), "cpu": (200, 3000)}
 METHODS = ("source-only", "batch-norm", "coral", "mmd", "transport", "dann", "self-training")
 ROOT = Path("runs/adaptation")
 EngineName = Literal["in-process", "workers"]
