@@ -142,10 +142,10 @@ class GatedClassifier(Classifier):
             self._shares += [(p, free) for p in (convolution.bias, network.scales[i], network.shifts[i])]
             below = free
 
-    def before_update(self, progress: float) -> None:
+    def before_update(self, progress: float, overall: float) -> None:
         self.encoder.s = 1 / S_MAX + (S_MAX - 1 / S_MAX) * progress
 
-    def penalty(self) -> Tensor:
+    def penalty(self, labels: Tensor) -> Tensor:
         penalty: Tensor = CAPACITY * (self.encoder.gates() * self.free).sum() / self.free.sum().clamp_min(1e-9)
         return penalty
 

@@ -31,11 +31,18 @@ class Classifier(nn.Module):
 
     # What a learning process calls around an update, for networks that ask for more than a gradient step.
 
-    def before_update(self, progress: float) -> None:
-        """:param progress: how far the present pass over the images is, from 0 to 1"""
+    def before_update(self, progress: float, overall: float) -> None:
+        """
+        :param progress: how far the present pass over the images is, from 0 to 1
+        :param overall: the same of the whole learning process
+        """
 
-    def penalty(self) -> Tensor | float:
-        """Added to the loss."""
+    def penalty(self, labels: Tensor) -> Tensor | float:
+        """
+        Added to the loss of what the network just computed.
+
+        :param labels: of the minibatch
+        """
         return 0.0
 
     def before_step(self) -> None:
@@ -45,12 +52,32 @@ class Classifier(nn.Module):
         """When the optimizer has stepped."""
 
 
+def conv_blocks(channels: int, n_filters: int, n_blocks: int, n_pools: int | None = None) -> nn.Sequential:
+    """
+    Blocks of convolution 3×3, batch norm, 2×2 max pooling and ReLU.
+
+    Pooling comes before the ReLU, which gives the same bits, since both are monotone, at a quarter of the work.
+
+    :param channels: of what goes in
+    :param n_filters: of each convolution
+    :param n_blocks: how many
+    :param n_pools: so many of the first ones pool; ``None``: all
+    """
+    layers: list[nn.Module] = []
+    for i in range(n_blocks):
+        layers += [
+            nn.Conv2d(channels if i == 0 else n_filters, n_filters, kernel_size=3, padding=1),
+            nn.BatchNorm2d(n_filters),
+            *([nn.MaxPool2d(2)] if n_pools is None or i < n_pools else []),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
+
+
 class ConvNet(Classifier):
     """
     Blocks of convolution 3×3 with 64 filters, batch norm, ReLU and 2×2 max pooling, then a linear head (appendix D of
     the paper: four blocks for 28×28 images).
-
-    Pooling comes before the ReLU, which gives the same bits, since both are monotone, at a quarter of the work.
 
     :param n_classes: of the head
     :param channels: of the images
@@ -62,16 +89,8 @@ class ConvNet(Classifier):
     def __init__(
         self, n_classes: int, channels: int = 1, image_size: int = 28, n_blocks: int = 4, n_filters: int = 64
     ) -> None:
-        layers: list[nn.Module] = []
-        size = image_size
-        for i in range(n_blocks):
-            layers += [
-                nn.Conv2d(channels if i == 0 else n_filters, n_filters, kernel_size=3, padding=1),
-                nn.BatchNorm2d(n_filters),
-                nn.MaxPool2d(2),
-                nn.ReLU(),
-            ]
-            size //= 2
+        size = image_size // 2**n_blocks
         if size < 1:
             raise ValueError(f"images of {image_size}×{image_size} are too small for {n_blocks} blocks that halve them")
-        super().__init__(nn.Sequential(*layers, nn.Flatten()), nn.Linear(n_filters * size * size, n_classes))
+        encoder = nn.Sequential(*conv_blocks(channels, n_filters, n_blocks), nn.Flatten())
+        super().__init__(encoder, nn.Linear(n_filters * size * size, n_classes))

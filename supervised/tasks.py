@@ -40,6 +40,16 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 """Images, shape (n, channels, height, width), to float ones; whatever it draws, it draws from the generator."""
 
 
+def as_float(images: Tensor, generator: torch.Generator) -> Tensor:
+    """
+    Bytes to [0, 1].
+
+    :param images: uint8
+    :param generator: not drawn from
+    """
+    return images.float() / 255
+
+
 def chosen_device(name: str) -> torch.device:
     """:param name: as torch has it, or ``"auto"``: a GPU where there is one"""
     return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
@@ -145,11 +155,11 @@ class ClassificationTask(Task):
         if isinstance(path, GradientPath):
             path.gradients_are_fresh = True  # zero_grad() below
 
-        def update(progress: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            model.before_update(progress)
+        def update(progress: float, overall: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            model.before_update(progress, overall)
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, y)
-            penalized = loss + model.penalty()
+            penalized = loss + model.penalty(y)
             optimizer.zero_grad()
             penalized.backward() if path is None else path.backward(penalized)
             model.before_step()
@@ -168,7 +178,8 @@ class ClassificationTask(Task):
                 finetuning.at((i + 1) / self.updates)
             of_pass = i % minibatches.per_pass
             progress = of_pass / (minibatches.per_pass - 1) if minibatches.per_pass > 1 else 1.0
-            loss, error = update(progress, *minibatches.next())
+            overall = i / (self.updates - 1) if self.updates > 1 else 1.0
+            loss, error = update(progress, overall, *minibatches.next())
             losses.append(loss)
             errors.append(error)
             if schedule is not None:
@@ -186,7 +197,7 @@ class ClassificationTask(Task):
         if isinstance(path, LookAhead):
             buffers = [b.clone() for b in model.buffers()]
             path.new_rollout()
-            update(1.0, *minibatches.unseen())
+            update(1.0, 1.0, *minibatches.unseen())
             path.rewind()
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
@@ -217,7 +228,11 @@ class ClassificationTask(Task):
         job.initialization.apply_to(model)
         device = chosen_device(job.device)
         sets_aside = job.learner.looks_ahead or isinstance(job.learner, MAML)
-        return model.to(device), Minibatches(self, job.seed, sets_aside, device)
+        return model.to(device), self.minibatches(job.seed, sets_aside, device)
+
+    def minibatches(self, seed: int, sets_aside: bool, device: torch.device) -> Minibatches:
+        """As the constructor of ``Minibatches``."""
+        return Minibatches(self, seed, sets_aside, device)
 
     def result(
         self,
@@ -265,7 +280,7 @@ class ClassificationTask(Task):
         return TaskResult(
             name=self.name,
             curve=curve,
-            steps=len(losses) * self.batch_size + (self.batch_size if isinstance(path, LookAhead) else 0),
+            steps=len(losses) * self.batch_size + (minibatches.n_unseen if isinstance(path, LookAhead) else 0),
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,
             statistics=None if path is None else path.statistics(),
@@ -357,6 +372,11 @@ class Minibatches:
             shuffled = self._rows[torch.randperm(len(self._rows), generator=self._generator)]
             self._pass = list(shuffled[: self.per_pass * self._batch_size].split(self._batch_size))
         return self._train(self._pass.pop())
+
+    @property
+    def n_unseen(self) -> int:
+        """Images of ``unseen``."""
+        return len(self._unseen)
 
     def unseen(self) -> tuple[Tensor, Tensor]:
         """The batch that was set aside."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leap_rl.core import MAML, Engine, Job, LookAhead, OnProgress, TaskResult
+from leap_rl.core import Engine, Job, LookAhead, OnProgress, TaskResult
 from leap_rl.running.engines import TaskError, described
 from supervised.tasks import ClassificationTask
 
@@ -76,7 +76,7 @@ def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[T
         for setting in ("updates", "batch_size", "learning_rate"):
             if getattr(task, setting) != getattr(first, setting):
                 raise ValueError(f"{task.name} has other {setting} than {first.name}: they can't be learned together")
-    if any(isinstance(job.learner, MAML) for job in jobs):
+    if any(job.learner.inner == "differentiable" for job in jobs):
         return [task.run(job, report) for task, job in zip(tasks, jobs, strict=True)]
     started = time.perf_counter()
     starts = [task.start(job) for task, job in zip(tasks, jobs, strict=True)]

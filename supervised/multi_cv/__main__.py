@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from leap_rl.ending import run_program
 from supervised.command_line import Names, Positive, Seconds, Seeds, chosen_engine, run_all, run_command
@@ -198,6 +199,94 @@ def table(
     if save is not None:
         write(found, save)
     print(markdown(shown))
+
+
+multi_task = App("multi-task", help="Several data sets at once in one network: what they share, and how.")
+app.command(multi_task)
+
+MULTI_TASK_ROOT = Path("runs/multi-task")
+# Passes of 20 updates, and images of a data set at most.
+MULTI_TASK_PRESETS: dict[str, tuple[int, int]] = {"quick": (3, 400), "cpu": (25, 3000)}
+SHARING = ("single", "hard", "soft", "cross-stitch")
+
+
+@multi_task.default
+def at_once(
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    preset: Literal["quick", "cpu"] = "quick",
+    tasks: Names = ("mnist", "fashion-mnist", "gtsrb"),
+    sharing: Names = SHARING,
+    balancing: Names = ("equal",),
+    large: str | None = None,
+    factor: Annotated[float, Parameter(validator=Number(gt=0))] = 100.0,
+    seeds: Seeds = (0,),
+    passes: Positive | None = None,
+    limit: Positive | None = None,
+    n_filters: Positive = 32,
+    root: Path = MULTI_TASK_ROOT,
+    dry_run: bool = False,
+) -> None:
+    """
+    Learn all tasks in every update. Runs that are there go on.
+
+    :param data_dir: as of train
+    :param download: as of train
+    :param preset: quick or cpu: passes and limit
+    :param tasks: data sets
+    :param sharing: single, hard, soft, cross-stitch
+    :param balancing: equal, scale, uncertainty, dynamic, pcgrad, mgda
+    :param large: data set whose loss is multiplied with the factor, as another unit of it would; without it none
+    :param factor: of the large loss
+    :param seeds: of the runs
+    :param passes: of 20 updates, in place of the preset's
+    :param limit: images of a data set, in place of the preset's
+    :param n_filters: of each convolution
+    :param root: folder of the runs
+    :param dry_run: print what would be run, in images
+    """
+    from leap_rl.core import InProcess
+    from supervised.balancing import BALANCING
+    from supervised.experiments import check_choices, make_runs
+    from supervised.multi_cv.data import check_name, default_data_dir
+    from supervised.multi_cv.data import download as fetch
+    from supervised.multi_task.experiment import SHARING as KNOWN
+    from supervised.multi_task.experiment import MultiTaskRun
+
+    check_choices("sharing", sharing, KNOWN)
+    check_choices("balancing", balancing, BALANCING)
+    for name in tasks:
+        check_name(name)
+    data = str((data_dir or default_data_dir()).absolute())
+    if download:
+        fetch(data, tasks)
+    n_passes, most = MULTI_TASK_PRESETS[preset]
+    shape = (passes or n_passes, limit or most, n_filters, large, 1.0 if large is None else factor)
+    runs = [
+        MultiTaskRun(data, seed, shared, balanced, tuple(tasks), *shape)
+        for seed in seeds
+        for shared in sharing
+        for balanced in (("equal",) if shared == "single" else balancing)
+    ]
+    make_runs(runs, root, InProcess(), dry_run)
+
+
+@multi_task.command(name="table")
+def multi_task_table(*roots: Path, less: str = "single", figure: Path | None = None, save: Path | None = None) -> None:
+    """
+    Print what the runs showed, and what is missing.
+
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/multi-task
+    :param less: the sharing to which differences of the mean error are taken, on the same seeds and with the same
+        balancing; empty: none
+    :param figure: PNG to write: the mean error of each
+    :param save: JSON to write, with all that table and figure need
+    """
+    from supervised.experiments import show
+    from supervised.multi_task.experiment import MultiTaskRun
+
+    show(roots or (MULTI_TASK_ROOT,), MultiTaskRun, "sharing", less, figure, save)
 
 
 def _train(run: Run, folder: Path, engine: Engine) -> None:

@@ -228,6 +228,93 @@ def table(
     print(markdown(shown, meta_steps, less))
 
 
+few_shot = App("few-shot", help="Few-shot episodes of N ways and K shots, on Omniglot or on folders of images.")
+app.command(few_shot)
+
+FEW_SHOT_ROOT = Path("runs/few-shot")
+# Images to meta-learn from, and test episodes. paper: those that Snell et al. train Prototypical Networks with are not
+# published as a number; ten times cpu is ours.
+FEW_SHOT_PRESETS: dict[str, tuple[int, int]] = {
+    "quick": (20_000, 100),
+    "cpu": (300_000, 600),
+    "paper": (3_000_000, 1000),
+}
+
+
+@few_shot.default
+def episodes(
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    preset: Preset = "quick",
+    learner: Names = ("protonet",),
+    ways: Ints = (5,),
+    shots: Ints = (1,),
+    seeds: Seeds = (0,),
+    images: Positive | None = None,
+    test_episodes: Positive | None = None,
+    n_filters: Positive = 64,
+    engine: Literal["workers", "in-process"] = "in-process",
+    n_workers: Positive | None = None,
+    task_timeout: Seconds | None = None,
+    root: Path = FEW_SHOT_ROOT,
+    dry_run: bool = False,
+) -> None:
+    """
+    Meta-learn from episodes, and test on episodes of classes that were never seen. Runs that are there go on.
+
+    :param data_dir: of Omniglot, as of train; or a folder with train/CLASS and test/CLASS, folders of images in colour
+    :param download: as of train
+    :param preset: quick, cpu or paper: images to meta-learn from, and test episodes
+    :param learner: protonet, matching, relation, which compare; maml, fomaml, reptile, leap, which make updates; none
+    :param ways: classes of a test episode
+    :param shots: images of each in its support
+    :param seeds: of the runs
+    :param images: in place of the preset's
+    :param test_episodes: in place of the preset's
+    :param n_filters: of each convolution
+    :param engine: how the episodes of a meta batch run: one after the other in this process, or in worker processes
+    :param n_workers: worker processes; without it one per core
+    :param task_timeout: seconds that one episode may take before it is ended as failed
+    :param root: folder of the runs
+    :param dry_run: print what would be run, in images
+    """
+    from supervised.experiments import check_choices, make_runs
+    from supervised.few_shot.classes import described
+    from supervised.few_shot.experiment import LEARNERS as KNOWN
+    from supervised.few_shot.experiment import FewShotRun
+
+    check_choices("learner", learner, KNOWN)
+    data = _data(data_dir, download)
+    budget, n_episodes = FEW_SHOT_PRESETS[preset]
+    runs = [
+        FewShotRun(data, seed, name, n, k, images or budget, test_episodes or n_episodes, n_filters)
+        for seed in seeds
+        for n in ways
+        for k in shots
+        for name in learner
+    ]
+    chosen = chosen_engine(engine, n_workers, task_timeout)
+    print(described(data))
+    make_runs(runs, root, chosen, dry_run)
+
+
+@few_shot.command(name="table")
+def few_shot_table(*roots: Path, less: str = "", figure: Path | None = None, save: Path | None = None) -> None:
+    """
+    Print what the runs showed, and what is missing.
+
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/few-shot
+    :param less: the learner to which differences are taken, on the same seeds and episodes
+    :param figure: PNG to write: the error of each learner
+    :param save: JSON to write, with all that table and figure need
+    """
+    from supervised.experiments import show
+    from supervised.few_shot.experiment import FewShotRun
+
+    show(roots or (FEW_SHOT_ROOT,), FewShotRun, "learner", less, figure, save)
+
+
 def _data(data_dir: Path | None, download: bool) -> str:
     from supervised.omniglot.data import default_data_dir
     from supervised.omniglot.data import download as fetch

@@ -116,12 +116,12 @@ def test_hat_gradients_against_the_formulas() -> None:
     claimed = torch.maximum(network.gates[0], network.gates[1])
     model = network.of_task(2)
     x, y = torch.randn(10, 3, 8, 8, dtype=torch.float64), torch.randint(CLASSES, (10,))
-    model.before_update(0.01)
+    model.before_update(0.01, 0.5)
     s = 1 / 400 + (400 - 1 / 400) * 0.01
     gates = torch.sigmoid(s * network.embeddings[2])
     penalty = 0.75 * (gates * (1 - claimed)).sum() / (1 - claimed).sum()
-    torch.testing.assert_close(model.penalty(), penalty)
-    (nn.functional.cross_entropy(model(x), y) + model.penalty()).backward()
+    torch.testing.assert_close(model.penalty(y), penalty)
+    (nn.functional.cross_entropy(model(x), y) + model.penalty(y)).backward()
     plain = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.before_step()
     second = torch.empty(8, 8)
@@ -155,8 +155,8 @@ def test_hat_learns_by_the_steps_of_its_paper() -> None:
     learned, expected = (network.of_task(0) for network in networks)
     task.learn(learned, Minibatches(task, 3, False, torch.device("cpu")), None, lambda steps: None)
     x, y = Minibatches(task, 3, False, torch.device("cpu")).next()
-    expected.before_update(0.0)
-    (nn.functional.cross_entropy(expected(x), y) + expected.penalty()).backward()
+    expected.before_update(0.0, 0.5)
+    (nn.functional.cross_entropy(expected(x), y) + expected.penalty(y)).backward()
     expected.before_step()
     with torch.no_grad():
         for p in expected.parameters():
@@ -198,10 +198,10 @@ def test_hat_lets_a_task_have_what_none_has_claimed_yet() -> None:
 
 def test_hat_gates_end_open_or_shut_and_embeddings_stay_small() -> None:
     model = hat().of_task(0)
-    model.before_update(0.0)
+    model.before_update(0.0, 0.5)
     assert model.encoder.s == pytest.approx(1 / 400)
     assert (model.encoder.gates() - 0.5).abs().max() < 0.01
-    model.before_update(1.0)
+    model.before_update(1.0, 0.5)
     assert model.encoder.s == pytest.approx(400)
     model.encoder.embedding.data.mul_(100)
     model.after_step()

@@ -1,0 +1,119 @@
+"""One run: a method, a pair of domains, a seed; and how the weight of a method is chosen without target labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leap_rl.core import Engine, Job, NoPretraining, TaskResult
+from supervised.adaptation.domains import load_pair
+from supervised.adaptation.methods import METHODS
+from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
+from supervised.experiments import Run
+from supervised.runs import evaluate
+from supervised.tasks import ClassificationTasks, as_float
+
+WEIGHTS: dict[str, float] = {"coral": 1.0, "mmd": 1.0, "transport": 1.0, "dann": 1.0, "self-training": 1.0}
+"""Of the penalties, where none is given. None was chosen by looking at labels of a target."""
+KNOWN = (*ALONE, *METHODS)
+
+
+@dataclass(frozen=True)
+class AdaptationRun(Run):
+    """
+    The settings of a run.
+
+    :param method: one of ``KNOWN``
+    :param source: name of its domain
+    :param target: name of its domain
+    :param updates: of the learning process
+    :param limit: images of each domain to learn from, at most
+    :param weight: of the method's penalty; ``None``: that of ``WEIGHTS``
+    :param n_filters: as of ``ConvNet``
+    """
+
+    experiment = "adaptation"
+
+    method: str
+    source: str
+    target: str
+    updates: int
+    limit: int
+    weight: float | None = None
+    n_filters: int = 32
+
+    @property
+    def cells(self) -> dict[str, str]:
+        return {"method": self.method, "pair": f"{self.source} to {self.target}"}
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"weight": self.task().weight}
+
+    def task(self) -> AdaptationTask:
+        """
+        :raises ValueError: as ``adaptation_task``
+        """
+        weight = WEIGHTS.get(self.method, 1.0) if self.weight is None else self.weight
+        shared = (self.updates, self.limit, self.seed, self.n_filters)
+        return adaptation_task(self.data_dir, self.source, self.target, self.method, weight, *shared)
+
+    def images(self) -> int:
+        return self.task().steps
+
+    def job(self) -> Job:
+        task = self.task()
+        start = ClassificationTasks([task], "all", {"data": task.name}).draw_initialization(None, self.seed)
+        return Job(task, start, NoPretraining(), self.seed)
+
+    def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
+        job = self.job()
+        return {"error": 100 * checked(evaluate([job], job.name, folder / "0000", engine)[job.name])}
+
+
+def checked(result: TaskResult) -> float:
+    """
+    The test error.
+
+    :raises RuntimeError: if the process failed or diverged
+    """
+    result.raise_for_status()
+    if result.status != "ok":
+        raise RuntimeError(f"{result.name} diverged: a smaller weight may help")
+    return result.scores["test_error"]
+
+
+@dataclass(frozen=True)
+class ReverseValidation(AdaptationRun):
+    """
+    What a weight is chosen by (Ganin et al., 2016, section 5.1.4): adapt; label the target with what was learned; adapt
+    back from it, with these labels and the same method, starting from what was learned; and test on images of the
+    source that were held out. No label of the target is used.
+    """
+
+    experiment = "adaptation-weights"
+
+    @property
+    def cells(self) -> dict[str, str]:
+        return super().cells | {"weight": f"{self.task().weight:g}"}
+
+    def images(self) -> int:
+        return 2 * super().images()
+
+    def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
+        job = replace(self.job(), return_final=True)
+        ((_, result),) = engine.run([job], lambda index, steps: None)
+        checked(result)
+        assert result.final is not None and isinstance(job.task, AdaptationTask)
+        pair = load_pair(self.data_dir, self.source, self.target, self.limit, self.seed)
+        model = job.task.network()
+        result.final.apply_to(model)
+        model.eval()
+        with torch.no_grad():
+            parts = as_float(pair.target, torch.Generator()).split(256)
+            labels = torch.cat([model(part).argmax(dim=1) for part in parts]).tolist()
+        back = replace(job.task, name=f"{self.target} back to {self.source}", pseudo_labels=tuple(labels))
+        ((_, reverse),) = engine.run([Job(back, result.final, NoPretraining(), self.seed)], lambda index, steps: None)
+        return {"reverse error": 100 * checked(reverse)}

@@ -1,0 +1,273 @@
+"""The shape that experiments share: runs in folders, a dry run, one table of what they found, and one figure."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from leap_rl.core import Engine
+from leap_rl.running.files import replacing_file, write_rows, write_text
+from supervised.command_line import run_all
+from supervised.intervals import difference_cell, mean_cell, t_interval
+from supervised.runs import check_folder, missing_runs, open_folder, read_runs
+
+FOUND = "found.json"
+"""In the folder of a run that is over: what its line of a table needs."""
+
+
+@dataclass(frozen=True)
+class Run(ABC):
+    """
+    The settings of a run.
+
+    :param data_dir: of its images; no setting that tells runs apart
+    :param seed: of everything
+    """
+
+    experiment: ClassVar[str]
+    """Name of it."""
+
+    data_dir: str
+    seed: int
+
+    @property
+    @abstractmethod
+    def cells(self) -> dict[str, str]:
+        """What a table says of it before its scores, by column: runs that differ in their seed alone have the same."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        words = [word.replace(" ", "-") for word in self.cells.values() if word]
+        return "-".join([*words, f"seed{self.seed}"])
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change when a run goes on."""
+        settings = asdict(self)
+        del settings["data_dir"]
+        return {"experiment": self.experiment, "learner": self.name.removesuffix(f"-seed{self.seed}"), **settings}
+
+    @abstractmethod
+    def images(self) -> int:
+        """Through forward and backward, where it learns."""
+
+    @abstractmethod
+    def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
+        """
+        Learn, and test; what is in the folder already is gone on with.
+
+        :param folder: of the run
+        :param engine: where tasks run
+        :param progress_bar: draw one, if the output is a terminal
+        :return: errors in per cent, by name; the first one is what runs are compared by
+        :raises RuntimeError: if it diverged
+        """
+
+
+@dataclass
+class Found:
+    """
+    What a run found.
+
+    :param experiment: name of it
+    :param cells: as of ``Run``
+    :param seed: of the run
+    :param images: that it learned from
+    :param scores: as ``Run.learn`` gives them
+    """
+
+    experiment: str
+    cells: dict[str, str]
+    seed: int
+    images: int
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return ", ".join(word for word in self.cells.values() if word)
+
+
+def make_runs(runs: Sequence[Run], root: Path, engine: Engine, dry_run: bool = False) -> None:
+    """
+    Make runs, those that are there already go on, or say what would be made.
+
+    :param runs: to make
+    :param root: folder of their folders
+    :param engine: where tasks run
+    :param dry_run: only say
+    :raises ValueError: before any of them begins, if one can't be
+    :raises RuntimeError: when all are over, if any failed
+    """
+    runs = list(dict.fromkeys(runs))
+    if not runs:
+        raise ValueError("nothing to run: an option that takes several was given none")
+    images = [run.images() for run in runs]
+    for run in runs:
+        check_folder(root / run.name, run.settings())
+    if dry_run:
+        for run, n in zip(runs, images, strict=True):
+            print(f"{run.name}: {n:,} images")
+        print(f"{len(runs)} runs, {sum(images):,} images through forward and backward")
+    else:
+        run_all({run.name: partial(_make, run, root / run.name, engine) for run in runs})
+
+
+def _make(run: Run, folder: Path, engine: Engine) -> None:
+    with open_folder(folder, run.settings()):
+        if (folder / FOUND).is_file():
+            (found,) = read(folder / FOUND, run.experiment)
+        else:
+            print(f"{run.name}: {run.images():,} images, in {folder}", flush=True)
+            scores = {name: round(error, 3) for name, error in run.learn(folder, engine, True).items()}
+            found = Found(run.experiment, run.cells, run.seed, run.images(), scores)
+            write_text(folder / FOUND, json.dumps(asdict(found)) + "\n")
+    print(f"{run.name}: " + ", ".join(f"{name} {error:.1f} %" for name, error in found.scores.items()), flush=True)
+
+
+def read(file: Path, experiment: str) -> list[Found]:
+    """
+    :param file: of a run that is over, or that ``save`` wrote
+    :param experiment: that it must be of
+    :raises ValueError: if it can't be read, or is of another experiment
+    """
+    rows = read_runs(file, tuple(Found.__dataclass_fields__))
+    found = [Found(**{name: row[name] for name in Found.__dataclass_fields__}) for row in rows]
+    if any(f.experiment != experiment for f in found):
+        raise ValueError(f"{file} is of {found[0].experiment}, not of {experiment}")
+    return found
+
+
+def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
+    """
+    :param roots: folders of runs, and files that ``save`` wrote; of a run in several the last one's is taken
+    :param experiment: that they are of
+    :raises ValueError: if there is no run that is over in one of them, or one of something else
+    """
+    found: dict[tuple[Any, ...], Found] = {}
+    for root in roots:
+        files = [root] if root.is_file() else sorted(root.glob(f"*/{FOUND}"))
+        if not files:
+            raise ValueError(f"no run in {root} is over: the command train makes some")
+        for run in (run for file in files for run in read(file, experiment)):
+            found[run.label, run.images, run.seed] = run
+    return list(found.values())
+
+
+def save(found: Sequence[Found], file: Path) -> None:
+    """Write what ``collect`` reads."""
+    write_rows(file, [asdict(run) for run in found])
+
+
+def grouped(found: Sequence[Found]) -> dict[tuple[str, int], list[Found]]:
+    """Runs that differ in their seed alone, by label and images."""
+    groups: dict[tuple[str, int], list[Found]] = {}
+    for run in found:
+        groups.setdefault((run.label, run.images), []).append(run)
+    return groups
+
+
+def table(found: Sequence[Found], column: str, reference: str | None = None) -> str:
+    """
+    Markdown: mean errors with Student's 95 % interval over the seeds, and the difference of the first to a reference,
+    on the same seeds and with all else in the cells the same.
+
+    :param found: runs
+    :param column: of the cells, in which runs are compared
+    :param reference: what it says of those that others are compared with; ``None``: no difference
+    :raises ValueError: if nothing is the reference
+    """
+    there = sorted({run.cells[column] for run in found})
+    if reference is not None and reference not in there:
+        raise ValueError(f"{reference!r} is not one of those compared: name one of {', '.join(there)}")
+    columns = list(dict.fromkeys(name for run in found for name in run.cells))
+    scores = list(dict.fromkeys(name for run in found for name in run.scores))
+    header = [*columns, "images", "seeds", *(f"{name}, %" for name in scores)]
+    if reference is not None:
+        header.insert(len(columns) + 3, f"difference to {reference}")
+    rows = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    groups = grouped(found)
+    for (_, images), runs in groups.items():
+        cells = [*(runs[0].cells.get(name, "") for name in columns), f"{images:,}", str(len(runs))]
+        cells += [mean_cell([run.scores[name] for run in runs if name in run.scores]) for name in scores]
+        if reference is not None:
+            cells.insert(len(columns) + 3, _difference(runs, found, column, reference))
+        rows.append(f"| {' | '.join(cells)} |")
+    seeds = sorted({run.seed for run in found})
+    lacking = missing_runs({label: {run.seed for run in runs} for (label, _), runs in groups.items()}, seeds)
+    return "\n".join(rows) + lacking
+
+
+def _difference(runs: Sequence[Found], found: Sequence[Found], column: str, reference: str) -> str:
+    if runs[0].cells[column] == reference:
+        return ""
+    compared = {
+        run.seed: next(iter(run.scores.values())) for run in found if run.cells == {**runs[0].cells, column: reference}
+    }
+    pairs = [(next(iter(run.scores.values())), compared[run.seed]) for run in runs if run.seed in compared]
+    return difference_cell([a - b for a, b in pairs])
+
+
+def plot(found: Sequence[Found], file: Path) -> None:
+    """
+    The first error of each group, with Student's interval over its seeds, and each seed as a point.
+
+    :param found: runs
+    :param file: PNG to write
+    """
+    from matplotlib.figure import Figure
+
+    groups = {label: [next(iter(run.scores.values())) for run in runs] for (label, _), runs in grouped(found).items()}
+    figure = Figure(figsize=(8, 1.2 + 0.35 * len(groups)), layout="constrained")
+    ax = figure.subplots()
+    for i, values in enumerate(groups.values()):
+        ax.plot(values, np.full(len(values), i), "o", color="tab:blue", alpha=0.4)
+        ax.plot([np.mean(values)], [i], "|", color="black", markersize=14)
+        if len(values) > 1:
+            ax.plot(t_interval(values), [i, i], color="black")
+    ax.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=f"{next(iter(found[0].scores))}, %")
+    ax.set_xlim(left=min(0.0, *ax.get_xlim()))
+    ax.invert_yaxis()
+    ax.grid(alpha=0.25, axis="x")
+    with replacing_file(file) as unfinished:
+        figure.savefig(unfinished, dpi=130)
+
+
+def show(
+    roots: Sequence[Path], run: type[Run], column: str, less: str | None, figure: Path | None, save_to: Path | None
+) -> None:
+    """
+    What the command ``table`` of an experiment does.
+
+    :param roots: folders of runs, and files that it saved before
+    :param run: of the experiment
+    :param column: as of ``table``
+    :param less: the reference of ``table``; ``""``: none
+    :param figure: PNG to write, if any
+    :param save_to: JSON to write, if any
+    """
+    found = collect(roots, run.experiment)
+    printed = table(found, column, less or None)
+    if figure is not None:
+        plot(found, figure)
+    if save_to is not None:
+        save(found, save_to)
+    print(printed)
+
+
+def check_choices(what: str, given: Sequence[str], known: Mapping[str, object] | Sequence[str]) -> None:
+    """
+    :param what: is chosen
+    :param given: names
+    :param known: that there are
+    :raises ValueError: naming the first that is unknown
+    """
+    for name in given:
+        if name not in known:
+            raise ValueError(f"no {what} {name!r}: there are {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""Few-shot classification: episodes of N ways and K shots, on Omniglot or on folders of images."""

@@ -1,0 +1,277 @@
+"""An episode: a classification task of N ways and K shots, drawn from the seed of its visit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leap_rl.core import Initialization, Job, LearningCurve, MetaLearner, NoPretraining, Report, Task, TaskResult
+from supervised.few_shot.classes import Part, load_classes
+from supervised.few_shot.comparing import NETWORKS, Comparing, QueryLoss, Shape
+from supervised.networks import Classifier, ConvNet
+from supervised.tasks import ClassificationTask, ClassificationTasks, Images, Minibatches, as_float
+
+
+class EpisodeMinibatches(Minibatches):
+    """The support is what is learned from; what FOMAML and MAML look ahead at are the queries."""
+
+    @property
+    def n_unseen(self) -> int:
+        return len(self.images.test)
+
+    def unseen(self) -> tuple[Tensor, Tensor]:
+        return self.test()
+
+
+@dataclass(frozen=True)
+class EpisodeTask(ClassificationTask):
+    """
+    Every visit draws classes, and of each so many images, from its seed: the support is learned, the queries are the
+    test. Labels are the places of the classes in the draw.
+
+    With ``comparison`` the network is one that learns nothing in an episode, and ``updates`` is 0.
+
+    Batch norm: what makes updates takes the statistics of the batch at hand, in the test that of all queries, so its
+    test is transductive. (After five updates running statistics would still be a fresh network's by 0.9⁵ = 0.59.) What
+    compares takes the statistics of θ⁰ in a test, which ``with_statistics`` has computed on classes to learn from.
+
+    :param data_dir: as of ``load_classes``
+    :param part: ``"train"`` or ``"test"`` classes
+    :param ways: classes of an episode
+    :param shots: images of each in the support
+    :param queries: images of each to test with
+    :param comparison: one of ``NETWORKS``; ``None``: a network with a head of so many classes, which makes updates
+    :param n_filters: as of ``ConvNet``
+    :param episode: seed of the draw; a visit sets it
+    """
+
+    data_dir: str
+    part: Part
+    ways: int
+    shots: int
+    queries: int
+    comparison: str | None = None
+    n_filters: int = 64
+    episode: int = field(default=0, kw_only=True)
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        """Images through forward and backward; those of a comparing network's whole episode."""
+        return self.updates * self.batch_size or self.ways * (self.shots + self.queries)
+
+    def images(self) -> Images:
+        rng = np.random.default_rng(self.episode)
+        classes = load_classes(self.data_dir, self.part)
+        n = self.shots + self.queries
+        drawn = []
+        for index in rng.choice(len(classes), self.ways, replace=False).tolist():
+            of_class = classes[index]
+            drawn.append(of_class[torch.from_numpy(rng.choice(len(of_class), n, replace=False))])
+        images, labels = torch.stack(drawn), torch.arange(self.ways)
+        return Images(
+            images[:, : self.shots].flatten(0, 1),
+            labels.repeat_interleave(self.shots),
+            images[:, self.shots :].flatten(0, 1),
+            labels.repeat_interleave(self.queries),
+        )
+
+    def network(self) -> Classifier:
+        channels, size = load_classes(self.data_dir, self.part)[0].shape[1:3]
+        if self.comparison is not None:
+            return NETWORKS[self.comparison](Shape(channels, size, self.n_filters))
+        network = ConvNet(self.ways, channels, size, n_filters=self.n_filters)
+        torch.func.replace_all_batch_norm_modules_(network)
+        return network
+
+    def start(self, job: Job) -> tuple[Classifier, Minibatches]:
+        return super(EpisodeTask, replace(self, episode=job.seed)).start(job)
+
+    def minibatches(self, seed: int, sets_aside: bool, device: torch.device) -> Minibatches:
+        return EpisodeMinibatches(self, seed, False, device)
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        return super().run(job, report) if self.comparison is None else self._compared(job)
+
+    def _compared(self, job: Job) -> TaskResult:
+        """One episode, forward, and with ``QueryLoss`` backward."""
+        started = time.perf_counter()
+        model, minibatches = self.start(job)
+        assert isinstance(model, Comparing)
+        learns = not isinstance(job.learner, NoPretraining)
+        model.train(learns)
+        (support, labels), (queries, of_queries) = minibatches.next(), minibatches.unseen()
+        scope = {name: p for name, p in model.named_parameters() if name in job.initialization.parameters}
+        with torch.set_grad_enabled(learns):
+            logits = model.logits(support, labels, queries, self.ways)
+            loss = model.head.loss(logits, of_queries)
+            gradients = torch.autograd.grad(loss, list(scope.values())) if learns else ()
+        error = (logits.argmax(dim=1) != of_queries).float().mean().item()
+        finite = bool(loss.isfinite()) and all(g.isfinite().all() for g in gradients)
+        scores = {"test_loss": loss.item(), "test_error": error} if finite else {"test_error": error}
+        return TaskResult(
+            name=self.name,
+            curve=LearningCurve(np.array([self.steps]), np.array([error]), self.steps, 1, maximize=False),
+            steps=self.steps,
+            seconds=time.perf_counter() - started,
+            meta_gradient={n: g.cpu() for n, g in zip(scope, gradients, strict=True)} if learns else None,
+            status="ok" if finite else "non_finite",
+            scores=scores,
+            log=[(self.steps, {f"score/{name}": score for name, score in scores.items()})],
+            final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
+        )
+
+
+class Episodes(ClassificationTasks):
+    """
+    Episodes to meta-learn from. There is one task, and every visit to it is another episode: a meta batch has
+    ``sampling="with_replacement"``.
+
+    :param data_dir: as of ``load_classes``
+    :param part: ``"train"`` or ``"test"`` classes
+    :param ways: as of ``EpisodeTask``
+    :param shots: as of ``EpisodeTask``
+    :param queries: as of ``EpisodeTask``
+    :param comparison: as of ``EpisodeTask``
+    :param updates: of a learning process; 0 with a comparison
+    :param learning_rate: of its SGD
+    :param batch_size: images per update; ``None``: the whole support
+    :param n_filters: as of ``ConvNet``
+    :raises ValueError: if there are fewer classes than ways, a class has fewer images than shots and queries, or
+        updates don't go with the network
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        part: Part,
+        ways: int,
+        shots: int,
+        queries: int,
+        comparison: str | None = None,
+        updates: int = 0,
+        learning_rate: float = 0.1,
+        batch_size: int | None = None,
+        n_filters: int = 64,
+    ) -> None:
+        for setting, value, least in (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1)):
+            if value < least:
+                raise ValueError(f"{setting}={value} must be at least {least}")
+        if comparison is not None and comparison not in NETWORKS:
+            raise ValueError(f"comparison={comparison!r} is unknown, choose one of {', '.join(NETWORKS)}")
+        if (comparison is None) != (updates > 0):
+            raise ValueError(
+                f"updates={updates} with comparison={comparison!r}: a network that compares makes none, another some"
+            )
+        classes = load_classes(data_dir, part)
+        if len(classes) < ways:
+            raise ValueError(
+                f"{data_dir} has {len(classes)} classes to {'learn from' if part == 'train' else 'test with'}, "
+                f"fewer than {ways} ways"
+            )
+        fewest = min(map(len, classes))
+        if fewest < shots + queries:
+            raise ValueError(
+                f"{shots} shots and {queries} queries are {shots + queries} images of a class, but one of {data_dir} "
+                f"has {fewest}: take fewer"
+            )
+        support = ways * shots
+        if batch_size is not None and not 1 <= batch_size <= support:
+            raise ValueError(f"batch_size={batch_size} must be 1 to {support}, the images of the support")
+        self.task = EpisodeTask(
+            f"{ways}-way {shots}-shot",
+            updates,
+            batch_size or support,
+            learning_rate,
+            as_float,
+            data_dir,
+            part,
+            ways,
+            shots,
+            queries,
+            comparison,
+            n_filters,
+        )
+        super().__init__([self.task], "all", {"data": "episodes", "ways": ways, "comparison": comparison})
+
+    def check_learner(self, learner: MetaLearner) -> None:
+        super().check_learner(learner)
+        compares = self.task.comparison is not None
+        if isinstance(learner, QueryLoss) != compares and not isinstance(learner, NoPretraining):
+            raise ValueError(
+                f"{type(learner).__name__} learns from updates, and {self.task.comparison} makes none: take QueryLoss"
+                if compares
+                else f"QueryLoss is for networks that compare: give Episodes a comparison, {' or '.join(NETWORKS)}"
+            )
+
+
+@dataclass(frozen=True)
+class TestEpisodes(Task):
+    """
+    Many episodes, each from the same θ⁰: what a meta-learner is judged by. The curve has a value for each, the share of
+    its queries that were classified wrongly.
+
+    :param task: to draw episodes of
+    :param n: how many
+    """
+
+    __test__ = False  # it is no test of pytest's
+
+    task: EpisodeTask
+    n: int
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.n} episodes of {self.task.name}"
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self.n * self.task.steps
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        started = time.perf_counter()
+        seeds = np.random.SeedSequence(job.seed).generate_state(self.n) & 0x7FFFFFFF
+        errors = []
+        for i, seed in enumerate(seeds.tolist()):
+            result = self.task.run(replace(job, task=self.task, seed=seed), lambda steps: None)
+            errors.append(result.scores["test_error"])
+            report((i + 1) * self.task.steps)
+        scores = {"test_error": float(np.mean(errors))}
+        return TaskResult(
+            name=self.name,
+            curve=LearningCurve((np.arange(self.n) + 1) * self.task.steps, np.array(errors), self.steps, 1, False),
+            steps=self.steps,
+            seconds=time.perf_counter() - started,
+            scores=scores,
+            log=[(self.steps, {f"score/{name}": score for name, score in scores.items()})],
+        )
+
+
+def with_statistics(initialization: Initialization, task: EpisodeTask, seed: int, n: int = 50) -> Initialization:
+    """
+    An initialization whose batch norm has the statistics of classes to learn from: those of a meta-learned θ⁰ are a
+    fresh network's, as buffers are never meta-learned.
+
+    :param initialization: of a comparing network
+    :param task: to draw episodes of
+    :param seed: of the draws
+    :param n: how many episodes; the statistics are the mean of theirs
+    """
+    model = task.network()
+    initialization.apply_to(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+    assert isinstance(model, Comparing)
+    model.train()
+    with torch.no_grad():
+        for episode in np.random.SeedSequence([seed, 1]).generate_state(n).tolist():
+            minibatches = replace(task, episode=episode).minibatches(episode, False, torch.device("cpu"))
+            (support, labels), (queries, _) = minibatches.next(), minibatches.unseen()
+            model.logits(support, labels, queries, task.ways)
+    computed = Initialization.of(model, initialization.scope, initialization.config)
+    return replace(computed, parameters=initialization.parameters)

@@ -1,0 +1,1 @@
+"""Several data sets at once in one network."""
