@@ -25,6 +25,7 @@ from leap_rl.core import (
     Reptile,
     SequentialFinetuning,
 )
+from leap_rl.core.meta_settings import MetaSettings
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, as_options, write_settings
 
@@ -123,16 +124,14 @@ def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | No
     given = _always_given(settings)
     return MetaTrainer(
         tasks,
-        meta_batch_size=batch_size(settings, len(tasks)),
-        scope=settings.scope,
+        **{
+            **{name: getattr(settings, name) for name in MetaSettings.__dataclass_fields__},
+            "meta_batch_size": batch_size(settings, len(tasks)),
+            "eval_freq": settings.eval_freq if given["eval_tasks"] else 0,
+        },
         initialization=None if settings.init is None else load_initialization(settings.init),
-        average_from=settings.average_from,
-        sampling=settings.sampling,
-        eval_freq=settings.eval_freq if given["eval_tasks"] else 0,
         run_dir=folder,
         tensorboard_log=None if folder is None else folder / "tensorboard",
-        seed=settings.seed,
-        device=settings.device,
         **given,
     )
 
