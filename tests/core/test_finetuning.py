@@ -127,7 +127,7 @@ def test_blocks_are_layers_with_their_normalization_and_a_head() -> None:
 
 
 @pytest.mark.parametrize("make", [sgd, adam_in_groups])
-@pytest.mark.parametrize("strategy", NEUTRAL, ids=lambda s: str(s)[:40])
+@pytest.mark.parametrize("strategy", NEUTRAL, ids=lambda s: type(s).__name__)
 def test_a_neutral_strategy_is_plain_training_to_the_bit(strategy: Strategy, make: Make) -> None:
     plain, tuned = net(), net()
     train(plain, None, make)
