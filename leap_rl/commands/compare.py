@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,9 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
             _log.warning(
                 "%s was learned with %s, and is compared with %s", name, printable(learned_with, 80), preprocessing
             )
+    not_new = learned_from({task.name for task in tasks}, starts)
+    if not_new:
+        _log.warning("%s", not_new)
     random_policy: dict[str, np.ndarray] = {}
     try:
         comparison = compare_starts(
@@ -107,6 +111,8 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         )
         if len(starts) > 2:
             table += f"\n\nEach start against each, over all games together:\n\n{statistics.each_against_each()}"
+    if not_new:
+        table += f"\n\n{not_new}"
     for start, task, seed in sorted(comparison.diverged):
         table += f"\n\nDiverged: {task} from {start}, seed {seed}; it has no area, and no final score."
     for (task, start), deviations in comparison.behind().items():
@@ -134,6 +140,17 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     for file in ("figure.png", "table.md", "results.json"):
         print(f"  {folder / file}")
     print_commands(["tensorboard", "--logdir", folder / "tensorboard"])
+
+
+def learned_from(tasks: set[str], starts: Mapping[str, Initialization | None]) -> str:
+    """What is to be said where a task is judged that an initialization was learned from; nothing, if none is."""
+    known = {
+        name: sorted(tasks & set(map(str, initialization.config.get("tasks", ()))))
+        for name, initialization in starts.items()
+        if initialization is not None
+    }
+    said = "; ".join(f"{name} from {', '.join(both)}" for name, both in known.items() if both)
+    return f"Learned from what is judged here, which says nothing of new tasks: {said}." if said else ""
 
 
 def too_narrow(n_seeds: int) -> str:

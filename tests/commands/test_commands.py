@@ -26,7 +26,7 @@ from leap_rl import Initialization, LeapA2C, Mnih2013CNN
 from leap_rl.atari import POOLS
 from leap_rl.cli import _script, main
 from leap_rl.commands.compare import start_of
-from leap_rl.commands.dry_run import sensible_timeout
+from leap_rl.commands.dry_run import makespan, sensible_timeout
 from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
 from leap_rl.commands.run_folder import begin, check_same_settings
 from leap_rl.commands.tasks import make_tasks
@@ -230,7 +230,8 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     assert (run / "figure.png").read_bytes()[:4] == b"\x89PNG"
     kept = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}
     assert main(["compare", "--resume", str(run), "--seeds", "0", "--games", "Qbert", "Pong"]) == 0
-    assert "| Pong | Leap |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| Pong | Leap |" in shown and "which says nothing of new tasks: Leap from Pong." in shown
     assert main(["compare", "--resume", str(run), "--seeds", "0", "1", "--games", "Qbert", *leap, "random"]) == 0
     results = json.loads((run / "results.json").read_text())["results"]["Qbert"]
     assert [r["seed"] for r in results["Leap"]] == [0, 1] == [r["seed"] for r in results["random"]]
@@ -341,6 +342,14 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
 )
 def test_a_time_limit_is_a_round_number_of_several_visits(seconds: float, timeout: int) -> None:
     assert sensible_timeout(seconds) == timeout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cores", "expected"),
+    [([3, 1, 1, 1], 1, 6), ([3, 1, 1, 1], 2, 3), ([1, 1, 1, 3], 2, 4), ([1, 1, 1, 3], 8, 3), ([2.5], 4, 2.5)],
+)
+def test_a_meta_step_is_as_long_as_its_slowest_core(seconds: list[float], cores: int, expected: float) -> None:
+    assert makespan(seconds, cores) == expected
 
 
 def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -> None:

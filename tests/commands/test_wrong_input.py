@@ -36,6 +36,9 @@ WRONG = [
     ("train Pong --timesteps 1e5.5", 'unable to convert "1e5.5" into int'),
     ("train --env raises:Raises-v0", "its constructor raised RuntimeError: no licence"),
     ("train --env nowhere:X-v0", "No module named 'nowhere'"),
+    ("meta-train --games Pong --address auto", "--address is of --engine ray, not of local"),
+    ("compare --games Pong --gpus-per-task 0.5", "--gpus-per-task is of --engine ray, not of local"),
+    ("meta-train --games Pong --engine ray --n-workers 2", "--n-workers is of --engine local, not of ray"),
     ("tran Pong", 'Did you mean "train"?'),
     ("zoo shwo x", 'Did you mean "show"?'),
 ]

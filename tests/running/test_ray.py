@@ -285,3 +285,18 @@ def test_what_is_missing_is_named(before: str, said: str) -> None:
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1
     assert re.search(said, last), last
+
+
+def test_the_command_line_has_the_bits_of_this_machine(cluster: Cluster, engine: RayEngine, tmp_path: Path) -> None:
+    """And a run that began on a cluster goes on here."""
+    tiny = ["--envs", "CartPole-v1", "--timesteps", "1024", "--agent.n-envs", "4"]
+    there, here = tmp_path / "there", tmp_path / "here"
+    on_ray = ["--engine", "ray", "--address", cluster.address]
+    assert main(["meta-train", *tiny, "--meta-steps", "1", *on_ray, "--run-dir", str(there)]) == 0
+    assert main(["meta-train", "--resume", str(there), "--meta-steps", "2", "--engine", "local"]) == 0
+    assert main(["meta-train", *tiny, "--meta-steps", "2", "--run-dir", str(here)]) == 0
+    one, other = (Initialization.load(run / "initialization") for run in (there, here))
+    assert one.sha256 == other.sha256
+    compared = ["compare", *tiny, "--starts", f"leap={here / 'initialization'}", "--seeds", "0"]
+    assert main([*compared, *on_ray, "--run-dir", str(tmp_path / "compared")]) == 0
+    assert (tmp_path / "compared" / "results.json").is_file()
