@@ -19,6 +19,7 @@ import torch
 from test_engines import LOST, RAISED, RAISED_IN_A_WORKER, fails_alone, result, run, wait_until_gone
 from torch import nn
 
+from leap_rl.cli import main
 from leap_rl.core import (
     Initialization,
     InProcess,
