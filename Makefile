@@ -19,7 +19,7 @@ DEV_READY := $(VENV)/.ready-dev
 PIP_INSTALL = install --quiet --no-input --disable-pip-version-check
 SOURCES := $(wildcard leap_rl supervised zoo tests benchmarks)
 
-.PHONY: help quickstart test test-slow test-lowest benchmarks score-parity format lint type check commit-checks clean
+.PHONY: help quickstart test test-slow test-lowest benchmarks score-parity evidence format lint type check commit-checks clean
 
 help:
 	@echo "make quickstart     meta-train on four Atari games, then learn a fifth from the result and from the zoo (about 10 minutes)"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-lowest    the fast tests on the oldest supported versions of all dependencies"
 	@echo "make benchmarks     throughput, observation and memory, into docs/benchmarks.md (an hour and a half)"
 	@echo "make score-parity   whether LeapA2C scores what A2C does (hours; goes on where it stopped)"
+	@echo "make evidence       every run that the documentation claims, at the lowest priority (days; goes on where it stopped)"
 	@echo "make commit-checks  format, lint, type, test: before a commit"
 	@echo "make check          format, lint and type checks that change nothing"
 	@echo "make clean          remove what builds and tools left, the environment too"
@@ -55,6 +56,9 @@ benchmarks: $(DEV_READY)
 
 score-parity: $(DEV_READY)
 	@$(PY) benchmarks/score_parity.py
+
+evidence: $(DEV_READY)
+	@$(PY) benchmarks/evidence.py
 
 format: $(DEV_READY)
 	@$(PY) -m ruff check --select I --fix $(SOURCES)

@@ -1,0 +1,86 @@
+"""
+Whatever the documentation claims, or plans to: every run of docs/evidence, in a fixed order, at the lowest priority.
+
+    make evidence                        # days; the same command goes on where it was ended
+    python benchmarks/evidence.py --list
+    python benchmarks/evidence.py --only families few-shot
+
+Each command goes on where it was ended, and ends at once where it is done. What needs data that is not here fails, is
+said at the end, and keeps no other from running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FEW_SHOT = "-m supervised.omniglot few-shot --preset cpu"
+# By their folders in docs/evidence, whose plan.md says what they are for. The short ones first.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "finetuning": ("benchmarks/surgical.py --json docs/evidence/finetuning/surgical.json",),
+    "zero-shot": (
+        "-m supervised.multi_cv zero-shot --preset cpu --seeds 0 1 2 3 4",
+        "-m supervised.multi_cv zero-shot table --save docs/evidence/zero-shot/runs.json",
+    ),
+    "adaptation": (
+        "-m supervised.adaptation train --preset cpu --seeds 0 1 2 3 4 "
+        "--methods source-only batch-norm coral mmd transport dann self-training target-labels",
+        "-m supervised.adaptation table --save docs/evidence/adaptation/runs.json",
+        "-m supervised.adaptation choose --preset cpu --targets rotated",
+    ),
+    "multi-task": (
+        "-m supervised.multi_cv multi-task --preset cpu --seeds 0 1 2",
+        "-m supervised.multi_cv multi-task --preset cpu --seeds 0 1 2 --sharing hard --large mnist "
+        "--balancing equal scale uncertainty dynamic pcgrad mgda",
+        "-m supervised.multi_cv multi-task table --less '' --save docs/evidence/multi-task/runs.json",
+    ),
+    "distillation": (
+        "-m supervised.multi_cv distill --preset cpu --data-sets fashion-mnist --seeds 0 1 2 3 4",
+        "-m supervised.multi_cv distill table --save docs/evidence/distillation/runs.json",
+    ),
+    "families": ("benchmarks/families.py",),
+    "few-shot": (
+        f"{FEW_SHOT} --learner protonet --seeds 0",
+        f"{FEW_SHOT} --learner maml fomaml --seeds 0",
+        f"{FEW_SHOT} --learner matching relation --seeds 0",
+        f"{FEW_SHOT} --learner protonet --shots 5 --seeds 0",
+        f"{FEW_SHOT} --learner protonet maml fomaml matching relation reptile leap none --seeds 0 1 2",
+        f"{FEW_SHOT} --learner protonet maml --shots 5 --seeds 0 1 2",
+        "-m supervised.omniglot few-shot table --save docs/evidence/few-shot/runs.json",
+    ),
+    "flavours": ("benchmarks/flavours.py --processes 1",),
+    "soak": ("benchmarks/soak.py --hours 6",),
+}
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--only", nargs="+", choices=COMMANDS, default=[*COMMANDS])
+    cli.add_argument("--list", action="store_true", help="print the commands, and run none")
+    args = cli.parse_args()
+    failed = []
+    for name in args.only:
+        for command in COMMANDS[name]:
+            print(f"{name}: python {command}", flush=True)
+            if args.list:
+                continue
+            done = subprocess.run(
+                [sys.executable, *shlex.split(command)],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                preexec_fn=lambda: os.nice(19),
+            )
+            if done.returncode:
+                failed.append(f"{name}: python {command} ended with {done.returncode}")
+                break
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()
