@@ -231,6 +231,11 @@ class ObservedTraining(BaseAlgorithm):
                 paths[part] = path
             if isinstance(path, GradientPath) and len(parts) == 1:
                 path.gradients_are_fresh = True  # SB3 zeroes them by zero_grad(), and no other loss adds to them
+            if len(parts) > 1:
+                # Each path sees the losses of all, and takes the sum of those since its gradients were last zeroed:
+                # so they must be there before the first, too. SB3 zeroes them before any of its own.
+                for p in parameters_of(optimizer):
+                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self._followed = [(path, parts[part]) for part, path in paths.items()]
         several = {part: path for part, path in paths.items() if isinstance(path, GradientPath)}
         self.gradient_path = GradientPaths(several) if len(several) > 1 else next(iter(paths.values()), None)

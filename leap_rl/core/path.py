@@ -113,7 +113,6 @@ class GradientPath:
         self._pending_loss: Tensor | None = None  # of backward passes since the last update
         self._followed = self._parameters  # all that the optimizer owns, once there is one
         self._left: list[tuple[Tensor, Tensor, int]] = []  # those that the last pass left with a gradient, its version
-        self._before: list[tuple[int, int] | None] = []  # the gradients' versions before a backward pass
         self._recompute: Callable[[], Tensor] | None = None
         self._crosses_rollouts = False
         self._in_update = False
@@ -190,21 +189,13 @@ class GradientPath:
     def before_backward(self) -> None:
         if self._pending_loss is not None and self._gradients_were_zeroed():
             self._forget_pending_loss()  # it never moved the parameters
-        self._before = self._versions()
 
     def after_backward(self, loss: Tensor) -> None:
-        if self._versions() == self._before:
-            return  # of another network, such as a critic that is trained beside this actor
         loss = loss.detach()
         self._pending_loss = loss if self._pending_loss is None else self._pending_loss + loss
         self._left = [(p, p.grad, p.grad._version) for p in self._followed if p.grad is not None]
         if self.gradients == "raw" and self._uses_loss:
             self._segment.keep_raw_gradient()
-
-    def _versions(self) -> list[tuple[int, int] | None]:
-        """Whether a backward pass reached what is followed shows in these: which gradients there are, and how old."""
-        gradients = [p.grad for p in self._followed]
-        return [None if g is None else (id(g), g._version) for g in gradients]
 
     def _gradients_were_zeroed(self) -> bool:
         """
