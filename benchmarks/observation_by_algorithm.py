@@ -69,7 +69,7 @@ def made(name: str, observed: bool, metric: Any = "energy") -> Any:
     if observed:
         given["learner"] = Leap(metric=metric)
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
-    return kind(policy, env, seed=0, device="cpu", **given).learn(600)
+    return kind(policy, env, seed=0, device="cpu", **given).learn(300)
 
 
 def _arguments(kind: Any) -> tuple[str, ...]:
