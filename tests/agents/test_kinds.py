@@ -85,6 +85,11 @@ KINDS: dict[str, tuple[str, gym.Space[Any], dict[str, Any]]] = {
 REPLAYING = [name for name in KINDS if "learning_starts" in KINDS[name][2]]
 ACTOR_CRITIC = [name for name in REPLAYING if "DQN" not in name]
 STEPS = 28
+# Those that share the code of another take long, and are left out where little can differ.
+LIKE_ANOTHER = ("DDPG", "TQC", "CrossQ")
+ONE_OF_EACH = [
+    pytest.param(name, marks=pytest.mark.slow) if name in LIKE_ANOTHER else name for name in KINDS if "," not in name
+]
 
 
 def plain(name: str) -> Any:
@@ -233,7 +238,7 @@ def test_an_interrupted_training_goes_on_with_its_paths(name: str) -> None:
 # -- saved and loaded ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if "," not in name])
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_zips_open_both_ways_and_training_goes_on_alike(name: str, tmp_path: Path) -> None:
     leap, other, actions = observed_algorithm(plain(name)), plain(name), KINDS[name][1]
     made(leap, name, learner=Leap(metric="length"), scope="all").learn(STEPS).save(tmp_path / "leap")
@@ -311,7 +316,7 @@ def visited(family: EnvTasks, learner: Any = None, index: int = 0, **given: Any)
     return result
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if "," not in name])
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_visit_is_a_training_from_the_initialization(name: str) -> None:
     """The same as SB3 alone with that seed, whatever the algorithm: replay, exploration and noise begin anew."""
     family = tasks(name)
