@@ -33,7 +33,7 @@ from leap_rl.agents.tasks import OBSERVED
 from leap_rl.core import GradientPath, GradientPaths
 
 CONTINUOUS = ("CrossQ", "DDPG", "SAC", "TD3", "TQC")
-TARGET = 0.05
+TARGET = 0.1
 """Of the CPU time at most, where an update does nothing but train a network of vectors."""
 
 
