@@ -51,7 +51,7 @@ def optional(strategy: Any) -> Any:
 
 agents = st.builds(
     AgentSettings,
-    algorithm=st.sampled_from(["A2C", "PPO"]),
+    algorithm=st.sampled_from(["A2C", "PPO", "DQN", "CrossQ"]),
     network=st.sampled_from([None, "nature", "mnih2013", "mlp"]),
     n_envs=numbers,
     n_steps=optional(numbers),
@@ -59,6 +59,8 @@ agents = st.builds(
     gamma=optional(fractions),
     ent_coef=optional(st.floats(0, 10)),
     batch_size=optional(st.integers(2, 10**9)),
+    buffer_size=optional(numbers),
+    exploration_fraction=optional(fractions),
 )
 ataris = st.builds(AtariSettings, grayscale=st.booleans(), frame_stack=numbers, sticky_actions=fractions)
 leaps = st.builds(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from typing import Any, ClassVar, Concatenate, ParamSpec, get_args
 
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -99,9 +100,10 @@ class ObservedTraining(BaseAlgorithm):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """``inspect.signature``, and what completes by it, shows what the SB3 algorithm takes, and what is ours."""
         super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):  # somebody's own
-            theirs = list(inspect.signature(cls.__init__).parameters.values())[1:]
-            cls.__signature__ = inspect.Signature(theirs)  # type: ignore[attr-defined]
+        own = next(kind for kind in cls.__mro__ if "__init__" in vars(kind))
+        if own is not ObservedTraining:  # somebody's
+            parameters = list(inspect.signature(own.__init__).parameters.values())[1:]  # type: ignore[misc]
+            cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
             return
         ours = list(inspect.signature(ObservedTraining.__init__).parameters.values())[2:-1]
         plain = inspect.signature(cls.plain()).parameters
@@ -169,9 +171,10 @@ class ObservedTraining(BaseAlgorithm):
         own = copy.deepcopy(dict(given))
         if cls.replays() and own.get("replay_buffer_class") is None:
             known = {**default_arguments(cls), **own}
-            every = known["train_freq"]
+            every = known.get("train_freq")
             frequency, unit = every if isinstance(every, tuple) else (every, "step")
-            if unit == "step":  # the last steps are collected whole; an episode has no known end
+            # The last steps are collected whole; an episode has no known end, nor is it known what else a class does.
+            if unit == "step" and frequency is not None and "buffer_size" in known:
                 own["buffer_size"] = min(known["buffer_size"], steps + (frequency + 2) * n_envs)
         return own
 

@@ -325,7 +325,7 @@ class EnvTasks(TaskFamily):
             known_policies = ", ".join(observed.policy_aliases)
             raise ValueError(f"{observed.plain().__name__} has no policy {policy!r}: choose one of {known_policies}")
         integer("the number of tasks", n_tasks, least=1)
-        known = set(inspect.signature(observed).parameters)
+        known = {*inspect.signature(observed).parameters, *inspect.signature(observed.plain()).parameters}
         known -= {"policy", "env", "seed", "device", "learner", "scope", "_init_setup_model"}
         for name in algorithm_kwargs:
             if name not in known:
