@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from cyclopts.exceptions import CycloptsError
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -112,6 +113,7 @@ def test_what_is_written_is_read_again(settings: Any, tmp_path_factory: pytest.T
 @hypothesis_settings(deadline=None, max_examples=50)
 @given(command=st.sampled_from(sorted(COMMANDS)), key=st.text("abcdefghij-", min_size=4, max_size=12))
 def test_unknown_keys_are_refused(command: str, key: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assume(key.replace("-", "_") not in {field.name for field in dataclasses.fields(COMMANDS[command])})
     file = tmp_path_factory.mktemp("preset") / "mine.yaml"
     file.write_text(yaml.safe_dump({command: {key: 1}}))
     arguments = [command, "agent.zip"] if command == "evaluate" else [command]

@@ -134,7 +134,7 @@ def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
     done = _finished(study)
     # A sampler that goes on would draw what it drew already.
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(done), n_startup_trials=5)
-    if not study.get_trials(deepcopy=False):
+    if not done and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         first = {"finetune": "full", "rate": 1.0, **{f"take {block}": True for block in blocks}}
         study.enqueue_trial(first)
 

@@ -17,9 +17,9 @@ def optimizer_of(model: BaseAlgorithm) -> Optimizer:
     kind = type(model).__name__
     optimizer = getattr(model.policy, "optimizer", None)
     if not isinstance(optimizer, Optimizer):
-        raise ValueError(f"{kind} has several optimizers: its encoder can't be started gently")
+        raise ValueError(f"{kind} has several optimizers: a strategy holds one")
     if any(parent.__name__ == "TRPO" for parent in type(model).__mro__):
-        raise ValueError(f"{kind} moves its policy by line search, not by an optimizer: it can't be started gently")
+        raise ValueError(f"{kind} moves its policy by line search, not by an optimizer, which a strategy holds")
     return optimizer
 
 

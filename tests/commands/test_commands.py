@@ -383,7 +383,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("meta-train --games Pong --meta-batch-size 2", "there are 1 tasks"),
         ("meta-train --games Pong --agent.batch-size 64", "agent.batch-size is of PPO: A2C has none"),
         ("train Pong --agent.algorithm PPO --agent.no-use-rms-prop", "agent.use-rms-prop is of A2C: PPO has none"),
-        ("meta-train --games Pong --agent.network mlp", "nature or mnih2013"),
+        ("meta-train --games Pong --agent.network mlp", "nature or nature-ln or mnih2013"),
         ("meta-train --games Pong --agent.gamma 1.5", "Must be <= 1"),
         ("meta-train --games Pong --meta-optimizer sgd --learner finetuning", "finetuning keeps what it learned"),
         ("meta-train --games Pong --leap.metric length --meta-optimizer sgd", "give its --meta-learning-rate"),

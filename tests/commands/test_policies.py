@@ -67,7 +67,7 @@ def test_the_policy_is_one_that_sb3_can_make_of_what_is_observed(env: str, netwo
 @pytest.mark.parametrize(
     ("env", "network", "message"),
     [
-        ("", "mlp", "must be nature or mnih2013, since games are images"),
+        ("", "mlp", "must be nature or nature-ln or mnih2013, since games are images"),
         ("Vector-v0", "nature", "must be mlp$"),
         ("Small-v0", "mnih2013", "must be mlp$"),
         ("Parts-v0", "nature", "observations of several parts have their own"),
