@@ -41,6 +41,7 @@ def test_a_quick_benchmark_ends(name: str, tmp_path: Path) -> None:
     assert found and all(map(math.isfinite, found))
 
 
+@pytest.mark.slow
 def test_the_gate_of_a_family_ends_goes_on_and_runs_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +76,9 @@ def test_the_gate_of_a_family_ends_goes_on_and_runs_nothing_twice(
 def test_the_interval_of_a_gate_holds_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing varies: no interval. Meta-trainings vary alone, or variants alone: as of so many draws of their means."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    estimate = importlib.import_module("families").estimate
+    driver = importlib.import_module("families")
+    monkeypatch.setattr(driver, "RESAMPLES", 2_000)
+    estimate = driver.estimate
     flat, floor = np.full((1, 2, 10), 2.0), np.ones((1, 2, 10))
     assert estimate(np.full((3, 2, 10), 4.0), flat, floor) == (3, 3, 3)
     by_training = np.full((3, 2, 10), 1.0) + np.array([1.0, 2.0, 6.0])[:, None, None]

@@ -155,11 +155,10 @@ def id_or_maker(env: str) -> str | Callable[[], gym.Env[Any, Any]]:
     name, is_variant, variant = env.partition("/")
     if not is_variant or name not in FAMILIES:
         return env
-    split = variant.rpartition("-")[0]
-    envs = family_named(name).envs(split)  # type: ignore[arg-type]
-    if variant not in envs:
-        raise ValueError(f"no variant {env!r}: there are {name}/{split}-0 to {name}/{split}-{len(envs) - 1}")
-    return envs[variant]
+    envs = family_named(name).envs(variant.rpartition("-")[0])  # type: ignore[arg-type]
+    if env not in envs:
+        raise ValueError(f"no variant {env!r}: there are {next(iter(envs))} to {next(reversed(envs))}")
+    return envs[env]
 
 
 def check_env(env: str) -> gym.Space[Any]:

@@ -98,13 +98,14 @@ class Family:
 
     def envs(self, split: Split) -> dict[str, Callable[[], gym.Env[Any, Any]]]:
         """
-        What makes the variants of a split, by the names of their tasks: ``"test-0"``, ``"test-1"``, ...
+        What makes the variants of a split, by the names of their tasks: ``"cartpole/test-0"``, ...
 
         :raises ValueError: for a split that there is not
         :raises ModuleNotFoundError: if what the family needs is not installed
         """
         self._check_module()
-        return {f"{split}-{i}": partial(self.make, **drawn) for i, drawn in enumerate(self.variants(split))}
+        variants = enumerate(self.variants(split))
+        return {f"{self.name}/{split}-{i}": partial(self.make, **drawn) for i, drawn in variants}
 
     def tasks(
         self,

@@ -15,7 +15,7 @@ from leap_rl.cli import main
 from leap_rl.settings import MetaTrainSettings, read_preset, write_settings
 
 WRONG = [
-    ("meta-train", "name what to learn: --games with Atari games, --envs with Gymnasium ids, or --preset"),
+    ("meta-train", "name what to learn: --games with Atari games, --envs with Gymnasium ids, --family with a family"),
     ("compare", "name what to learn: --games with Atari games"),
     ("train", "name what to learn: a game, or --env with a Gymnasium id"),
     ("train Pong --env CartPole-v1", "one of the two, not both"),

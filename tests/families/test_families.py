@@ -58,7 +58,7 @@ def test_cartpoles_are_the_ones_they_always_were(split: str) -> None:
         force, gravity = rng.uniform(5, 15), rng.uniform(7, 15)
         wanted.append({"length": length, "mass": mass, "force": force, "gravity": gravity, "swapped": i % 2 == 1})
     assert CARTPOLE.variants(split) == wanted  # type: ignore[arg-type]
-    assert list(CARTPOLE.envs(split)) == [f"{split}-{i}" for i in range(len(wanted))]  # type: ignore[arg-type]
+    assert list(CARTPOLE.envs(split)) == [f"cartpole/{split}-{i}" for i in range(len(wanted))]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -236,7 +236,7 @@ def test_a_family_of_ones_own_needs_a_function_and_intervals() -> None:
 
     family = Family("mine", make, {"mass": (0.5, 2)}, every_second="sutton_barto", sizes={"training": 2, "test": 1})
     tasks = family.tasks("training", LeapPPO, 64, 2, PPO_KWARGS)
-    assert [task.name for task in tasks] == ["training-0", "training-1"]
+    assert [task.name for task in tasks] == ["mine/training-0", "mine/training-1"]
     MetaTrainer(tasks, Leap(), 2, engine=Workers(1), seed=0, device="cpu").learn(1)
     with pytest.raises(ValueError, match="mine has no split 'validation': there are training, test"):
         family.tasks("validation", LeapPPO, 64)
@@ -271,7 +271,7 @@ def test_a_run_of_a_family_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
     compared = tmp_path / "compared"
     starts = ["--starts", f"mine={whole / 'initialization'}", "--seeds", "0"]
     assert main(["compare", "--family", "cartpole", *starts, *TINY, "--run-dir", str(compared)]) == 0
-    assert "test-9" in (compared / "table.md").read_text()
+    assert "cartpole/test-9" in (compared / "table.md").read_text()
     assert main(["show", str(compared)]) == 0
 
 
