@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from leap_rl.ending import run_program
-from supervised.command_line import Names, Positive, Seconds, Seeds, chosen_engine, run_all, run_command
+from supervised.command_line import Ints, Names, Positive, Seconds, Seeds, chosen_engine, run_all, run_command
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -281,6 +281,78 @@ def multi_task_table(*roots: Path, less: str = "single", figure: Path | None = N
     from supervised.multi_task.experiment import MultiTaskRun
 
     show(roots or (MULTI_TASK_ROOT,), MultiTaskRun, "sharing", less, figure, save)
+
+
+distillation = App("distill", help="A small network that also learns from a large one.")
+app.command(distillation)
+
+DISTILLATION_ROOT = Path("runs/distillation")
+
+
+@distillation.default
+def distill(
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    preset: Literal["quick", "cpu"] = "quick",
+    data_sets: Names = ("fashion-mnist",),
+    n_filters: Ints = (8,),
+    seeds: Seeds = (0,),
+    passes: Positive | None = None,
+    limit: Positive | None = None,
+    root: Path = DISTILLATION_ROOT,
+    dry_run: bool = False,
+) -> None:
+    """
+    Learn each data set with a student alone, and with one that has a teacher of 64 filters. Runs that are there are not
+    made again.
+
+    :param data_dir: as of train
+    :param download: as of train
+    :param preset: quick or cpu: passes and limit
+    :param data_sets: each learned in turn
+    :param n_filters: of the student
+    :param seeds: of the runs
+    :param passes: over the images, in place of the preset's
+    :param limit: images of a data set, in place of the preset's
+    :param root: folder of the runs
+    :param dry_run: print what would be run, in images
+    """
+    from leap_rl.core import InProcess
+    from supervised.distillation import DistillationRun
+    from supervised.experiments import make_runs
+    from supervised.multi_cv.data import check_name, default_data_dir
+    from supervised.multi_cv.data import download as fetch
+
+    for name in data_sets:
+        check_name(name)
+    data = str((data_dir or default_data_dir()).absolute())
+    if download:
+        fetch(data, data_sets)
+    n_passes, most = {"quick": (2, 1000), "cpu": (10, 3000)}[preset]
+    runs = [
+        DistillationRun(data, seed, name, student, n, passes or n_passes, limit or most)
+        for seed in seeds
+        for name in data_sets
+        for n in n_filters
+        for student in ("alone", "distilled")
+    ]
+    make_runs(runs, root, InProcess(), dry_run)
+
+
+@distillation.command(name="table")
+def distillation_table(*roots: Path, figure: Path | None = None, save: Path | None = None) -> None:
+    """
+    Print what the runs showed: students with a teacher less those alone, on the same seeds.
+
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/distillation
+    :param figure: PNG to write
+    :param save: JSON to write, with all that table and figure need
+    """
+    from supervised.distillation import DistillationRun
+    from supervised.experiments import show
+
+    show(roots or (DISTILLATION_ROOT,), DistillationRun, "student", "alone", figure, save)
 
 
 def _train(run: Run, folder: Path, engine: Engine) -> None:
