@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leap_rl.core import Engine, Initialization, Job, NoPretraining
 from supervised.experiments import Run
-from supervised.multi_cv.data import DATA_SETS, SIZE
+from supervised.multi_cv.data import DATA_SETS, SIZE, load
 from supervised.multi_cv.tasks import DataSets
 from supervised.networks import Classifier, ConvNet
 from supervised.runs import evaluate
@@ -125,6 +125,9 @@ class DistillationRun(Run):
         """
         sets = DataSets(self.data_dir, [self.data_set], self.seed, self.limit, self.passes, BATCH_SIZE)
         return SmallNetTask.of(replace(sets[0], patience=None), DATA_SETS[self.data_set].n_classes, n_filters)
+
+    def data(self) -> dict[str, int]:
+        return {self.data_set: len(load(self.data_dir, self.data_set).train)}
 
     def images(self) -> int:
         steps = self.task(self.n_filters).steps
