@@ -100,7 +100,14 @@ print(json.dumps(sorted(sys.modules)))
 
 
 @pytest.mark.parametrize(
-    "module", ["leap_rl", "leap_rl.cli", "supervised.omniglot.__main__", "supervised.multi_cv.__main__"]
+    "module",
+    [
+        "leap_rl",
+        "leap_rl.cli",
+        "supervised.adaptation.__main__",
+        "supervised.multi_cv.__main__",
+        "supervised.omniglot.__main__",
+    ],
 )
 def test_the_package_and_its_command_lines_start_without_torch(tmp_path: Path, module: str) -> None:
     loaded = json.loads(run_in_tree(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))", tmp_path))
