@@ -283,6 +283,10 @@ def _run(arguments: list[str]) -> None:
         raise ValueError(
             f"{resume} is a run of {command}: {shlex.join(['leap-rl', command, '--resume', resume])} goes on"
         )
+    if _option(arguments, "--engine"):  # what the run said of another engine does not hold for this one
+        for section in data.values():
+            for option in ("address", "gpus-per-task", "n-workers"):
+                section.pop(option, None)
     app.config = [Dict(data=data, source=source)] if source else []
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
