@@ -115,6 +115,8 @@ class RayEngine(Engine):
                         yield run.index, TaskError(f"{described(error)}\nit can't be pickled")
                     else:
                         running[reference] = run
+                if not running:
+                    continue
                 done, _ = ray.wait(list(running), timeout=self.POLL_SECONDS)
                 steps_of = ray.get(self._board.steps.remote([run.number for run in running.values()]))
                 now = time.monotonic()
