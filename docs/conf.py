@@ -69,7 +69,7 @@ class LinksToFolders(SphinxPostTransform):
 
 
 def prepare(_: Sphinx, page: str, source: list[str]) -> None:
-    """What `leap-rl compare` writes is a table alone; a navigation may name pages that are not there yet by a pattern."""
+    """What `leap-rl compare` writes is a table alone. A navigation names pages that may not be there by a pattern."""
     if page.startswith("evidence/") and page.endswith("/table"):
         source[0] = f"# Tables: {page.split('/')[1]}\n\n{source[0]}"
     here = (ROOT / "docs" / page).parent
