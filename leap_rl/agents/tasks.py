@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
@@ -9,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -37,10 +38,12 @@ from leap_rl.core import (
     Task,
     TaskFamily,
     TaskResult,
+    read_strategies,
 )
 from leap_rl.core.initialization import versions
 from leap_rl.running.as_json import as_json
 from leap_rl.running.integers import integer
+from leap_rl.transfer.finetune import FineTune
 from leap_rl.transfer.names import observed_parameters
 
 OBSERVED = {
@@ -147,6 +150,7 @@ class EnvTask(Task):
     :param steps: budget, summed over environments
     :param n_envs: environments in parallel
     :param algorithm_kwargs: of the algorithm's constructor
+    :param finetune: strategies that a learning process is held to, as ``read_strategies`` takes them
     """
 
     name: str
@@ -156,6 +160,7 @@ class EnvTask(Task):
     steps: int
     n_envs: int
     algorithm_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    finetune: str = ""
 
     def make_vec_env(self, scope: str, n_envs: int | None = None) -> VecEnv:
         """
@@ -219,8 +224,9 @@ class EnvTask(Task):
         """
         model.set_logger(Logger(None, [visit.memory]))
         ahead = model.rollout_steps if model.learner.looks_ahead else 0
+        held = [FineTune(*read_strategies(self.finetune))] if self.finetune else []
         try:
-            model.learn(self.steps + ahead, callback=visit, log_interval=None)  # type: ignore[arg-type]
+            model.learn(self.steps + ahead, callback=[*held, visit], log_interval=None)  # type: ignore[arg-type]
         except ValueError as error:
             # How torch says that actions can't be drawn from a distribution that is not finite.
             if "found invalid values" not in str(error):
@@ -266,6 +272,7 @@ class EnvTask(Task):
         kwargs = "".join(f", {name}={value!r}" for name, value in self.algorithm_kwargs.items())
         policy = self.policy if isinstance(self.policy, str) else self.policy.__name__
         text = f"{self.name}: {self.algorithm.__name__}, {policy}, {self.steps:,} steps, {self.n_envs} envs{kwargs}"
+        text += f", {self.finetune}" if self.finetune else ""
         return f"{type(self).__name__}({one_line(text)})"
 
 
@@ -345,6 +352,15 @@ class EnvTasks(TaskFamily):
 
     def check_learner(self, learner: MetaLearner) -> None:
         self._tasks[0].algorithm.check_learner(learner)
+
+    def finetuned(self, strategies: str) -> EnvTasks:
+        first, family = self._tasks[0], copy.copy(self)
+        held = FineTune(*read_strategies(strategies))
+        with closing(first.make_vec_env("encoder", n_envs=min(2, first.n_envs))) as env, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # as in draw_initialization
+            held.check(first.make_model(env, first.steps, None, seed=0))
+        family._tasks = [replace(task, finetune=strategies) for task in self._tasks]
+        return family
 
     def __len__(self) -> int:
         return len(self._tasks)
