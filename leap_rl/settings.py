@@ -292,7 +292,7 @@ class CompareSettings:
     starts: Names = ("random",)
     """folders of initializations, names of the zoo or zips of agents, or name=one of them; random is a random one"""
     finetune: Names = ()
-    """strategies, such as lp-ft or slow:factor=0.1 (docs/finetuning.md); each start but random learns by each of them"""
+    """strategies, such as lp-ft or slow:factor=0.1 (docs/finetuning.md); each start but random learns by each"""
     timesteps: Positive = 200_000
     """of each run, summed over its environments"""
     seeds: Seeds = (0, 1, 2, 3, 4)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.policies import BasePolicy
@@ -43,6 +42,7 @@ from leap_rl.core import (
 from leap_rl.core.initialization import versions
 from leap_rl.running.as_json import as_json
 from leap_rl.running.integers import integer
+from leap_rl.transfer.episodes import Episodes
 from leap_rl.transfer.finetune import FineTune
 from leap_rl.transfer.names import observed_parameters
 
@@ -80,7 +80,7 @@ REPORTS_PER_VISIT = 100
 """How often a visit says at most how far it is: an off-policy agent may have as many rollouts as steps."""
 
 
-class _Visit(BaseCallback):
+class _Visit(Episodes):
     """
     What a learning process shows of itself: the episodes that end, and what SB3 logs.
 
@@ -92,21 +92,12 @@ class _Visit(BaseCallback):
         super().__init__()
         self.budget = steps
         self.report = report
-        self.steps: list[int] = []
-        self.returns: list[float] = []
         self.memory = _Memory()
         self._rollouts = self._reported = 0
 
     def _on_training_start(self) -> None:
         rollouts = self.budget // self.model.rollout_steps  # type: ignore[attr-defined]
         self._log_every = max(1, rollouts // LOGS_PER_VISIT)
-
-    def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
-            if "episode" in info:
-                self.steps.append(self.num_timesteps)
-                self.returns.append(float(info["episode"]["r"]))
-        return True
 
     def _on_rollout_end(self) -> None:
         self._rollouts += 1
@@ -120,10 +111,6 @@ class _Visit(BaseCallback):
         """What a rollout that was only looked at had to say of the agent, is not said."""
         kept = sum(s <= steps for s in self.steps)
         self.steps, self.returns = self.steps[:kept], self.returns[:kept]
-
-    @property
-    def curve(self) -> LearningCurve:
-        return LearningCurve(np.asarray(self.steps), np.asarray(self.returns), self.budget)
 
 
 class _Memory(KVWriter):
@@ -258,7 +245,7 @@ class EnvTask(Task):
             went_well = went_well and all(bool(g.isfinite().all()) for g in meta_gradient.values())
         return TaskResult(
             name=self.name,
-            curve=visit.curve,
+            curve=visit.curve(self.steps),
             steps=model.num_timesteps,
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,

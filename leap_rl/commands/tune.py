@@ -21,7 +21,7 @@ from leap_rl.agents import observed_algorithm
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
-from leap_rl.core import Initialization, LearningCurve, NoPretraining, blocks_of, read_strategies
+from leap_rl.core import Initialization, NoPretraining, blocks_of, read_strategies
 from leap_rl.running.engines import learning_process
 from leap_rl.running.files import write_text
 from leap_rl.settings import AgentSettings, TuneSettings, as_dict, write_settings
@@ -101,7 +101,7 @@ def area(settings: TuneSettings, start: Initialization | None, tried: dict[str, 
             model.learn(settings.timesteps, callback=[FineTune(*read_strategies(tried["finetune"])), episodes])
     finally:
         env.close()
-    return LearningCurve(np.array(episodes.steps), np.array(episodes.returns), settings.timesteps).area()
+    return episodes.curve(settings.timesteps).area()
 
 
 def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:

@@ -22,6 +22,7 @@ from leap_rl.core import (
 )
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.kept_results import run_kept
+from leap_rl.core.lead import NEGATIVE, lead
 from leap_rl.running import record
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import json_number, write_text
@@ -84,14 +85,10 @@ class Comparison:
         found: dict[tuple[str, str], float] = {}
         for task, curves in self.curves.get(reference, {}).items():
             areas = self.areas(reference, task)
-            spread = areas.std(ddof=1) if len(areas) > 1 else 0.0
-            if not spread > 0:
-                continue
-            sign = 1 if curves[0].maximize else -1
             for start in self.curves:
-                lead = sign * (self.areas(start, task).mean() - areas.mean()) / spread
-                if start != reference and lead < -2:
-                    found[task, start] = -lead
+                ahead = lead(self.areas(start, task), areas, curves[0].maximize)
+                if start != reference and ahead < NEGATIVE:
+                    found[task, start] = -ahead
         return found
 
     def as_dict(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_a_penalty_on_the_way_from_the_start_knows_it_when_the_run_goes_on(init:
     _remember_start([strategy], model, run / START)
     start = Initialization.load(init).parameters
     assert len(strategy._start) == len(start)
-    assert all(any(torch.equal(mine, t) for t in start.values()) for mine in strategy._start)
+    assert all(any(torch.equal(mine, t) for t in start.values()) for mine in strategy._start.values())
     env.close()
     assert main(["train", "--resume", str(run), "--timesteps", "64"]) == 0
     assert not kept(run, init)
