@@ -17,9 +17,9 @@ PY := $(VENV)/bin/python
 USER_READY := $(VENV)/.ready-user
 DEV_READY := $(VENV)/.ready-dev
 PIP_INSTALL = install --quiet --no-input --disable-pip-version-check
-SOURCES := $(wildcard leap_rl supervised zoo tests benchmarks)
+SOURCES := $(wildcard leap_rl supervised zoo tests benchmarks examples docs/conf.py)
 
-.PHONY: help quickstart test test-slow test-lowest benchmarks score-parity evidence format lint type check commit-checks clean
+.PHONY: help quickstart test test-slow test-lowest benchmarks score-parity evidence docs format lint type check commit-checks clean
 
 help:
 	@echo "make quickstart     meta-train on four Atari games, then learn a fifth from the result and from the zoo (about 10 minutes)"
@@ -29,6 +29,7 @@ help:
 	@echo "make benchmarks     throughput, observation and memory, into docs/benchmarks.md (an hour and a half)"
 	@echo "make score-parity   whether LeapA2C scores what A2C does (hours; goes on where it stopped)"
 	@echo "make evidence       every run that the documentation claims, at the lowest priority (days; goes on where it stopped)"
+	@echo "make docs           the site, into build/site; a warning is an error"
 	@echo "make commit-checks  format, lint, type, test: before a commit"
 	@echo "make check          format, lint and type checks that change nothing"
 	@echo "make clean          remove what builds and tools left, the environment too"
@@ -60,6 +61,10 @@ score-parity: $(DEV_READY)
 evidence: $(DEV_READY)
 	@$(PY) benchmarks/evidence.py
 
+docs: $(DEV_READY)
+	@$(PY) -m sphinx --fail-on-warning --keep-going --quiet --jobs 2 docs build/site
+	@echo "build/site/index.html"
+
 format: $(DEV_READY)
 	@$(PY) -m ruff check --select I --fix $(SOURCES)
 	@$(PY) -m ruff format $(SOURCES)
@@ -85,7 +90,7 @@ commit-checks:
 # `runs` stays: it holds results.
 clean:
 	rm -rf $(VENV) $(VENV)-lowest build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(filter-out %.py,$(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ---------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from leap_rl.settings import (
     Settings,
     TrainSettings,
     TuneSettings,
+    option_group,
     read_preset,
     settings_file,
 )
@@ -33,9 +34,18 @@ from leap_rl.threads import sleep_when_idle
 app = App(
     "leap-rl",
     help="Meta-learn initializations on Atari games and start new games from them.",
+    help_epilogue="""A gain that one can see, within half an hour:
+  leap-rl meta-train --preset cartpole --run-dir runs/cartpole
+An Atari game from a pretrained encoder:
+  leap-rl train Breakout --init atari-a2c-reptile""",
     version=lambda: version("leap-rl"),
     help_format="plaintext",
+    group_parameters=option_group("This run", 0),
     suppress_keyboard_interrupt=False,  # a command that was interrupted says how to go on, and exit_code its code
+)
+
+app.register_install_completion_command(
+    add_to_startup=False, help="Have the shell complete commands and options: writes its file of completions."
 )
 
 RunDir = Annotated[Path | None, Parameter(help="folder of a new run; without it the next number under runs")]
@@ -54,7 +64,11 @@ def _checked(settings: Checked) -> Checked:
     return settings
 
 
-@app.command
+@app.command(
+    help_epilogue="""Examples:
+  leap-rl meta-train --preset cartpole --run-dir runs/cartpole
+  leap-rl meta-train --games AirRaid Carnival DemonAttack --meta-steps 50"""
+)
 def meta_train(
     settings: MetaTrainSettings = _DEFAULT,
     *,
@@ -81,7 +95,11 @@ def meta_train(
         run(settings, folder, resume is not None)
 
 
-@app.command
+@app.command(
+    help_epilogue="""Examples:
+  leap-rl train Breakout --init atari-a2c-reptile
+  leap-rl train --env CartPole-v1 --agent.algorithm PPO --timesteps 20000"""
+)
 def train(
     settings: TrainSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
@@ -94,7 +112,11 @@ def train(
         run(settings, folder, resume is not None)
 
 
-@app.command
+@app.command(
+    help_epilogue="""Examples:
+  leap-rl tune Assault --init atari-a2c-reptile --trials 20
+  leap-rl train --preset runs/1/best.yaml"""
+)
 def tune(
     settings: TuneSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
@@ -107,7 +129,11 @@ def tune(
         run(settings, folder, resume is not None)
 
 
-@app.command
+@app.command(
+    help_epilogue="""Examples:
+  leap-rl compare --games Breakout --starts atari-a2c-reptile random
+  leap-rl compare --preset cartpole --starts runs/cartpole/initialization random"""
+)
 def compare(
     settings: CompareSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
 ) -> None:
@@ -120,7 +146,11 @@ def compare(
         run(settings, folder, resume is not None)
 
 
-@app.command
+@app.command(
+    help_epilogue="""Examples:
+  leap-rl evaluate runs/breakout --episodes 5 --video breakout.mp4
+  leap-rl evaluate agent.zip --game Breakout"""
+)
 def evaluate(
     what: Path,
     settings: EvaluateSettings = _DEFAULT,
@@ -155,15 +185,16 @@ def games(*, flavours: bool = False) -> None:
 
 
 @app.command
-def show(folder: Path) -> None:
+def show(folder: Path, *, all_: Annotated[bool, Parameter(name="--all", negative=())] = False) -> None:
     """
     Show where a run stands: curves as text, time left.
 
     :param folder: of the run
+    :param all_: every task and table, not only what fits into a terminal of 80 columns and 24 lines
     """
     from leap_rl.commands.show import show as run
 
-    run(folder)
+    run(folder, all_)
 
 
 zoo = App("zoo", help="Pretrained initializations: list, show, verify, import, pull, push.", version_flags=())
@@ -179,15 +210,16 @@ def zoo_list() -> None:
 
 
 @zoo.command(name="show")
-def zoo_show(name: str) -> None:
+def zoo_show(name: str, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
     """
-    Show where an initialization comes from, and its model card.
+    Show what an initialization is for, where it comes from, and its model card.
 
     :param name: of the initialization
+    :param json: its whole config instead, for programs
     """
     from leap_rl.commands.initializations import show_initialization as run
 
-    run(name)
+    run(name, json)
 
 
 @zoo.command(name="verify")
@@ -283,6 +315,10 @@ def _run(arguments: list[str]) -> None:
         raise ValueError(
             f"{resume} is a run of {command}: {shlex.join(['leap-rl', command, '--resume', resume])} goes on"
         )
+    if _option(arguments, "--engine"):  # what the run said of another engine does not hold for this one
+        for section in data.values():
+            for option in ("address", "gpus-per-task", "n-workers"):
+                section.pop(option, None)
     app.config = [Dict(data=data, source=source)] if source else []
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
+from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 from cyclopts.validators import Number
 
 from leap_rl.families import FamilyName
@@ -42,8 +43,32 @@ NotNegative = Annotated[int, Parameter(validator=Number(gte=0), converter=_whole
 Rate = Annotated[float, Parameter(validator=Number(gt=0))]
 Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 Fraction = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
-Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
+Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)]
 Seeds = Annotated[tuple[NotNegative, ...], Parameter(consume_multiple=True, negative=())]
+
+OPTION_WIDTH = 36
+"""Of --help: no option is broken in a terminal of 80 columns."""
+
+
+def option_group(title: str, order: int) -> Group:
+    """
+    Options that --help shows together.
+
+    :param title: above them
+    :param order: of the groups
+    """
+    names = ColumnSpec(renderer=NameRenderer(max_width=OPTION_WIDTH), style="cyclopts.name", max_width=OPTION_WIDTH)
+    says = ColumnSpec(renderer=DescriptionRenderer(newline_metadata=False), overflow="fold")
+    return Group(title, sort_key=order, help_formatter=DefaultFormatter(column_specs=(names, says)))
+
+
+_WHAT = Parameter(group=option_group("What to learn", 1))
+_START = Parameter(group=option_group("What to start from", 2))
+_META = Parameter(group=option_group("Meta-learner", 3))
+_JUDGED = Parameter(group=option_group("Evaluation", 4))
+_AGENT = Parameter(group=option_group("Agent", 5))
+_ATARI = Parameter(group=option_group("How a game looks", 6))
+_WHERE = Parameter(group=option_group("Where it runs", 7))
 
 PRESETS = Path(__file__).with_name("presets")
 
@@ -53,11 +78,9 @@ class AgentSettings:
     """The agent that learns. What is not given is Stable-Baselines3's default."""
 
     algorithm: Literal["A2C", "PPO", "DQN", "SAC", "TD3", "DDPG", "RecurrentPPO", "QRDQN", "TQC", "CrossQ"] = "A2C"
-    """of Stable-Baselines3, the last four of sb3-contrib; SAC, TD3, DDPG, TQC and CrossQ are for continuous actions,
-    DQN and QRDQN for discrete ones"""
+    """the last four need sb3-contrib; SAC, TD3, DDPG, TQC, CrossQ: continuous actions; DQN, QRDQN: discrete ones"""
     network: Literal["nature", "nature-ln", "mnih2013", "mlp"] | None = None
-    """nature: SB3's for images; nature-ln: that with layer normalization; mnih2013: that of the paper; mlp: for all
-    else. Without it nature for images"""
+    """nature: SB3's for images, the default there; nature-ln: with layer norm; mnih2013: the paper's; mlp: all else"""
     n_envs: Positive = 16
     """environments in parallel"""
     n_steps: Positive | None = None
@@ -143,69 +166,69 @@ class LeapSettings:
 class MetaTrainSettings:
     """Meta-train an initialization."""
 
-    games: Names = ()
+    games: Annotated[Names, _WHAT] = ()
     """Atari games, or pools of them (`leap-rl games` lists both)"""
-    envs: Names = ()
+    envs: Annotated[Names, _WHAT] = ()
     """Gymnasium ids instead, or variants of families, such as cartpole/training-3"""
-    family: FamilyName | None = None
+    family: Annotated[FamilyName | None, _WHAT] = None
     """a family instead, whose training variants are learned from"""
-    timesteps: Positive = 100_000
+    timesteps: Annotated[Positive, _WHAT] = 100_000
     """of one visit to a game, summed over its environments"""
-    meta_steps: Positive = 50
+    meta_steps: Annotated[Positive, _WHAT] = 50
     """updates of the initialization"""
-    meta_batch_size: Positive | None = None
+    meta_batch_size: Annotated[Positive | None, _WHAT] = None
     """games per meta step; without it all"""
-    learner: Literal["leap", "reptile", "fomaml", "finetuning"] = "leap"
+    learner: Annotated[Literal["leap", "reptile", "fomaml", "finetuning"], _META] = "leap"
     """the meta-learner; finetuning trains one game after the other (no MAML: it differentiates through learning)"""
-    leap: LeapSettings = field(default_factory=LeapSettings)
+    leap: Annotated[LeapSettings, _META] = field(default_factory=LeapSettings)
     """how Leap sums a gradient path"""
-    meta_optimizer: Literal["adam", "sgd"] | None = None
+    meta_optimizer: Annotated[Literal["adam", "sgd"] | None, _META] = None
     """without it the meta-learner's own"""
-    meta_learning_rate: Rate | None = None
+    meta_learning_rate: Annotated[Rate | None, _META] = None
     """β; without it the meta-learner's own"""
-    meta_schedule: Literal["constant", "linear"] = "constant"
+    meta_schedule: Annotated[Literal["constant", "linear"], _META] = "constant"
     """linear: β falls to zero with the last meta step"""
-    average_from: Positive | None = None
+    average_from: Annotated[Positive | None, _META] = None
     """meta step from which on all initializations are averaged (Polyak averaging); without it the last is left"""
-    recycle_dormant: bool = False
+    recycle_dormant: Annotated[bool, _META] = False
     """draw the encoder's units anew, before each meta step, that are positive on none of the games"""
-    scope: str | None = None
+    scope: Annotated[str | None, _META] = None
     """encoder or all; without it the encoder for images, else all"""
-    sampling: Literal["without_replacement", "reshuffle", "with_replacement"] = "reshuffle"
+    sampling: Annotated[Literal["without_replacement", "reshuffle", "with_replacement"], _WHAT] = "reshuffle"
     """how a meta batch is drawn"""
-    agent: AgentSettings = field(default_factory=AgentSettings)
+    agent: Annotated[AgentSettings, _AGENT] = field(default_factory=AgentSettings)
     """the agent that learns"""
-    atari: AtariSettings = field(default_factory=AtariSettings)
+    atari: Annotated[AtariSettings, _ATARI] = field(default_factory=AtariSettings)
     """how a game looks"""
-    init: Path | None = None
+    init: Annotated[Path | None, _START] = None
     """initialization to start from: a folder, a name of the zoo, or an agent's zip, whose encoder is taken"""
-    eval_games: Names = ()
+    eval_games: Annotated[Names, _JUDGED] = ()
     """that decide which initialization was best; never learned from"""
-    eval_envs: Names = ()
+    eval_envs: Annotated[Names, _JUDGED] = ()
     """Gymnasium ids for the same"""
-    eval_family: bool = False
+    eval_family: Annotated[bool, _JUDGED] = False
     """the validation variants of the family for the same"""
-    eval_freq: Positive = 5
+    eval_freq: Annotated[Positive, _JUDGED] = 5
     """meta steps between two evaluations"""
-    eval_timesteps: Positive | None = None
+    eval_timesteps: Annotated[Positive | None, _JUDGED] = None
     """of an evaluation of a game; without it as in a visit"""
-    seed: NotNegative = 0
+    seed: Annotated[NotNegative, _WHAT] = 0
     """of everything"""
-    engine: Literal["local", "ray"] = "local"
+    engine: Annotated[Literal["local", "ray"], _WHERE] = "local"
     """where it runs: on this machine, or on a Ray cluster (extra ray; docs/scaling.md)"""
-    address: str | None = None
+    address: Annotated[str | None, _WHERE] = None
     """of the Ray cluster, host:port, or auto for the one of this machine; without it this machine alone"""
-    gpus_per_task: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0
+    gpus_per_task: Annotated[Annotated[float, Parameter(validator=Number(gte=0))], _WHERE] = 0.0
     """GPUs, or a part of one, that each task takes of the Ray cluster, besides one core"""
-    n_workers: Positive | None = None
+    n_workers: Annotated[Positive | None, _WHERE] = None
     """processes; without it one per core"""
-    task_timeout: Seconds | None = None
+    task_timeout: Annotated[Seconds | None, _WHERE] = None
     """seconds that a visit may take before it is ended as failed; --dry-run suggests a number"""
-    device: str = "auto"
+    device: Annotated[str, _WHERE] = "auto"
     """where the models live"""
-    keep_checkpoints: Positive = 3
+    keep_checkpoints: Annotated[Positive, _WHERE] = 3
     """the last ones stay"""
-    keep_every: NotNegative = 0
+    keep_every: Annotated[NotNegative, _WHERE] = 0
     """those of every n-th meta step stay, too"""
 
 
@@ -214,36 +237,35 @@ class MetaTrainSettings:
 class TrainSettings:
     """Train an agent on one game."""
 
-    game: str = field(default="", kw_only=False)
+    game: Annotated[str, _WHAT] = field(default="", kw_only=False)
     """an Atari game"""
-    env: str = ""
+    env: Annotated[str, _WHAT] = ""
     """a Gymnasium id instead, or a variant of a family, such as cartpole/test-3"""
-    timesteps: Positive = 200_000
+    timesteps: Annotated[Positive, _WHAT] = 200_000
     """summed over the environments"""
-    init: Path | None = None
-    """initialization to start from: a folder, a name of the zoo, or an agent's zip, whose encoder is taken; without it
-    random"""
-    head: Literal["map", "redraw"] | None = None
+    init: Annotated[Path | None, _START] = None
+    """to start from: a folder, a name of the zoo, or an agent's zip, whose encoder is taken; without it random"""
+    head: Annotated[Literal["map", "redraw"] | None, _START] = None
     """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
-    transfer_layers: Names = ()
+    transfer_layers: Annotated[Names, _START] = ()
     """of the initialization: these blocks alone, such as encoder.cnn; the others are drawn anew"""
-    finetune: str = ""
+    finetune: Annotated[str, _START] = ""
     """strategy, such as lp-ft, gradual or slow:factor=0.1 (docs/finetuning.md); with + between several"""
-    freeze_encoder_steps: NotNegative = 0
+    freeze_encoder_steps: Annotated[NotNegative, _START] = 0
     """train the head alone for so many steps first"""
-    encoder_lr_factor: Fraction = 1.0
+    encoder_lr_factor: Annotated[Fraction, _START] = 1.0
     """learning rate of the encoder, by that of the rest"""
-    watch: Path | None = None
+    watch: Annotated[Path | None, _START] = None
     """run folder of a comparison with random starts on this game: warn when this run falls behind them"""
-    agent: AgentSettings = field(default_factory=AgentSettings)
+    agent: Annotated[AgentSettings, _AGENT] = field(default_factory=AgentSettings)
     """the agent that learns"""
-    atari: AtariSettings = field(default_factory=AtariSettings)
+    atari: Annotated[AtariSettings, _ATARI] = field(default_factory=AtariSettings)
     """how the game looks"""
-    seed: NotNegative = 0
+    seed: Annotated[NotNegative, _WHAT] = 0
     """of everything"""
-    save_freq: Positive = 50_000
+    save_freq: Annotated[Positive, _WHERE] = 50_000
     """steps between two saved agents"""
-    device: str = "auto"
+    device: Annotated[str, _WHERE] = "auto"
     """where the model lives"""
 
 
@@ -252,29 +274,29 @@ class TrainSettings:
 class TuneSettings:
     """Search how to fine-tune an initialization on one game."""
 
-    game: str = field(default="", kw_only=False)
+    game: Annotated[str, _WHAT] = field(default="", kw_only=False)
     """an Atari game"""
-    env: str = ""
+    env: Annotated[str, _WHAT] = ""
     """a Gymnasium id instead"""
-    init: Path | None = None
+    init: Annotated[Path | None, _START] = None
     """initialization to fine-tune: a folder, a name of the zoo, or an agent's zip, whose encoder is taken"""
-    trials: Positive = 20
+    trials: Annotated[Positive, _WHAT] = 20
     """settings to try, those that are ended early among them"""
-    timesteps: Positive = 100_000
+    timesteps: Annotated[Positive, _WHAT] = 100_000
     """of each run, summed over the environments"""
-    seeds: Seeds = (0, 1, 2)
+    seeds: Annotated[Seeds, _WHAT] = (0, 1, 2)
     """of the runs of each trial, which are its folds"""
-    report_seeds: Seeds = (100, 101, 102)
+    report_seeds: Annotated[Seeds, _WHAT] = (100, 101, 102)
     """of the runs by which the best settings are reported"""
-    head: Literal["map", "redraw"] | None = None
+    head: Annotated[Literal["map", "redraw"] | None, _START] = None
     """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
-    agent: AgentSettings = field(default_factory=AgentSettings)
+    agent: Annotated[AgentSettings, _AGENT] = field(default_factory=AgentSettings)
     """the agent that learns"""
-    atari: AtariSettings = field(default_factory=AtariSettings)
+    atari: Annotated[AtariSettings, _ATARI] = field(default_factory=AtariSettings)
     """how the game looks"""
-    seed: NotNegative = 0
+    seed: Annotated[NotNegative, _WHAT] = 0
     """of the search"""
-    device: str = "auto"
+    device: Annotated[str, _WHERE] = "auto"
     """where the models live"""
 
 
@@ -283,39 +305,39 @@ class TuneSettings:
 class CompareSettings:
     """Learn games from different initializations, with equal budgets and seeds."""
 
-    games: Names = ()
+    games: Annotated[Names, _WHAT] = ()
     """Atari games, or pools of them"""
-    envs: Names = ()
+    envs: Annotated[Names, _WHAT] = ()
     """Gymnasium ids instead, or variants of families, such as cartpole/test-3"""
-    family: FamilyName | None = None
+    family: Annotated[FamilyName | None, _WHAT] = None
     """a family instead, whose test variants are learned"""
-    starts: Names = ("random",)
+    starts: Annotated[Names, _START] = ("random",)
     """folders of initializations, names of the zoo or zips of agents, or name=one of them; random is a random one"""
-    finetune: Names = ()
+    finetune: Annotated[Names, _START] = ()
     """strategies, such as lp-ft or slow:factor=0.1 (docs/finetuning.md); each start but random learns by each"""
-    timesteps: Positive = 200_000
+    timesteps: Annotated[Positive, _WHAT] = 200_000
     """of each run, summed over its environments"""
-    seeds: Seeds = (0, 1, 2, 3, 4)
+    seeds: Annotated[Seeds, _WHAT] = (0, 1, 2, 3, 4)
     """of the runs, the same for every start"""
-    agent: AgentSettings = field(default_factory=AgentSettings)
+    agent: Annotated[AgentSettings, _AGENT] = field(default_factory=AgentSettings)
     """the agent that learns"""
-    atari: AtariSettings = field(default_factory=AtariSettings)
+    atari: Annotated[AtariSettings, _ATARI] = field(default_factory=AtariSettings)
     """how a game looks"""
-    scope: str | None = None
+    scope: Annotated[str | None, _META] = None
     """of a random start; without it that of the other starts"""
-    note: str = ""
+    note: Annotated[str, _JUDGED] = ""
     """below the table and above the figure"""
-    engine: Literal["local", "ray"] = "local"
+    engine: Annotated[Literal["local", "ray"], _WHERE] = "local"
     """where it runs: on this machine, or on a Ray cluster (extra ray; docs/scaling.md)"""
-    address: str | None = None
+    address: Annotated[str | None, _WHERE] = None
     """of the Ray cluster, host:port, or auto for the one of this machine; without it this machine alone"""
-    gpus_per_task: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0
+    gpus_per_task: Annotated[Annotated[float, Parameter(validator=Number(gte=0))], _WHERE] = 0.0
     """GPUs, or a part of one, that each task takes of the Ray cluster, besides one core"""
-    n_workers: Positive | None = None
+    n_workers: Annotated[Positive | None, _WHERE] = None
     """processes; without it one per core"""
-    task_timeout: Seconds | None = None
+    task_timeout: Annotated[Seconds | None, _WHERE] = None
     """seconds that a run may take before it is ended as failed"""
-    device: str = "auto"
+    device: Annotated[str, _WHERE] = "auto"
     """where the models live"""
 
 
@@ -324,25 +346,25 @@ class CompareSettings:
 class EvaluateSettings:
     """Let a saved agent play, or an initialization learn and then play."""
 
-    game: str = ""
+    game: Annotated[str, _WHAT] = ""
     """an Atari game; without it that of the run that saved the agent"""
-    env: str = ""
+    env: Annotated[str, _WHAT] = ""
     """a Gymnasium id instead, or a variant of a family, such as cartpole/test-3"""
-    episodes: Positive = 10
+    episodes: Annotated[Positive, _JUDGED] = 10
     """to play"""
-    deterministic: bool = False
+    deterministic: Annotated[bool, _JUDGED] = False
     """take the most probable action instead of drawing one"""
-    timesteps: Positive = 100_000
+    timesteps: Annotated[Positive, _WHAT] = 100_000
     """an initialization learns for so long first"""
-    head: Literal["map", "redraw"] | None = None
+    head: Annotated[Literal["map", "redraw"] | None, _START] = None
     """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
-    agent: AgentSettings = field(default_factory=AgentSettings)
+    agent: Annotated[AgentSettings, _AGENT] = field(default_factory=AgentSettings)
     """the agent; its algorithm must be that of a saved one"""
-    atari: AtariSettings = field(default_factory=AtariSettings)
+    atari: Annotated[AtariSettings, _ATARI] = field(default_factory=AtariSettings)
     """how the game looks"""
-    seed: NotNegative = 0
+    seed: Annotated[NotNegative, _WHAT] = 0
     """of everything"""
-    device: str = "auto"
+    device: Annotated[str, _WHERE] = "auto"
     """where the model lives"""
 
 

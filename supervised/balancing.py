@@ -115,6 +115,8 @@ class DynamicWeights(Balancing):
 
     averages: Tensor
     """Of the last two passes, shape (passes, tasks)."""
+    passes: Tensor
+    """That are over."""
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class DynamicWeights(Balancing):
         self._scalarizer.step()
         last = self._scalarizer._previous_averages[-1]
         self.averages = torch.stack([self.averages[1], last.to(self.averages)])
-        self.passes += 1
+        self.passes = self.passes + 1
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         loaded = super().load_state_dict(*args, **kwargs)

@@ -49,10 +49,18 @@ class Run(ABC):
         return "-".join([*words, f"seed{self.seed}"])
 
     def settings(self) -> dict[str, Any]:
-        """What must not change when a run goes on."""
-        settings = asdict(self)
+        """What must not change when a run goes on, the sizes of its data included."""
+        settings = asdict(self) | {"data": self.data()}
         del settings["data_dir"]
         return {"experiment": self.experiment, "learner": self.name.removesuffix(f"-seed{self.seed}"), **settings}
+
+    @abstractmethod
+    def data(self) -> dict[str, int]:
+        """
+        How many of what there are in its folder of data, by name.
+
+        :raises ValueError: if the run can't be
+        """
 
     @abstractmethod
     def images(self) -> int:

@@ -20,6 +20,7 @@ from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.running.progress import JobsProgress
 from leap_rl.running.record import shown
 from supervised.balancing import BALANCING
+from supervised.networks import Classifier
 from supervised.tasks import ClassificationTask, chosen_device
 from supervised.visits import TaskNetwork
 
@@ -103,7 +104,11 @@ class JointTrainer:
         self._settings = (balancing, factors, learning_rate, passes, updates_per_pass)
         self._both = nn.ModuleDict({"network": self.network, "balancing": self.balancing})
         self.n_passes = 0
-        for task in self.tasks:
+        for i, task in enumerate(self.tasks):
+            if type(self.network.of_task(i)).before_step is not Classifier.before_step:
+                raise ValueError(
+                    f"{type(network).__name__} changes gradients for one task at a time: VisitsTrainer trains it"
+                )
             task.minibatches(0, False, self.device)  # says whether there are too few images
         if self.checkpoints is not None and self.checkpoints.steps():
             self._load(self.checkpoints)

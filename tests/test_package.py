@@ -100,7 +100,14 @@ print(json.dumps(sorted(sys.modules)))
 
 
 @pytest.mark.parametrize(
-    "module", ["leap_rl", "leap_rl.cli", "supervised.omniglot.__main__", "supervised.multi_cv.__main__"]
+    "module",
+    [
+        "leap_rl",
+        "leap_rl.cli",
+        "supervised.adaptation.__main__",
+        "supervised.multi_cv.__main__",
+        "supervised.omniglot.__main__",
+    ],
 )
 def test_the_package_and_its_command_lines_start_without_torch(tmp_path: Path, module: str) -> None:
     loaded = json.loads(run_in_tree(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))", tmp_path))
@@ -228,8 +235,9 @@ def test_readme_example(tmp_path: Path) -> None:
         re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     )
     for budget, tiny in [
-        ("timesteps=100_000, n_envs=16", "timesteps=160, n_envs=2"),
-        ("meta_steps=50", "meta_steps=1"),
+        ("timesteps=4_096", "timesteps=512"),
+        ("meta_steps=5", "meta_steps=1"),
+        ("model.learn(4_096", "model.learn(64"),
         ("n_envs=8", "n_envs=2"),
         ("model.learn(200_000", "model.learn(256"),
     ]:
@@ -238,9 +246,9 @@ def test_readme_example(tmp_path: Path) -> None:
     run_in_tree(script, tmp_path, timeout=280)
     config = json.loads((tmp_path / "my-init/config.json").read_text())
     assert config
-    assert (tmp_path / "my-init/model.safetensors").stat().st_size > 1_000_000
-    folders = {file.parent for file in (tmp_path / "runs").rglob("events.out.tfevents.*")}
-    assert len(folders) >= 2, f"the meta run and PPO should both write TensorBoard events, but there are only {folders}"
+    assert (tmp_path / "my-init/model.safetensors").stat().st_size > 30_000
+    folders = {file.parent.name.partition("_")[0] for file in (tmp_path / "runs").rglob("events.out.tfevents.*")}
+    assert folders >= {"Leap", "PPO", "A2C"}, f"TensorBoard events of the three, but there are only {folders}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -14,6 +14,7 @@ from leap_rl.agents.tasks import check_names
 from leap_rl.commands.engine import WHERE_IT_RUNS, engine_of
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_settings, print_commands
+from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core.initialization import what_learns
 from leap_rl.evaluation import check_starts, plot_comparison
@@ -141,7 +142,9 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
     plot_comparison(comparison, folder / "figure.png", note)
-    print(f"\n{table}\n")
+    print()
+    print_markdown(table)
+    print()
     for file in ("figure.png", "table.md", "results.json"):
         print(f"  {folder / file}")
     print_commands(["tensorboard", "--logdir", folder / "tensorboard"])

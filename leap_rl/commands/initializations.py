@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from leap_rl import zoo
 from leap_rl.atari import VALIDATION_GAMES
@@ -17,6 +19,7 @@ from leap_rl.commands.run_folder import print_commands
 from leap_rl.running.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
 from leap_rl.zoo import artifacts
+from leap_rl.zoo.worth import worths
 
 if TYPE_CHECKING:  # what there is, is listed without torch
     from leap_rl.core import Initialization
@@ -41,32 +44,82 @@ def load_initialization(what: str | Path) -> Initialization:
 
 
 def list_zoo() -> None:
+    """Print what there is, what it is for, and what it was found to be worth."""
     names = zoo.list()
     if not names:
         print("No initialization is published yet. leap-rl zoo import AGENT.ZIP makes one of an agent.")
         return
-    table = Table("name", "network", "scope", "learner", "steps", box=None, header_style="")
-    for name in names:
+    known = worths()
+    table = Table("name", "for", "steps", "gain (95 %)", box=None, header_style="")
+    for name in sorted(names, key=lambda name: (name not in known, name in known and -known[name].gain[0])):
         try:
             config = artifacts.summary(name)
         except ValueError:
             table.add_row(printable(name, 96), "can't be trusted: leap-rl zoo verify says why")
             continue
-        learner = (config.get("learner") or {}).get("name", "-")
         steps = artifacts.total_steps(config)
+        worth = known.get(name)
+        what_for = worth.what_for if worth else f"{config['network']}, scope {config['scope']}"
+        gain = worth.said + (", recommended" if worth.recommended else "") if worth else "not measured"
         # What reads like markup is a stranger's text, not a colour.
-        cells = (name, config["network"], config["scope"], learner, f"{steps:,}" if steps else "-")
-        table.add_row(*map(escape, cells))
-    Console().print(table)
+        table.add_row(*map(escape, (name, what_for, f"{steps:,}" if steps else "-", gain)))
+    console = Console()
+    console.print(table)
+    if known.keys() & set(names):
+        console.print(
+            "\nThe gain is that of 200,000 steps of A2C on Breakout and SpaceInvaders, which none saw, by that of "
+            "random weights: 1 is none.",
+            highlight=False,
+        )
 
 
-def show_initialization(name: str) -> None:
-    """:param name: of the zoo"""
+CARD_SAYS = ("network", "scope", "learner", "source", "preprocessing", "sha256")
+"""Of a config, above the card; its sizes and shapes are in ``config.json``."""
+
+
+def show_initialization(name: str, as_json: bool) -> None:
+    """
+    Print what an initialization is, and its card up to the tables of its evidence.
+
+    :param name: of the zoo
+    :param as_json: print the whole of its config instead
+    """
     summary = artifacts.summary(name)
     card = summary.pop("card")
-    print(printable(json.dumps(summary, indent=2), artifacts.MOST_SHOWN, keep="\n"))
-    if card:
-        print(f"\n{card}")
+    if as_json:
+        print(printable(json.dumps(summary, indent=2), artifacts.MOST_SHOWN, keep="\n"))
+        return
+    worth = worths().get(name)
+    table = Table.grid("", "", padding=(0, 2))
+    if worth:
+        table.add_row("for", worth.what_for)
+        table.add_row("gain", worth.said + (", recommended" if worth.recommended else ""))
+    for key in CARD_SAYS:
+        if key in summary:
+            value = summary[key]["name"] if isinstance(summary[key], dict) else summary[key]
+            table.add_row(key, Text(printable(str(value), 200)))
+    table.add_row("steps", f"{steps:,}" if (steps := artifacts.total_steps(summary)) else "not recorded")
+    table.add_row("files", Text(str(zoo.folder_of(name))))
+    console = Console()
+    console.print(table)
+    text, _, evidence = without_metadata(card).partition("\n## Evidence\n")
+    if text.strip():
+        console.print()
+        console.print(
+            Markdown(text, hyperlinks=False) if console.is_terminal else Text(text), soft_wrap=not console.is_terminal
+        )
+    titles = [line.removeprefix("### ") for line in evidence.splitlines() if line.startswith("### ")]
+    if titles:
+        console.print("Evidence, with every seed, in README.md of its folder:", highlight=False)
+        console.print(*(Text(f"  {title}") for title in titles), sep="\n")
+
+
+def without_metadata(card: str) -> str:
+    """A card without the YAML that the Hub reads."""
+    if card.startswith("---\n"):
+        _, _, rest = card[4:].partition("\n---\n")
+        return rest.lstrip("\n") or card
+    return card
 
 
 def verify(names: list[str]) -> None:

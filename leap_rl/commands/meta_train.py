@@ -72,10 +72,12 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
         print_commands(["leap-rl", "meta-train", "--resume", folder])
         raise
     trainer.initialization.save(folder / "initialization")
-    print(f"The initialization is in {folder / 'initialization'}. Next:")
+    made, best = folder / "initialization", folder / "best_initialization"
+    also = f", that by which the evaluation tasks were learned best in {best}" if best.is_dir() else ""
+    print(f"The initialization is in {made}{also}. Next:")
     print_commands(
         ["tensorboard", "--logdir", folder / "tensorboard"],
-        *next_commands(settings, trainer.initialization.scope, folder / "initialization"),
+        *next_commands(settings, trainer.initialization.scope, best if best.is_dir() else made),
     )
 
 

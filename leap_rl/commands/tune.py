@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from leap_rl.agents import observed_algorithm
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
+from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import Initialization, NoPretraining, blocks_of, read_strategies
 from leap_rl.running.engines import learning_process
@@ -240,6 +241,8 @@ def _report(
         lines.append(f"| {name} | {np.mean(areas):.2f} | {', '.join(f'{a:.2f}' for a in areas)} |")
     table = "\n".join(lines)
     write_text(folder / "table.md", f"{table}\n\nThe best of {len(_finished(study))} trials, chosen on other seeds.\n")
-    print(f"\nOn seeds that the search has not seen:\n\n{table}\n")
+    print("\nOn seeds that the search has not seen:\n")
+    print_markdown(table)
+    print()
     print(f"The best settings are a preset, {folder / BEST}. Next:", file=sys.stdout)
     print_commands(["leap-rl", "train", "--preset", folder / BEST])

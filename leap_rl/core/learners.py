@@ -52,7 +52,22 @@ class MetaLearner(ABC):
 @dataclass(frozen=True)
 class Leap(MetaLearner):
     """
-    Leap (Flennerhag et al., ICLR 2019): shorten the gradient paths. See ``GradientPath`` for the settings.
+    Leap (Flennerhag et al., ICLR 2019): shorten the gradient paths of the tasks, on average over the tasks.
+
+    :param metric: what is made short: the ``"length"`` of a path, Σ‖γ^{i+1} - γ^i‖, or its ``"energy"``, the sum of the
+        squares, which leans towards the long segments and costs less memory
+    :param loss_delta: which Δf enters: ``"consecutive"``, from each minibatch to the next, as in the authors' code;
+        ``"within_rollout"``, none from one rollout to the next; ``"same_batch"``, f^{i+1} on minibatch i, one more
+        forward pass, which supervised tasks offer; ``"none"``, the loss is no part of the path
+    :param loss_scale: λ, the unit of the loss in a path. The paper has 1. ``"auto"`` is 1, but bounds what the loss
+        adds to the energy's meta gradient by what the steps add
+    :param stabilizer: count a rise of the loss as a fall: -abs(Δf) in place of Δf
+    :param gradients: g as the update rule ``"clipped"`` it, or ``"raw"``, as ``backward`` left it
+    :param skip_updates: leave out the first n updates of a process; ``None``: as many as the optimizer needs to get
+        warm (12 for SB3's RMSprop, 0 for Adam and SGD)
+    :param scale_to_displacement: make the meta gradient as long as the way that the process went, ‖θ^K - θ^0‖, so that
+        a meta rate of 1 goes as far. For the length, which says where to go, but not how far
+    :raises ValueError: for a setting that there is not
     """
 
     metric: Metric = "energy"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from leap_rl.core import Engine, Job, NoPretraining, TaskResult
-from supervised.adaptation.domains import load_pair
+from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
 from supervised.experiments import Run
@@ -59,6 +59,11 @@ class AdaptationRun(Run):
         weight = WEIGHTS.get(self.method, 1.0) if self.weight is None else self.weight
         shared = (self.updates, self.limit, self.seed, self.n_filters)
         return adaptation_task(self.data_dir, self.source, self.target, self.method, weight, *shared)
+
+    def data(self) -> dict[str, int]:
+        self.task()  # says what is wrong with it
+        domains = [load_domain(self.data_dir, name) for name in (self.source, self.target)]
+        return {f"{d.name} {half}": len(x) for d in domains for half, x in (("train", d.train), ("test", d.test))}
 
     def images(self) -> int:
         return self.task().steps

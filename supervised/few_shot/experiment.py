@@ -21,6 +21,7 @@ from leap_rl.core import (
 )
 from leap_rl.running.checkpoint import Checkpoints
 from supervised.experiments import Run
+from supervised.few_shot.classes import PARTS, load_classes
 from supervised.few_shot.comparing import NETWORKS, QueryLoss
 from supervised.few_shot.episodes import Episodes, TestEpisodes, with_statistics
 from supervised.runs import evaluate
@@ -137,8 +138,11 @@ class FewShotRun(Run):
         visit = task.steps + (task.ways * task.queries if looks_ahead else 0)
         return max(1, self.budget // (visit * kind.meta_batch_size))
 
-    def images(self) -> int:
+    def data(self) -> dict[str, int]:
         self.to_test(), self.meta_steps()  # say what is wrong with them
+        return {f"classes to {part}": len(load_classes(self.data_dir, part)) for part in PARTS}
+
+    def images(self) -> int:
         return 0 if self.learner == "none" else self.budget
 
     def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from leap_rl.ending import run_program
-from supervised.command_line import Names, Positive, Seconds, Seeds, chosen_engine, run_all, run_command
+from supervised.command_line import Ints, Names, Positive, Seconds, Seeds, chosen_engine, run_all, run_command
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -287,6 +287,138 @@ def multi_task_table(*roots: Path, less: str = "single", figure: Path | None = N
     from supervised.multi_task.experiment import MultiTaskRun
 
     show(roots or (MULTI_TASK_ROOT,), MultiTaskRun, "sharing", less, figure, save)
+
+
+distillation = App("distill", help="A small network that also learns from a large one.")
+app.command(distillation)
+
+DISTILLATION_ROOT = Path("runs/distillation")
+
+
+@distillation.default
+def distill(
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    preset: Literal["quick", "cpu"] = "quick",
+    data_sets: Names = ("fashion-mnist",),
+    n_filters: Ints = (8,),
+    seeds: Seeds = (0,),
+    passes: Positive | None = None,
+    limit: Positive | None = None,
+    root: Path = DISTILLATION_ROOT,
+    dry_run: bool = False,
+) -> None:
+    """
+    Learn each data set with a student alone, and with one that has a teacher of 64 filters. Runs that are there are not
+    made again.
+
+    :param data_dir: as of train
+    :param download: as of train
+    :param preset: quick or cpu: passes and limit
+    :param data_sets: each learned in turn
+    :param n_filters: of the student
+    :param seeds: of the runs
+    :param passes: over the images, in place of the preset's
+    :param limit: images of a data set, in place of the preset's
+    :param root: folder of the runs
+    :param dry_run: print what would be run, in images
+    """
+    from leap_rl.core import InProcess
+    from supervised.distillation import DistillationRun
+    from supervised.experiments import make_runs
+    from supervised.multi_cv.data import check_name, default_data_dir
+    from supervised.multi_cv.data import download as fetch
+
+    for name in data_sets:
+        check_name(name)
+    data = str((data_dir or default_data_dir()).absolute())
+    if download:
+        fetch(data, data_sets)
+    n_passes, most = {"quick": (2, 1000), "cpu": (10, 3000)}[preset]
+    runs = [
+        DistillationRun(data, seed, name, student, n, passes or n_passes, limit or most)
+        for seed in seeds
+        for name in data_sets
+        for n in n_filters
+        for student in ("alone", "distilled")
+    ]
+    make_runs(runs, root, InProcess(), dry_run)
+
+
+@distillation.command(name="table")
+def distillation_table(*roots: Path, figure: Path | None = None, save: Path | None = None) -> None:
+    """
+    Print what the runs showed: students with a teacher less those alone, on the same seeds.
+
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/distillation
+    :param figure: PNG to write
+    :param save: JSON to write, with all that table and figure need
+    """
+    from supervised.distillation import DistillationRun
+    from supervised.experiments import show
+
+    show(roots or (DISTILLATION_ROOT,), DistillationRun, "student", "alone", figure, save)
+
+
+zero_shot = App("zero-shot", help="Traffic signs that were never seen, told by their attributes.")
+app.command(zero_shot)
+
+ZERO_SHOT_ROOT = Path("runs/zero-shot")
+
+
+@zero_shot.default
+def signs(
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    preset: Literal["quick", "cpu"] = "quick",
+    unseen: Positive = 8,
+    seeds: Seeds = (0,),
+    updates: Positive | None = None,
+    n_filters: Positive = 32,
+    root: Path = ZERO_SHOT_ROOT,
+    dry_run: bool = False,
+) -> None:
+    """
+    Learn GTSRB's signs but some, and tell these by their attributes. Runs that are there are not made again.
+
+    :param data_dir: as of train
+    :param download: GTSRB, as of train
+    :param preset: quick or cpu: updates of 64 images
+    :param unseen: signs that are held out
+    :param seeds: of the runs; each holds other signs out
+    :param updates: in place of the preset's
+    :param n_filters: of each convolution
+    :param root: folder of the runs
+    :param dry_run: print what would be run, in images
+    """
+    from leap_rl.core import InProcess
+    from supervised.experiments import make_runs
+    from supervised.multi_cv.data import default_data_dir
+    from supervised.multi_cv.data import download as fetch
+    from supervised.zero_shot.experiment import ZeroShotRun
+
+    data = str((data_dir or default_data_dir()).absolute())
+    if download:
+        fetch(data, ["gtsrb"])
+    n_updates = updates or {"quick": 60, "cpu": 600}[preset]
+    make_runs([ZeroShotRun(data, seed, n_updates, unseen, n_filters) for seed in seeds], root, InProcess(), dry_run)
+
+
+@zero_shot.command(name="table")
+def zero_shot_table(*roots: Path, figure: Path | None = None, save: Path | None = None) -> None:
+    """
+    Print what the runs showed: errors on unseen signs among themselves, and on unseen and seen ones among all.
+
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/zero-shot
+    :param figure: PNG to write
+    :param save: JSON to write, with all that table and figure need
+    """
+    from supervised.experiments import show
+    from supervised.zero_shot.experiment import ZeroShotRun
+
+    show(roots or (ZERO_SHOT_ROOT,), ZeroShotRun, "unseen", "", figure, save)
 
 
 def _train(run: Run, folder: Path, engine: Engine) -> None:

@@ -41,7 +41,7 @@ META_LEARNERS: dict[str, tuple[MetaLearner, type[torch.optim.Optimizer], float]]
     "leap-sgd": (LEAP, torch.optim.SGD, 0.5),
     "reptile": (Reptile(), torch.optim.SGD, 1.0),
 }
-"""With meta optimizer and rate. Leap's: appendix E. Those with SGD are ours (docs/multi-cv.md)."""
+"""With meta optimizer and rate. Leap's: appendix E. Those with SGD are ours (docs/evidence/multi-cv.md)."""
 SAMPLING: Sampling = "with_replacement"
 META_PATIENCE = 10
 """Meta batches without a better validation error (appendix E); what is its error is ours, see ``EarlyStopping``."""

@@ -14,6 +14,7 @@ from leap_rl.core import Engine
 from supervised.balancing import BALANCING
 from supervised.experiments import Run
 from supervised.joint import JointTrainer
+from supervised.multi_cv.data import load
 from supervised.multi_cv.tasks import LEARNING_RATE, DataSets
 from supervised.sharing import CrossStitch, HardSharing, SoftSharing
 from supervised.visits import TaskNetwork
@@ -75,6 +76,10 @@ class MultiTaskRun(Run):
             raise ValueError(f"factor={self.factor} of a loss must be above 0, and finite")
         BALANCING[self.balancing](len(self.tasks))  # says whether torchjd is missing
         return DataSets(self.data_dir, self.tasks, self.seed, self.limit, batch_size=BATCH_SIZE)
+
+    def data(self) -> dict[str, int]:
+        self.data_sets()  # says what is wrong with them
+        return {name: len(load(self.data_dir, name).train) for name in self.tasks}
 
     def images(self) -> int:
         return self.passes * UPDATES_PER_PASS * BATCH_SIZE * len(self.data_sets())

@@ -160,6 +160,8 @@ def test_a_task_that_takes_its_worker_with_it(engine: RayEngine, lost: Callable[
 
 def test_a_job_that_cant_be_pickled_says_so(engine: RayEngine) -> None:
     fails_alone(engine, [(partial(print, threading.Lock()), "it can't be pickled")])
+    (alone,) = run(engine, [partial(print, threading.Lock())])
+    assert alone.status == "failed"
 
 
 def test_a_worker_that_is_killed_once_changes_no_bit(engine: RayEngine, tmp_path: Path) -> None:

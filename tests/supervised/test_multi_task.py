@@ -14,8 +14,10 @@ from torch import nn
 from leap_rl.core import InProcess, Job, NoPretraining
 from leap_rl.running.checkpoint import CheckpointError
 from supervised.balancing import BALANCING
+from supervised.hat import HAT
 from supervised.joint import JointTrainer
 from supervised.multi_cv.__main__ import main
+from supervised.multi_cv.data import load
 from supervised.multi_task.experiment import SHARING
 from supervised.networks import ConvNet
 from supervised.sharing import CrossStitch, HardSharing, SoftSharing
@@ -223,6 +225,8 @@ def test_what_cannot_be_trained() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             trainer(**settings)
+    with pytest.raises(ValueError, match="HAT changes gradients for one task at a time"):
+        JointTrainer(HAT([4], **SHAPE), noise(1, n_blocks=2), 0.1, 1)
     with pytest.raises(ValueError, match="weight=-1 of soft sharing"):
         network(SoftSharing, weight=-1)
     with pytest.raises(ValueError, match="same=2 of cross-stitch"):
@@ -265,6 +269,9 @@ def test_all_kinds_run_and_are_in_the_table(data: Path, tmp_path: Path, capsys: 
     mean = found["hard-equal-mnist-times-100-seed0"]["mean error"]
     less = mean - found["single-equal-mnist-times-100-seed0"]["mean error"]
     assert f"| hard | equal | mnist times 100 | 1,280 | 1 | {mean:.1f} | {less:+.1f}" in shown
+    (data / "mnist" / "train" / "3" / "0.png").unlink()  # other data is another run
+    load.cache_clear()
+    assert main(given) == 2 and "is of another run: its data is {'mnist': 80, " in capsys.readouterr().err
     assert tuple(SHARING) == ("single", "hard", "soft", "cross-stitch")
 
 

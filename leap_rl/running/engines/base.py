@@ -23,7 +23,7 @@ _Result = TypeVar("_Result", covariant=True)
 
 
 class Job(Protocol[_Result]):
-    """What an engine runs. It must be picklable, and its result as well."""
+    """What an engine runs: a dataclass that can be pickled, whose result can be, too."""
 
     @property
     def name(self) -> str:

@@ -103,6 +103,7 @@ class RayEngine(Engine):
     ) -> Iterator[tuple[int, Result | BaseException]]:
         sent = _Sent(jobs)
         running: dict[Any, _Run] = {}
+        looked_at = time.monotonic()
         try:
             while waiting or running:
                 while waiting and len(running) < AT_ONCE * self._slots():
@@ -114,20 +115,26 @@ class RayEngine(Engine):
                         yield run.index, TaskError(f"{described(error)}\nit can't be pickled")
                     else:
                         running[reference] = run
+                if not running:
+                    continue
                 done, _ = ray.wait(list(running), timeout=self.POLL_SECONDS)
                 steps_of = ray.get(self._board.steps.remote([run.number for run in running.values()]))
                 now = time.monotonic()
+                # While this process was stopped (by Ctrl-Z for one), no task's time counts.
+                passed, looked_at = min(now - looked_at, 1.0), now
                 for reference, run in list(running.items()):
                     steps = steps_of.get(run.number)
                     if steps is not None:
-                        run.began = run.began or now
+                        run.seconds += passed
                         on_progress(run.index, steps)
                     if reference in done:
                         outcome = _outcome(reference)
-                    elif self._is_late(run, now):
+                        if not isinstance(outcome, TaskError):
+                            on_progress(run.index, jobs[run.index].steps)
+                    elif self.task_timeout is not None and run.seconds > self.task_timeout:
                         ray.cancel(reference, force=True)
                         outcome = TaskError(
-                            f"it was ended after {now - run.began:.1f} seconds, with {steps:,} of "
+                            f"it was ended after {run.seconds:.1f} seconds, with {steps:,} of "
                             f"{jobs[run.index].steps:,} steps done: task_timeout is {self.task_timeout:g} seconds"
                         )
                     else:
@@ -145,9 +152,6 @@ class RayEngine(Engine):
         names = {"num_cpus": "CPU", "num_gpus": "GPU"}
         return max(1, int(min(there.get(names[key], 0) / n for key, n in self._resources.items() if n)))
 
-    def _is_late(self, run: _Run, now: float) -> bool:
-        return self.task_timeout is not None and run.began > 0 and now - run.began > self.task_timeout
-
 
 @dataclasses.dataclass
 class _Run:
@@ -156,12 +160,12 @@ class _Run:
 
     :param index: of the job
     :param number: of this run among all of this process
-    :param began: when it was first heard of; 0 until then
+    :param seconds: since it was first heard of
     """
 
     index: int
     number: int
-    began: float = 0.0
+    seconds: float = 0.0
 
 
 class _Sent:

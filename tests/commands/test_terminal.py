@@ -1,0 +1,132 @@
+"""What a terminal of 80 columns and 24 lines shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leap_rl.cli import COMMANDS, main
+from leap_rl.commands.show import curve, thinned
+from leap_rl.commands.tables import print_markdown
+from leap_rl.settings import AgentSettings
+from leap_rl.zoo import list as zoo_names
+from leap_rl.zoo.worth import worths
+
+ROOT = Path(__file__).parents[2]
+
+
+def said(*arguments: str, columns: int = 80) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "leap_rl", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_breaks_no_option(command: str, capsys: Any) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    if "--agent" in shown:
+        whole = {f"--agent.{field.name.replace('_', '-')}" for field in fields(AgentSettings)}
+        assert whole <= set(re.findall(r"--[a-z.-]+", shown))
+
+
+def test_help_is_grouped_and_has_examples() -> None:
+    shown = said("meta-train", "--help")
+    titles = re.findall(r"^╭─ (.+?) ─", shown, re.MULTILINE)
+    assert titles[:4] == ["This run", "What to learn", "What to start from", "Meta-learner"]
+    assert titles[-1] == "Where it runs" and "Parameters" not in titles
+    assert shown.count("  leap-rl meta-train --") == 2
+
+
+def test_the_shell_can_complete_commands() -> None:
+    assert "--install-completion" in said("--help")
+
+
+def test_the_zoo_says_what_its_entries_are_worth(capsys: Any) -> None:
+    assert main(["zoo", "list"]) == 0
+    shown = capsys.readouterr().out
+    known = worths()
+    published = {p.name for p in (ROOT / "zoo" / "initializations").iterdir() if p.is_dir()}
+    assert known.keys() == published <= set(zoo_names())
+    page = (ROOT / "docs" / "zoo.md").read_text()
+    for name, worth in known.items():
+        figures = worth.said.partition(",")[0]
+        assert figures in shown
+        # As the page has it, whose plans and tables lie under docs/evidence.
+        assert re.search(rf"^\| `{name}` \|.*{re.escape(figures)}", page, re.MULTILINE)
+    assert [name for name, worth in known.items() if worth.recommended] == ["atari-a2c-reptile"]
+    assert shown.index("atari-a2c-reptile") < shown.index("atari-a2c-leap")
+    assert shown.count("recommended") == 1
+
+
+def test_the_zoo_shows_a_card_and_no_json(capsys: Any) -> None:
+    assert main(["zoo", "show", "atari-a2c-leap"]) == 0
+    shown = capsys.readouterr().out
+    assert "1.24 (0.97 to 1.48), not shown" in shown and "sha256" in shown and "# atari-a2c-leap\n" in shown
+    assert "library_name" not in shown and '"shapes"' not in shown
+    assert "Breakout, SpaceInvaders: 200,000 steps" in shown
+    assert main(["zoo", "show", "atari-a2c-leap", "--json"]) == 0
+    assert '"shapes"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("comparison", ["held-out", "held-out-3"])
+def test_a_comparison_fits(comparison: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["show", f"docs/evidence/{comparison}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 23 and max(map(len, lines)) <= 80
+    assert sum("▇" in line or "▆" in line for line in lines) >= 4
+
+
+def test_starts_are_on_one_scale() -> None:
+    assert curve([0.0, 7.0], (0.0, 7.0)) == "▁█" and curve([0.0, 3.5], (0.0, 7.0)) == "▁▅"
+    assert curve([1.0, float("nan")]) == "▁·"
+    assert thinned(list(range(100)), 4) == [0, 33, 66, 99]
+
+
+def test_tables_have_no_pipes(capsys: Any) -> None:
+    print_markdown(
+        "Before.\n\n| task | area (each) |\n|---|---|\n| Pong | 1.5 |\n| Pong | 22.5 |\n\nAfter [bold].\n| no table |"
+    )
+    shown = capsys.readouterr().out
+    assert shown.startswith("Before.\n") and "After [bold].\n| no table |" in shown
+    rows = [line.rstrip() for line in shown.splitlines() if "5" in line]
+    assert [row.split() for row in rows] == [["Pong", "1.5"], ["22.5"]] and len(rows[0]) == len(rows[1])
+
+
+def test_a_run_of_many_tasks_fits(tmp_path: Path, capsys: Any) -> None:
+    """The mean over the tasks comes first, and says what it is not of."""
+    command = "meta-train --family cartpole --timesteps 64 --meta-steps 2 --meta-batch-size 15 --n-workers 1"
+    options = "--agent.algorithm PPO --agent.n-envs 2 --agent.n-steps 16 --agent.batch-size 16 --agent.n-epochs 1"
+    folder = tmp_path / "run"
+    assert main([*command.split(), *options.split(), "--run-dir", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 23 and max(map(len, (line for line in lines if str(folder) not in line))) <= 80
+    mean = next(i for i, line in enumerate(lines) if "mean area by meta step" in line)
+    assert mean < next(i for i, line in enumerate(lines) if "by visit" in line)
+    assert " 18 more tasks: --all" in lines
+    assert main(["show", str(folder), "--all"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 33
+    shutil.rmtree(folder)
