@@ -139,6 +139,7 @@ def evaluate(
     *,
     finetune: str = "",
     batch_norm: BatchNorm = "update",
+    learning_rate: Annotated[float, Parameter(validator=Number(gt=0))] | None = None,
     data_dir: Path | None = None,
     download: bool = False,
     engine: EngineName = "workers",
@@ -152,6 +153,7 @@ def evaluate(
     :param finetune: strategies to learn it by, such as lp-ft or gradual:over=0.3; with + between several
     :param batch_norm: update its statistics with every minibatch, freeze those that the run found, or recompute them on
         the held-out data set's training images first
+    :param learning_rate: of SGD; without it that of the experiment
     :param data_dir: as of train
     :param download: those of its data sets that are not there, as of train
     :param engine: as of train
@@ -167,10 +169,46 @@ def evaluate(
     settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
     if download:
         fetch(settings.data_dir, [settings.held_out, *settings.pretraining])
-    result = evaluate_run(settings, run, chosen, finetune, batch_norm)
+    result = evaluate_run(settings, run, chosen, finetune, batch_norm, learning_rate)
     print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
     figures = (result.scores["test_error"], training_error(result.curve), result.curve.area())
     print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")
+
+
+@app.command
+def tune(
+    run: Path,
+    *,
+    trials: Positive = 20,
+    folds: Annotated[int, Parameter(validator=Number(gte=2))] = 3,
+    data_dir: Path | None = None,
+    engine: EngineName = "workers",
+    n_workers: Positive | None = None,
+    task_timeout: Seconds | None = None,
+) -> None:
+    """
+    Search strategy, batch norm and learning rate by folds of the held-out data set's training images. It goes on where
+    it is.
+
+    :param run: folder of a run that is finished
+    :param trials: in all
+    :param folds: of the training images; each is judged by what is learned from the others
+    :param data_dir: as of train
+    :param engine: as of train
+    :param n_workers: as of train
+    :param task_timeout: as of train
+    """
+    from supervised.multi_cv.data import default_data_dir
+    from supervised.multi_cv.experiment import Run
+
+    from supervised.multi_cv.tune import tune as search
+
+    chosen = chosen_engine(engine, n_workers, task_timeout)
+    settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
+    best, error, plain = search(settings, run, chosen, trials, folds)
+    print(f"\nMean error on {folds} folds: best {100 * error:.1f} %, plain {100 * plain:.1f} %. Test images were not")
+    print("looked at; to learn by the best settings and be tested:\n")
+    print(f"  {best.command(run)}")
 
 
 @app.command
