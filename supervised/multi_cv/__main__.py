@@ -200,7 +200,6 @@ def tune(
     """
     from supervised.multi_cv.data import default_data_dir
     from supervised.multi_cv.experiment import Run
-
     from supervised.multi_cv.tune import tune as search
 
     chosen = chosen_engine(engine, n_workers, task_timeout)

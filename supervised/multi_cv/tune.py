@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import optuna
@@ -18,8 +19,9 @@ from leap_rl.core.search import suggested_strategy
 from leap_rl.running.file_name import file_name
 from supervised.batch_norm import BatchNorm
 from supervised.multi_cv.experiment import TASK_NETWORKS, Run, found_last
-from supervised.multi_cv.tasks import DataSets, DataSetTask
+from supervised.multi_cv.tasks import DataSets
 from supervised.runs import open_folder
+from supervised.tasks import ClassificationTask
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def suggested(trial: optuna.Trial, batch_norms: Sequence[BatchNorm], learning_ra
     :param learning_rate: of the run, which is tried from a quarter to four times
     """
     finetune = suggested_strategy(trial)
-    batch_norm = trial.suggest_categorical("batch_norm", list(batch_norms))
+    batch_norm: BatchNorm = trial.suggest_categorical("batch_norm", list(batch_norms))  # type: ignore[assignment]
     rate = learning_rate * trial.suggest_float("rate", 0.25, 4, log=True)
     return Way(finetune, batch_norm, float(f"{rate:.4g}"))
 
@@ -76,7 +78,7 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
     with open_folder(folder, run.settings()):
         start = Initialization.load(found / "initialization")
         folds = [_fold(run, number, n_folds) for number in range(n_folds)]
-        batch_norms = [way for way in ("update", "freeze", "recompute") if _is_possible(folds[0], start, way)]
+        batch_norms = [way for way in get_args(BatchNorm) if _is_possible(folds[0], start, way)]
         rate = folds[0].learning_rate
 
         def errors(way: Way) -> list[float]:
@@ -130,13 +132,13 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
         return Way(**best.user_attrs["way"]), float(best.value or 0.0), float("nan") if plain is None else float(plain)
 
 
-def _fold(run: Run, number: int, n_folds: int) -> DataSetTask:
+def _fold(run: Run, number: int, n_folds: int) -> ClassificationTask:
     return DataSets(
         run.data_dir, [run.held_out], run.seed, run.limit, run.passes, run.batch_size, fold=(number, n_folds)
     )[0]
 
 
-def _is_possible(task: DataSetTask, start: Initialization, batch_norm: BatchNorm) -> bool:
+def _is_possible(task: ClassificationTask, start: Initialization, batch_norm: BatchNorm) -> bool:
     of = replace(task, batch_norm=batch_norm)
     try:
         of.check_finetuning(of.network(), start)

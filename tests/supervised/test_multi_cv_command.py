@@ -318,9 +318,6 @@ def test_negative_transfer_is_warned_of(caplog: pytest.LogCaptureFixture) -> Non
     said = "Negative transfer: on mnist leap is 4.0 standard deviations behind none (3 seeds)."
     other = said.replace("leap", "multihead").replace("4.0", "2.9")
     assert [line for line in table(found).splitlines() if "Negative" in line] == [said, other]
-        said,
-        said.replace("leap", "multihead").replace("4.0", "2.9"),
-    ]
     assert caplog.messages[0] == said
     assert "Negative" not in table([one for one in found if one.seed == 0])  # one seed has no spread
 
