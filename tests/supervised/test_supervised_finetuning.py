@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,52 @@ def test_groups_stay_in_one_fold() -> None:
     of = _folds(labels, groups, 3, rng)
     assert all(len(set(of[groups == group])) == 1 for group in range(40))
     assert all(9 <= (of[labels == label] == fold).sum() <= 12 for label in range(4) for fold in range(3))
+
+
+@pytest.mark.slow
+def test_on_a_ray_cluster_the_same_is_learned(data: Path, tmp_path: Path, capsys: Any) -> None:
+    ray = pytest.importorskip("ray")
+    tables = []
+    try:
+        for engine in (["in-process"], ["ray", "--task-timeout", "300"]):
+            runs = str(tmp_path / engine[0])
+            command = ["--meta-steps", "1", "--meta-batch-size", "2", "--passes", "2", "--batch-size", "16"]
+            command += [
+                "--held-out",
+                "mnist",
+                "--root",
+                runs,
+                "--data-dir",
+                str(data),
+                "--learners",
+                "none",
+                "leap-sgd",
+            ]
+            assert main(["train", *command, "--engine", *engine]) == 0
+            capsys.readouterr()
+            assert main(["table", runs]) == 0
+            tables.append(capsys.readouterr().out)
+    finally:
+        ray.shutdown()
+    assert "| mnist |" in tables[0] and tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--address", "auto"], "--address is of --engine ray, not of workers"),
+        (["--engine", "ray", "--n-workers", "2"], "--n-workers is of --engine workers, not of ray"),
+        (["--engine", "in-process", "--task-timeout", "2"], "--task-timeout is of --engine workers or ray"),
+    ],
+)
+def test_an_option_of_another_engine_is_one_line(given: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["evaluate", str(tmp_path), *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["evaluate", str(tmp_path), "--engine", "ray"]) == 2
+    error = capsys.readouterr().err
+    assert "ray is not installed: pip install" in error and "[ray]" in error and error.count("\n") == 1
