@@ -313,6 +313,8 @@ class CompareSettings:
     """a family instead, whose test variants are learned"""
     starts: Annotated[Names, _START] = ("random",)
     """folders of initializations, names of the zoo or zips of agents, or name=one of them; random is a random one"""
+    finetune: Annotated[Names, _START] = ()
+    """strategies, such as lp-ft or slow:factor=0.1 (docs/finetuning.md); each start but random learns by each"""
     timesteps: Annotated[Positive, _WHAT] = 200_000
     """of each run, summed over its environments"""
     seeds: Annotated[Seeds, _WHAT] = (0, 1, 2, 3, 4)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -26,25 +27,71 @@ Seeds = Annotated[
 ]
 
 
-def chosen_engine(name: str, n_workers: int | None, task_timeout: float | None) -> Engine:
-    """
-    :param name: ``workers``, ``in-process``, ``together``, or ``auto``: together on a GPU, else workers
-    :param n_workers: worker processes; ``None``: one per core
-    :param task_timeout: seconds that one run of a task may take; ``None``: as long as it takes
-    :raises ValueError: for a number of workers, or a time limit, with an engine that has none
-    """
-    import torch
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where the learning processes of a command run. Their bits are the same, but those of ``together``."""
 
-    from leap_rl.core import InProcess, Workers
-    from supervised.together import Together
+    engine: Literal["workers", "in-process", "ray"] = "workers"
+    """in worker processes, one after the other in this process, or on a Ray cluster (extra ray; docs/scaling.md)"""
+    n_workers: Positive | None = None
+    """worker processes; without it one per core"""
+    task_timeout: Seconds | None = None
+    """seconds that one learning process may take before it is ended as failed"""
+    address: str | None = None
+    """of the Ray cluster, host:port, or auto for the one of this machine; without it this machine alone"""
 
-    of_workers = {"--n-workers": n_workers, "--task-timeout": task_timeout}
-    given = [option for option, value in of_workers.items() if value is not None]
-    if given and name not in ("auto", "workers"):
-        raise ValueError(f"{given[0]} is of --engine workers, not of {name}")
-    if name == "together" or (name == "auto" and not given and torch.cuda.is_available()):
-        return Together()
-    return InProcess() if name == "in-process" else Workers(n_workers, task_timeout)
+    def chosen(self) -> Engine:
+        """
+        :raises ValueError: for an option with an engine that has none, and for no Ray cluster at the address
+        :raises ImportError: without Ray
+        """
+        import torch
+
+        from leap_rl.core import InProcess, Workers
+        from supervised.together import Together
+
+        takes = {"--n-workers": ("workers",), "--task-timeout": ("workers", "ray"), "--address": ("ray",)}
+        values = {"--n-workers": self.n_workers, "--task-timeout": self.task_timeout, "--address": self.address}
+        name: str = self.engine
+        given = [option for option, value in values.items() if value is not None]
+        if name == "auto":
+            name = "together" if not given and torch.cuda.is_available() else "workers"
+        for option in given:
+            if name not in takes[option]:
+                raise ValueError(f"{option} is of --engine {' or '.join(takes[option])}, not of {name}")
+        if name == "ray":
+            import ray  # noqa: F401  # whoever has it not is told of the extra
+
+            from leap_rl.running.engines.ray import RayEngine
+
+            return RayEngine(self.address, task_timeout=self.task_timeout)
+        if name == "together":
+            return Together()
+        return InProcess() if name == "in-process" else Workers(self.n_workers, self.task_timeout)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Here(Where):
+    """As ``Where``, by default in this process."""
+
+    engine: Literal["workers", "in-process", "ray"] = "in-process"
+    """in this process, in worker processes, or on a Ray cluster (extra ray; docs/scaling.md)"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WhereTogether(Where):
+    """As ``Where``, and together in one stacked model."""
+
+    engine: Literal["auto", "workers", "in-process", "together", "ray"] = "auto"  # type: ignore[assignment]
+    """in worker processes, one after the other in this process, together in one stacked model, or on a Ray cluster
+    (extra ray; docs/scaling.md); auto is together on a GPU, else workers"""
+
+
+IN_WORKERS, IN_PROCESS, ANYWHERE = Where(), Here(), WhereTogether()
+"""Without options."""
 
 
 def run_all(runs: Mapping[str, Callable[[], None]]) -> None:

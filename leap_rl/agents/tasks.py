@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
@@ -9,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.policies import BasePolicy
@@ -37,10 +37,13 @@ from leap_rl.core import (
     Task,
     TaskFamily,
     TaskResult,
+    read_strategies,
 )
 from leap_rl.core.initialization import versions
 from leap_rl.running.as_json import as_json
 from leap_rl.running.integers import integer
+from leap_rl.transfer.episodes import Episodes
+from leap_rl.transfer.finetune import FineTune
 from leap_rl.transfer.names import observed_parameters
 
 OBSERVED = {
@@ -77,7 +80,7 @@ REPORTS_PER_VISIT = 100
 """How often a visit says at most how far it is: an off-policy agent may have as many rollouts as steps."""
 
 
-class _Visit(BaseCallback):
+class _Visit(Episodes):
     """
     What a learning process shows of itself: the episodes that end, and what SB3 logs.
 
@@ -89,21 +92,12 @@ class _Visit(BaseCallback):
         super().__init__()
         self.budget = steps
         self.report = report
-        self.steps: list[int] = []
-        self.returns: list[float] = []
         self.memory = _Memory()
         self._rollouts = self._reported = 0
 
     def _on_training_start(self) -> None:
         rollouts = self.budget // self.model.rollout_steps  # type: ignore[attr-defined]
         self._log_every = max(1, rollouts // LOGS_PER_VISIT)
-
-    def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
-            if "episode" in info:
-                self.steps.append(self.num_timesteps)
-                self.returns.append(float(info["episode"]["r"]))
-        return True
 
     def _on_rollout_end(self) -> None:
         self._rollouts += 1
@@ -117,10 +111,6 @@ class _Visit(BaseCallback):
         """What a rollout that was only looked at had to say of the agent, is not said."""
         kept = sum(s <= steps for s in self.steps)
         self.steps, self.returns = self.steps[:kept], self.returns[:kept]
-
-    @property
-    def curve(self) -> LearningCurve:
-        return LearningCurve(np.asarray(self.steps), np.asarray(self.returns), self.budget)
 
 
 class _Memory(KVWriter):
@@ -147,6 +137,7 @@ class EnvTask(Task):
     :param steps: budget, summed over environments
     :param n_envs: environments in parallel
     :param algorithm_kwargs: of the algorithm's constructor
+    :param finetune: strategies that a learning process is held to, as ``read_strategies`` takes them
     """
 
     name: str
@@ -156,6 +147,7 @@ class EnvTask(Task):
     steps: int
     n_envs: int
     algorithm_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    finetune: str = ""
 
     def make_vec_env(self, scope: str, n_envs: int | None = None) -> VecEnv:
         """
@@ -219,8 +211,9 @@ class EnvTask(Task):
         """
         model.set_logger(Logger(None, [visit.memory]))
         ahead = model.rollout_steps if model.learner.looks_ahead else 0
+        held = [FineTune(*read_strategies(self.finetune))] if self.finetune else []
         try:
-            model.learn(self.steps + ahead, callback=visit, log_interval=None)  # type: ignore[arg-type]
+            model.learn(self.steps + ahead, callback=[*held, visit], log_interval=None)  # type: ignore[arg-type]
         except ValueError as error:
             # How torch says that actions can't be drawn from a distribution that is not finite.
             if "found invalid values" not in str(error):
@@ -252,7 +245,7 @@ class EnvTask(Task):
             went_well = went_well and all(bool(g.isfinite().all()) for g in meta_gradient.values())
         return TaskResult(
             name=self.name,
-            curve=visit.curve,
+            curve=visit.curve(self.steps),
             steps=model.num_timesteps,
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,
@@ -266,6 +259,7 @@ class EnvTask(Task):
         kwargs = "".join(f", {name}={value!r}" for name, value in self.algorithm_kwargs.items())
         policy = self.policy if isinstance(self.policy, str) else self.policy.__name__
         text = f"{self.name}: {self.algorithm.__name__}, {policy}, {self.steps:,} steps, {self.n_envs} envs{kwargs}"
+        text += f", {self.finetune}" if self.finetune else ""
         return f"{type(self).__name__}({one_line(text)})"
 
 
@@ -345,6 +339,15 @@ class EnvTasks(TaskFamily):
 
     def check_learner(self, learner: MetaLearner) -> None:
         self._tasks[0].algorithm.check_learner(learner)
+
+    def finetuned(self, strategies: str) -> EnvTasks:
+        first, family = self._tasks[0], copy.copy(self)
+        held = FineTune(*read_strategies(strategies))
+        with closing(first.make_vec_env("encoder", n_envs=min(2, first.n_envs))) as env, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # as in draw_initialization
+            held.check(first.make_model(env, first.steps, None, seed=0))
+        family._tasks = [replace(task, finetune=strategies) for task in self._tasks]
+        return family
 
     def __len__(self) -> int:
         return len(self._tasks)

@@ -75,7 +75,7 @@ class AtariTasks(EnvTasks):
                 timesteps,
                 n_envs,
                 python_numbers(algorithm_kwargs or {}),
-                dict(env_kwargs or {}),
+                env_kwargs=dict(env_kwargs or {}),
             )
             for name in names
         ]

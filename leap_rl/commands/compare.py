@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from leap_rl.agents import RandomPolicies
+from leap_rl.agents.tasks import check_names
 from leap_rl.commands.engine import WHERE_IT_RUNS, engine_of
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_settings, print_commands
@@ -29,7 +30,7 @@ from leap_rl.transfer import Initialization
 _log = logging.getLogger(__name__)
 
 # A kept run is known by game, start and seed: others may join it.
-MAY_CHANGE = {"games", "envs", "starts", "seeds", "note", *WHERE_IT_RUNS}
+MAY_CHANGE = {"games", "envs", "starts", "finetune", "seeds", "note", *WHERE_IT_RUNS}
 
 
 def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
@@ -50,10 +51,13 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         raise ValueError("starts is empty: give folders of initializations, names of the zoo, or random")
     if len(starts) < len(settings.starts):
         raise ValueError(f"starts have the same name: {', '.join(settings.starts)}. Give them as name=folder")
+    starts, finetune = finetuned(starts, settings.finetune)
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise ValueError(f"seeds={list(settings.seeds)}: at least one is needed, and none twice")
     if resume:
         check_same_settings(folder, "compare", settings, MAY_CHANGE)
+    for strategies in dict.fromkeys(finetune.values()):
+        tasks.finetuned(strategies)
     engine = engine_of(settings)
     n_runs = len(tasks) * len(starts) * len(settings.seeds)
     print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
@@ -62,7 +66,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     # Before the settings are written: a folder that refuses runs keeps those that it can be resumed with.
     random = tasks.draw_initialization(scope, settings.seeds[0])
     begin(folder, "compare", settings, MAY_CHANGE)
-    check_same_runs(folder, tasks, starts, random)
+    check_same_runs(folder, tasks, starts, random, finetune)
     write_settings(folder, "compare", settings)
     preprocessing = random.config.get("preprocessing")
     for name, initialization in starts.items():
@@ -85,6 +89,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
             settings.device,
             run_dir=folder,
             progress_bar=True,
+            finetune=finetune,
         )
         if "random" in starts and len(settings.seeds) >= FEWEST_SEEDS:
             floor = compare_starts(
@@ -148,6 +153,34 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     for file in files:
         print(f"  {folder / file}")
     print_commands(["tensorboard", "--logdir", folder / "tensorboard"])
+
+
+def finetuned(
+    starts: Mapping[str, Initialization | None], strategies: Sequence[str]
+) -> tuple[dict[str, Initialization | None], dict[str, str]]:
+    """
+    Each start under each strategy. Random starts learn plainly: what a strategy holds back is what was learned before.
+
+    :param starts: by name
+    :param strategies: as ``read_strategies`` takes them; none: all learn plainly
+    :return: starts and strategies by name, ``"leap lp-ft"`` being the start ``leap`` by ``lp-ft``
+    :raises ValueError: for strategies that are listed twice, or that no start learns by
+    """
+    if not strategies:
+        return dict(starts), {}
+    check_names("--finetune", strategies)
+    if not any(starts.values()):
+        raise ValueError("--finetune says how initializations learn: --starts has none, random ones learn plainly")
+    named: dict[str, Initialization | None] = {}
+    by: dict[str, str] = {}
+    for start, initialization in starts.items():
+        learner, slash, number = start.partition("/")  # of a meta-training of several
+        for strategy in strategies if initialization else ():
+            name = f"{learner} {strategy}{slash}{number}"
+            named[name], by[name] = initialization, strategy
+        if initialization is None:
+            named[start] = None
+    return named, by
 
 
 def learned_from(tasks: set[str], starts: Mapping[str, Initialization | None]) -> str:

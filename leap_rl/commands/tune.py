@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
-from leap_rl.core import Initialization, LearningCurve, NoPretraining, blocks_of, read_strategies
+from leap_rl.core import Initialization, NoPretraining, blocks_of, read_strategies
+from leap_rl.core.search import suggested_strategy
 from leap_rl.running.engines import learning_process
 from leap_rl.running.files import write_text
 from leap_rl.settings import AgentSettings, TuneSettings, as_dict, write_settings
@@ -45,17 +46,7 @@ def suggested(trial: optuna.Trial, agent: AgentSettings, blocks: Sequence[str]) 
     :param blocks: of the initialization
     :return: ``finetune``, ``transfer_layers`` and ``learning_rate``, as ``leap-rl train`` takes them
     """
-    kinds: dict[str, Callable[[], str]] = {
-        "full": lambda: "full",
-        "slow": lambda: f"slow:factor={trial.suggest_float('factor', 0.01, 1, log=True):.4g}",
-        "discriminative": lambda: f"discriminative:decay={trial.suggest_float('decay', 1, 10, log=True):.4g}",
-        "linear-probe": lambda: "linear-probe",
-        "lp-ft": lambda: f"lp-ft:probe={trial.suggest_float('probe', 0.02, 0.8, log=True):.4g}",
-        "gradual": lambda: f"gradual:over={trial.suggest_float('over', 0.1, 1):.4g}",
-        "rgn": lambda: f"rgn:power={trial.suggest_float('power', 0.25, 2, log=True):.4g}",
-        "l2": lambda: f"l2:strength={trial.suggest_float('strength', 1e-6, 0.1, log=True):.4g}",
-    }
-    finetune = kinds[trial.suggest_categorical("finetune", list(kinds))]()
+    finetune = suggested_strategy(trial)
     base = agent.learning_rate or SB3S_RATE[agent.algorithm]
     times = trial.suggest_float("rate", 0.25, 4, log=True)
     taken = [block for block in blocks if trial.suggest_categorical(f"take {block}", [True, False])]
@@ -102,7 +93,7 @@ def area(settings: TuneSettings, start: Initialization | None, tried: dict[str, 
             model.learn(settings.timesteps, callback=[FineTune(*read_strategies(tried["finetune"])), episodes])
     finally:
         env.close()
-    return LearningCurve(np.array(episodes.steps), np.array(episodes.returns), settings.timesteps).area()
+    return episodes.curve(settings.timesteps).area()
 
 
 def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -75,11 +76,19 @@ class Strategy:
         """
         return {}
 
-    def before_step(self) -> None:
-        """Between gradients and the step of the optimizer."""
+    def before_step(self, stepping: Blocks) -> None:
+        """
+        Between gradients and the step of an optimizer.
 
-    def after_step(self) -> None:
-        """When the optimizer has stepped, and each block is at its part of the way."""
+        :param stepping: what this optimizer moves: all of the network, unless it has several
+        """
+
+    def after_step(self, stepping: Blocks) -> None:
+        """
+        When an optimizer has stepped, and each block is at its part of the way.
+
+        :param stepping: as of ``before_step``
+        """
 
     def validated(self, error: float) -> None:
         """:param error: on validation data, for strategies that decide by it"""
@@ -112,16 +121,44 @@ def rates_at(strategies: Sequence[Strategy], blocks: Blocks, progress: float) ->
     return rates
 
 
-def check(strategies: Sequence[Strategy], blocks: Blocks) -> None:
+def moved_by(optimizer: Optimizer, blocks: Blocks) -> dict[str, list[Tensor]]:
+    """What of each block an optimizer moves, each tensor once."""
+    left = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    moved: dict[str, list[Tensor]] = {}
+    for name, tensors in blocks.items():
+        for tensor in tensors:
+            if id(tensor) in left:  # once, where it is in several
+                left.remove(id(tensor))
+                moved.setdefault(name, []).append(tensor)
+    return moved
+
+
+def joined(parts: Sequence[Blocks], blocks: Blocks) -> dict[str, list[Tensor]]:
+    """
+    :param parts: what each optimizer moves
+    :param blocks: whose order is kept
+    """
+    together = {name: [tensor for part in parts for tensor in part.get(name, [])] for name in blocks}
+    return {name: tensors for name, tensors in together.items() if tensors}
+
+
+def check(strategies: Sequence[Strategy], blocks: Blocks, parts: Sequence[Blocks] = ()) -> None:
     """
     Whether strategies can train a network, of which nothing is changed.
 
+    :param parts: what each optimizer moves, where there are several: a loss that moves nothing has no gradient
     :raises ValueError: for a block that is not there, and rates with which nothing would be learned
     """
     for strategy in strategies:
         strategy.bind(blocks)
     for percent in range(101):
-        rates_at(strategies, blocks, percent / 100)
+        rates = rates_at(strategies, blocks, percent / 100)
+        for part in parts:
+            if part and not any(rates[name] for name in part):
+                raise ValueError(
+                    f"all blocks of one optimizer are frozen at {percent} % of the training ({', '.join(part)}): it "
+                    "would learn nothing"
+                )
 
 
 _at_work: WeakKeyDictionary[Optimizer, FineTuning] = WeakKeyDictionary()
@@ -142,33 +179,36 @@ class FineTuning:
 
     :param strategies: to follow
     :param blocks: of the network, see ``blocks_of``; what the optimizer does not move is left out
-    :param optimizer: that moves it
+    :param optimizer: that moves it, or several, such as one for the actor and one for the critic
     :param fresh: whether the training begins here, or goes on
     :raises ValueError: for blocks that are not there, and for rates with which nothing would be learned
     """
 
     def __init__(
-        self, strategies: Sequence[Strategy], blocks: Blocks, optimizer: Optimizer, fresh: bool = True
+        self,
+        strategies: Sequence[Strategy],
+        blocks: Blocks,
+        optimizer: Optimizer | Sequence[Optimizer],
+        fresh: bool = True,
     ) -> None:
-        self.end_on(optimizer)
-        left = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self.blocks: dict[str, list[Tensor]] = {}
-        for name, tensors in blocks.items():
-            for tensor in tensors:
-                if id(tensor) in left:  # once, where it is in several
-                    left.remove(id(tensor))
-                    self.blocks.setdefault(name, []).append(tensor)
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        for each in optimizers:
+            self.end_on(each)
+        self._parts = [moved_by(each, blocks) for each in optimizers]
+        self.blocks = joined(self._parts, blocks)
         self.strategies: list[Strategy] = []
         self.rates: dict[str, float] = {}
         self._frozen: dict[str, list[Tensor]] = {}
-        self._slowed: dict[str, list[Tensor]] = {}
-        """Where each block that is slowed was before the step."""
+        self._slowed: list[dict[str, list[Tensor]]] = [{} for _ in self._parts]
+        """Of each optimizer: where each block that is slowed was before the step."""
         self._progress = 0.0
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
-        _at_work[optimizer] = self
+        self._handles = []
+        for part, each in enumerate(optimizers):
+            self._handles += [
+                each.register_step_pre_hook(partial(self._before_step, part)),
+                each.register_step_post_hook(partial(self._after_step, part)),
+            ]
+            _at_work[each] = self
         try:
             self.add(strategies, fresh)
         except BaseException:
@@ -188,7 +228,7 @@ class FineTuning:
 
     def add(self, strategies: Sequence[Strategy], fresh: bool = True) -> None:
         """As the constructor."""
-        check([*self.strategies, *strategies], self.blocks)
+        check([*self.strategies, *strategies], self.blocks, self._parts)
         for strategy in strategies:
             strategy.begin(fresh)
         self.strategies += strategies
@@ -213,10 +253,11 @@ class FineTuning:
                 self._frozen[name] = [*self._frozen.get(name, []), *now]
             else:
                 self._thaw(name)
-            if rate in (0, 1):
-                self._slowed.pop(name, None)
-            elif name not in self._slowed:
-                self._slowed[name] = [tensor.detach().clone() for tensor in tensors]
+            for part, slowed in zip(self._parts, self._slowed, strict=True):
+                if rate in (0, 1):
+                    slowed.pop(name, None)
+                elif name not in slowed and name in part:
+                    slowed[name] = [tensor.detach().clone() for tensor in part[name]]
 
     @property
     def more_will_learn(self) -> bool:
@@ -235,7 +276,8 @@ class FineTuning:
             handle.remove()
         for name in list(self._frozen):
             self._thaw(name)
-        self._slowed.clear()
+        for slowed in self._slowed:
+            slowed.clear()
         for optimizer in [o for o, finetuning in _at_work.items() if finetuning is self]:
             del _at_work[optimizer]
 
@@ -250,16 +292,17 @@ class FineTuning:
             tensor.requires_grad_(True)
 
     @torch.no_grad()
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self, part: int, *_: Any) -> None:
         for strategy in self.strategies:
-            strategy.before_step()
-        for name, before in self._slowed.items():
-            torch._foreach_copy_(before, self.blocks[name])
+            strategy.before_step(self._parts[part])
+        for name, before in self._slowed[part].items():
+            torch._foreach_copy_(before, self._parts[part][name])
 
     @torch.no_grad()
-    def _after_step(self, *_: Any) -> None:
-        for name, before in self._slowed.items():
-            torch._foreach_lerp_(before, self.blocks[name], self.rates[name])
-            torch._foreach_copy_(self.blocks[name], before)
+    def _after_step(self, part: int, *_: Any) -> None:
+        blocks = self._parts[part]
+        for name, before in self._slowed[part].items():
+            torch._foreach_lerp_(before, blocks[name], self.rates[name])
+            torch._foreach_copy_(blocks[name], before)
         for strategy in self.strategies:
-            strategy.after_step()
+            strategy.after_step(blocks)

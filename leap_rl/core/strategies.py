@@ -189,10 +189,10 @@ class RelativeGradientNorm(Strategy):
         super().bind(blocks)
         self._norms: dict[str, Tensor] = {}
 
-    def before_step(self) -> None:
+    def before_step(self, stepping: Blocks) -> None:
         if self.power == 0:
             return
-        for block, tensors in self.blocks_here.items():
+        for block, tensors in stepping.items():
             gradients = [t.grad for t in tensors if t.grad is not None]
             if not gradients:
                 continue
@@ -228,18 +228,18 @@ class TowardsStart(Strategy):
 
     def bind(self, blocks: Blocks) -> None:
         super().bind(blocks)
-        self._held = [t for block in chosen(self.blocks, blocks) for t in blocks[block]]
+        self._held = chosen(self.blocks, blocks)
 
     def begin(self, fresh: bool = True) -> None:
         if fresh or not hasattr(self, "_start"):
-            self._start = [t.detach().clone() for t in self._held]
+            self._start = {t: t.detach().clone() for block in self._held for t in self.blocks_here[block]}
 
-    def before_step(self) -> None:
+    def before_step(self, stepping: Blocks) -> None:
         if self.strength == 0:
             return
-        for tensor, start in zip(self._held, self._start, strict=True):
+        for tensor in (t for block in self._held for t in stepping.get(block, ())):
             if tensor.grad is not None:
-                tensor.grad.add_(tensor.detach() - start, alpha=2 * self.strength)
+                tensor.grad.add_(tensor.detach() - self._start[tensor], alpha=2 * self.strength)
 
 
 @dataclass
@@ -268,23 +268,25 @@ class ShrinkPerturb(Strategy):
 
     def bind(self, blocks: Blocks) -> None:
         super().bind(blocks)
-        self._changed = [t for block in chosen(self.blocks, blocks) for t in blocks[block]]
+        self._changed = chosen(self.blocks, blocks)
 
     def begin(self, fresh: bool = True) -> None:
         if fresh or not hasattr(self, "_generators"):
             self._generators = {
-                t.device: torch.Generator(device=t.device).manual_seed(self.seed) for t in self._changed
+                t.device: torch.Generator(device=t.device).manual_seed(self.seed)
+                for block in self._changed
+                for t in self.blocks_here[block]
             }
         if fresh and not self.each_update:
-            self._change()
+            self._change(self.blocks_here)
 
-    def after_step(self) -> None:
+    def after_step(self, stepping: Blocks) -> None:
         if self.each_update:
-            self._change()
+            self._change(stepping)
 
     @torch.no_grad()
-    def _change(self) -> None:
-        for tensor in self._changed:
+    def _change(self, blocks: Blocks) -> None:
+        for tensor in (t for block in self._changed for t in blocks.get(block, ())):
             if self.shrink != 1:
                 tensor.mul_(self.shrink)
             if self.perturb != 0 and tensor.dim() > 1:

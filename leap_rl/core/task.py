@@ -142,6 +142,14 @@ class TaskFamily(Sequence[Task], ABC):
         :raises ValueError: if these tasks can't be observed as a meta-learner needs it
         """
 
+    def finetuned(self, strategies: str) -> TaskFamily:
+        """
+        :param strategies: as ``read_strategies`` takes them
+        :return: the same tasks, whose learning processes are held to them
+        :raises ValueError: if these tasks can't be, or not to those
+        """
+        raise ValueError(f"{type(self).__name__} takes no fine-tuning strategy")
+
     @abstractmethod
     def draw_initialization(self, scope: str | None, seed: int) -> Initialization:
         """

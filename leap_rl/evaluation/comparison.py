@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from leap_rl.core import (
 )
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.kept_results import run_kept
+from leap_rl.core.lead import NEGATIVE, lead
 from leap_rl.running import record
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import json_number, write_text
@@ -84,14 +85,10 @@ class Comparison:
         found: dict[tuple[str, str], float] = {}
         for task, curves in self.curves.get(reference, {}).items():
             areas = self.areas(reference, task)
-            spread = areas.std(ddof=1) if len(areas) > 1 else 0.0
-            if not spread > 0:
-                continue
-            sign = 1 if curves[0].maximize else -1
             for start in self.curves:
-                lead = sign * (self.areas(start, task).mean() - areas.mean()) / spread
-                if start != reference and lead < -2:
-                    found[task, start] = -lead
+                ahead = lead(self.areas(start, task), areas, curves[0].maximize)
+                if start != reference and ahead < NEGATIVE:
+                    found[task, start] = -ahead
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -189,6 +186,7 @@ def compare(
     device: str = "auto",
     run_dir: Path | None = None,
     progress_bar: bool = False,
+    finetune: Mapping[str, str] | None = None,
 ) -> Comparison:
     """
     Learn every task from every start with every seed.
@@ -201,9 +199,10 @@ def compare(
     :param device: where the models live
     :param run_dir: every run that ends is kept there, and not run again; so is its TensorBoard run
     :param progress_bar: draw one, if the output is a terminal
+    :param finetune: strategies by start, as ``read_strategies`` takes them; others learn plainly
     :return: the learning curves
     :raises ValueError: if an initialization does not fit the tasks, or ``run_dir`` has runs of another one of its name,
-        or of another agent
+        of another strategy, or of another agent
     :raises RuntimeError: if a run fails twice
     """
     if not seeds or not starts:
@@ -212,8 +211,9 @@ def compare(
     scope = check_starts(tasks, starts, scope)
     random = {seed: tasks.draw_initialization(scope, seed) for seed in seeds}
     if run_dir is not None:
-        check_same_runs(run_dir, tasks, starts, random[seeds[0]])
-    runs = [(start, task, seed) for start in starts for task in tasks for seed in seeds]
+        check_same_runs(run_dir, tasks, starts, random[seeds[0]], finetune)
+    held = {start: tasks.finetuned(strategies) for start, strategies in (finetune or {}).items()}
+    runs = [(start, task, seed) for start in starts for task in held.get(start, tasks) for seed in seeds]
     jobs = [Job(task, starts[start] or random[seed], NoPretraining(), seed, device) for start, task, seed in runs]
 
     def folder(index: int) -> Path | None:
@@ -251,23 +251,30 @@ class _Compared:
     :param starts: sha256 of each; ``None``: drawn at random
     :param steps: budgets of the tasks
     :param config: what learns
+    :param finetune: strategies of those starts that have any
     """
 
     run: str
     starts: dict[str, str | None]
     steps: dict[str, int]
     config: dict[str, Any]
+    finetune: dict[str, str] = field(default_factory=dict)
 
 
 def check_same_runs(
-    run_dir: Path, tasks: TaskFamily, starts: Mapping[str, Initialization | None], random: Initialization
+    run_dir: Path,
+    tasks: TaskFamily,
+    starts: Mapping[str, Initialization | None],
+    random: Initialization,
+    finetune: Mapping[str, str] | None = None,
 ) -> None:
     """
     What is kept is kept by the names of starts and tasks: the names must stand for what they stood for.
 
     :param random: a random initialization, whose scope and config say what learns, and what a head is for
-    :raises ValueError: if a start is another initialization than before, a task has another budget, or the agent is
-        another
+    :param finetune: strategies by start
+    :raises ValueError: if a start is another initialization than before or learns by another strategy, a task has
+        another budget, or the agent is another
     """
     begin_run(run_dir)
     file, config = run_dir / "compared.json", {"scope": random.scope, **what_learns(random.config)}
@@ -288,6 +295,11 @@ def check_same_runs(
             )
 
     for name, start in starts.items():
+        if name in known.starts:
+            now = (finetune or {}).get(name, "")
+            check(name, known.finetune.get(name, ""), now, "another fine-tuning strategy")
+        elif finetune and name in finetune:
+            known.finetune[name] = finetune[name]
         sha256 = None if start is None else start.sha256
         check(name, known.starts.setdefault(name, sha256), sha256, "another initialization")
     for task in tasks:

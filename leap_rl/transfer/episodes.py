@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+
+from leap_rl.core import LearningCurve
 
 
 class Episodes(BaseCallback):
@@ -19,3 +22,7 @@ class Episodes(BaseCallback):
                 self.steps.append(self.num_timesteps)
                 self.returns.append(float(info["episode"]["r"]))
         return True
+
+    def curve(self, budget: int) -> LearningCurve:
+        """:param budget: of the training, in steps summed over environments"""
+        return LearningCurve(np.asarray(self.steps), np.asarray(self.returns), budget)

@@ -7,20 +7,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.optim import Optimizer
 
 from leap_rl.core import FineTuning, Strategy, blocks_of
-from leap_rl.core.finetuning import check
+from leap_rl.core.finetuning import check, joined, moved_by
+from leap_rl.transfer.names import optimizers
 
 
-def optimizer_of(model: BaseAlgorithm) -> Optimizer:
+def optimizers_of(model: BaseAlgorithm) -> list[Optimizer]:
     """
-    :raises ValueError: if it is not one optimizer that moves the whole network
+    One, or those of actor and critic.
+
+    :raises ValueError: if it is not they who move the whole network
     """
-    kind = type(model).__name__
-    optimizer = getattr(model.policy, "optimizer", None)
-    if not isinstance(optimizer, Optimizer):
-        raise ValueError(f"{kind} has several optimizers: a strategy holds one")
     if any(parent.__name__ == "TRPO" for parent in type(model).__mro__):
+        kind = type(model).__name__
         raise ValueError(f"{kind} moves its policy by line search, not by an optimizer, which a strategy holds")
-    return optimizer
+    return list(optimizers(model.policy).values())
 
 
 class FineTune(BaseCallback):
@@ -36,7 +36,8 @@ class FineTune(BaseCallback):
 
     :param strategies: to follow
     :raises ValueError: where training begins, for a network without an encoder, a block that is not there, rates with
-        which nothing would be learned, and algorithms with several optimizers, or that are moved by line search
+        which nothing would be learned (by one of the optimizers, where actor and critic have one each), and algorithms
+        that are moved by line search
     """
 
     def __init__(self, *strategies: Strategy) -> None:
@@ -50,8 +51,8 @@ class FineTune(BaseCallback):
         :raises ValueError: as where training begins
         """
         blocks = blocks_of(model)
-        optimizer_of(model)
-        check(self.strategies, blocks)
+        parts = [moved_by(optimizer, blocks) for optimizer in optimizers_of(model)]
+        check(self.strategies, joined(parts, blocks), parts)
         for strategy in self.strategies:
             if strategy.needs_validation:
                 raise ValueError(
@@ -60,16 +61,15 @@ class FineTune(BaseCallback):
 
     def _init_callback(self) -> None:
         # Before a gradient path begins, which follows what is trained.
-        if isinstance(optimizer := getattr(self.model.policy, "optimizer", None), Optimizer):
-            FineTuning.end_on(optimizer)
+        self._end()
 
     def _on_training_start(self) -> None:
         self.check(self.model)
-        optimizer, is_fresh = optimizer_of(self.model), self.num_timesteps == 0
-        running = FineTuning.of(optimizer)
+        is_fresh = self.num_timesteps == 0
+        running = self._running
         if running is None:
-            FineTuning(self.strategies, blocks_of(self.model), optimizer, is_fresh)
-        else:  # of another callback: the optimizer has one, so that rates are multiplied
+            FineTuning(self.strategies, blocks_of(self.model), optimizers_of(self.model), is_fresh)
+        else:  # of another callback: the optimizers have one, so that rates are multiplied
             running.add(self.strategies, is_fresh)
         self._at(self.num_timesteps)
 
@@ -80,9 +80,18 @@ class FineTune(BaseCallback):
         self._at(self.num_timesteps)  # between collecting and training
 
     def _at(self, steps: int) -> None:
-        running = FineTuning.of(self.model.policy.optimizer)
+        running = self._running
         if running is not None:
             running.at(min(1.0, steps / self.model._total_timesteps))
 
     def _on_training_end(self) -> None:
-        FineTuning.end_on(self.model.policy.optimizer)
+        self._end()
+
+    @property
+    def _running(self) -> FineTuning | None:
+        """What is at work on the model, by this callback or another."""
+        return next((f for o in optimizers(self.model.policy).values() if (f := FineTuning.of(o)) is not None), None)
+
+    def _end(self) -> None:
+        for optimizer in optimizers(self.model.policy).values():
+            FineTuning.end_on(optimizer)

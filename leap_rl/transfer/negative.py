@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
 
 from leap_rl.core import LearningCurve
+from leap_rl.core.lead import NEGATIVE, lead
+from leap_rl.transfer.episodes import Episodes
 
 _log = logging.getLogger(__name__)
 
 
-class WatchTransfer(BaseCallback):
+class WatchTransfer(Episodes):
     """
     Compare a training with others of the same task that started at random, as it goes: ``transfer/lead`` in TensorBoard
     is how far it is ahead, in standard deviations over their seeds. It warns when it falls behind by more than two, and
@@ -32,34 +34,28 @@ class WatchTransfer(BaseCallback):
                 f"{len(curves)} curves from scratch: at least two seeds are needed to know how much they differ"
             )
         self.from_scratch = curves
-        self.steps = steps
-        self.returns: list[float] = []
+        self.known_for = steps
         self.is_behind = False
 
-    def _on_step(self) -> bool:
-        self.returns += [float(info["episode"]["r"]) for info in self.locals["infos"] if "episode" in info]
-        return True
-
     def _on_rollout_end(self) -> None:
-        if len(self.returns) < LearningCurve.window or self.num_timesteps > self.steps:
+        if len(self.returns) < LearningCurve.window or self.num_timesteps > self.known_for:
             return
         known = [values[steps <= self.num_timesteps] for steps, values in self.from_scratch]
         now = np.array([values[-1] for values in known if len(values)])
-        if len(now) < 2 or not now.std() > 0:
-            return
         own = float(np.mean(self.returns[-LearningCurve.window :]))
-        mean, spread = float(now.mean()), float(now.std(ddof=1))
-        lead = (own - mean) / spread
-        self.logger.record("transfer/lead", lead)
-        if lead < -2 and not self.is_behind:
+        ahead = lead(own, now)
+        if math.isnan(ahead):
+            return
+        self.logger.record("transfer/lead", ahead)
+        if ahead < NEGATIVE and not self.is_behind:
             _log.warning(
                 "negative transfer after %s steps: the last %d episodes returned %.1f; started at random they returned "
                 "%.1f ± %.1f over %d seeds",
                 f"{self.num_timesteps:,}",
                 LearningCurve.window,
                 own,
-                mean,
-                spread,
+                now.mean(),
+                now.std(ddof=1),
                 len(now),
             )
-        self.is_behind = lead < -2
+        self.is_behind = ahead < NEGATIVE

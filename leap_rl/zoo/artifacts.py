@@ -144,6 +144,7 @@ def load(name: str) -> Initialization:
     :return: to be applied: ``zoo.load(name).apply_to(model)``
     :raises ZooError: if it is unknown, or holds what it should not
     :raises InitializationError: if it is damaged, foreign, or from a later version
+    :raises ModuleNotFoundError: for one on the Hub, without the extra ``hub``
     """
     on_hub = _ON_HUB.fullmatch(name)
     if on_hub is None:
@@ -152,7 +153,14 @@ def load(name: str) -> Initialization:
     here = "--".join(filter(None, (owner, repository, revision and revision.replace("/", "-"))))
     folder = pulled() / checked_name(here)
     if not folder.is_dir():
-        from leap_rl.zoo.hub import pull  # needs the extra `hub`
+        try:
+            from leap_rl.zoo.hub import pull
+        except ModuleNotFoundError as error:
+            if error.name != "huggingface_hub":
+                raise
+            raise ModuleNotFoundError(
+                f"{name} is on the Hugging Face Hub: to fetch it, pip install 'leap-rl[hub]'", name=error.name
+            ) from None
 
         folder = pull(f"{owner}/{repository}", here, revision or "main")
     return check(folder)

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from leap_rl.ending import run_program
-from supervised.command_line import Names, Positive, Rates, Seconds, Seeds, chosen_engine, run_command
+from supervised.command_line import IN_PROCESS, Here, Names, Positive, Rates, Seeds, run_command
 
 if TYPE_CHECKING:
     from supervised.adaptation.experiment import AdaptationRun
@@ -21,7 +21,6 @@ Preset = Literal["quick", "cpu"]
 PRESETS: dict[Preset, tuple[int, int]] = {"quick": (60, 1000), "cpu": (200, 3000)}
 METHODS = ("source-only", "batch-norm", "coral", "mmd", "transport", "dann", "self-training")
 ROOT = Path("runs/adaptation")
-EngineName = Literal["in-process", "workers"]
 Weight = Annotated[float, Parameter(validator=Number(gt=0))]
 
 
@@ -38,9 +37,7 @@ def train(
     updates: Positive | None = None,
     limit: Positive | None = None,
     n_filters: Positive = 32,
-    engine: EngineName = "in-process",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: Here = IN_PROCESS,
     root: Path = ROOT,
     dry_run: bool = False,
 ) -> None:
@@ -58,9 +55,7 @@ def train(
     :param updates: in place of the preset's
     :param limit: images of each domain, in place of the preset's
     :param n_filters: of each convolution
-    :param engine: where a learning process runs
-    :param n_workers: worker processes; without it one per core
-    :param task_timeout: seconds that one learning process may take before it is ended as failed
+    :param where: it runs
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
@@ -68,7 +63,7 @@ def train(
     from supervised.experiments import check_choices, make_runs
 
     check_choices("method", methods, KNOWN)
-    chosen = chosen_engine(engine, n_workers, task_timeout)
+    chosen = where.chosen()
     runs = _runs(AdaptationRun, data_dir, preset, source, targets, methods, seeds, (weight,), updates, limit, n_filters)
     make_runs(runs, root, chosen, dry_run)
 
@@ -86,9 +81,7 @@ def choose(
     updates: Positive | None = None,
     limit: Positive | None = None,
     n_filters: Positive = 32,
-    engine: EngineName = "in-process",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: Here = IN_PROCESS,
     root: Path = Path("runs/adaptation-weights"),
     dry_run: bool = False,
 ) -> None:
@@ -105,9 +98,7 @@ def choose(
     :param updates: as of train
     :param limit: as of train
     :param n_filters: as of train
-    :param engine: as of train
-    :param n_workers: as of train
-    :param task_timeout: as of train
+    :param where: it runs
     :param root: as of train
     :param dry_run: as of train
     """
@@ -116,7 +107,7 @@ def choose(
     from supervised.experiments import check_choices, make_runs, show
 
     check_choices("method with a weight", methods, [name for name in ADAPTING if name != "batch-norm"])
-    chosen = chosen_engine(engine, n_workers, task_timeout)
+    chosen = where.chosen()
     runs = _runs(
         ReverseValidation, data_dir, preset, source, targets, methods, seeds, weights, updates, limit, n_filters
     )

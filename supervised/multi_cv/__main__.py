@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from leap_rl.ending import run_program
-from supervised.command_line import Ints, Names, Positive, Seconds, Seeds, chosen_engine, run_all, run_command
+from supervised.command_line import IN_WORKERS, Ints, Names, Positive, Seeds, Where, run_all, run_command
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -29,7 +29,6 @@ PRESETS: dict[str, dict[str, int | None]] = {
     "paper": {"meta_steps": 200, "meta_batch_size": 10, "passes": 100, "batch_size": 64, "limit": None},
 }
 LEARNERS = ("none", "leap", "leap-sgd", "reptile", "multihead", "hat-none", "hat", "progressive")
-EngineName = Literal["workers", "in-process"]
 BatchNorm = Literal["update", "freeze", "recompute"]
 
 
@@ -47,9 +46,7 @@ def train(
     passes: Positive | None = None,
     batch_size: Positive | None = None,
     limit: Positive | None = None,
-    engine: EngineName = "workers",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: Where = IN_WORKERS,
     root: Path = Path("runs/multi_cv"),
     dry_run: bool = False,
 ) -> None:
@@ -68,9 +65,7 @@ def train(
     :param passes: over the held-out data set, in place of the preset's
     :param batch_size: in place of the preset's
     :param limit: images of a data set, in place of the preset's
-    :param engine: how the data sets of a meta batch run: in worker processes, or one after the other in this process
-    :param n_workers: worker processes; without it one per core
-    :param task_timeout: seconds that one run of a task may take before it is ended as failed
+    :param where: it runs
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
@@ -119,7 +114,7 @@ def train(
     for run in runs:
         run.data_sets()  # says what is wrong with the data
         check_folder(root / run.name, run.settings(), run.budget())
-    chosen = chosen_engine(engine, n_workers, task_timeout)
+    chosen = where.chosen()
     print(f"Data sets: {', '.join(there)}")
     for name in DATA_SETS:
         if name not in there:
@@ -139,11 +134,10 @@ def evaluate(
     *,
     finetune: str = "",
     batch_norm: BatchNorm = "update",
+    learning_rate: Annotated[float, Parameter(validator=Number(gt=0))] | None = None,
     data_dir: Path | None = None,
     download: bool = False,
-    engine: EngineName = "workers",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: Where = IN_WORKERS,
 ) -> None:
     """
     Print how the held-out data set was learned from what a run found.
@@ -152,25 +146,55 @@ def evaluate(
     :param finetune: strategies to learn it by, such as lp-ft or gradual:over=0.3; with + between several
     :param batch_norm: update its statistics with every minibatch, freeze those that the run found, or recompute them on
         the held-out data set's training images first
+    :param learning_rate: of SGD; without it that of the experiment
     :param data_dir: as of train
     :param download: those of its data sets that are not there, as of train
-    :param engine: as of train
-    :param n_workers: as of train
-    :param task_timeout: as of train
+    :param where: it runs
     """
     from supervised.multi_cv.data import default_data_dir
     from supervised.multi_cv.data import download as fetch
     from supervised.multi_cv.experiment import Run, evaluate_run
     from supervised.multi_cv.table import training_error
 
-    chosen = chosen_engine(engine, n_workers, task_timeout)
+    chosen = where.chosen()
     settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
     if download:
         fetch(settings.data_dir, [settings.held_out, *settings.pretraining])
-    result = evaluate_run(settings, run, chosen, finetune, batch_norm)
+    result = evaluate_run(settings, run, chosen, finetune, batch_norm, learning_rate)
     print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
     figures = (result.scores["test_error"], training_error(result.curve), result.curve.area())
     print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")
+
+
+@app.command
+def tune(
+    run: Path,
+    *,
+    trials: Positive = 20,
+    folds: Annotated[int, Parameter(validator=Number(gte=2))] = 3,
+    data_dir: Path | None = None,
+    where: Where = IN_WORKERS,
+) -> None:
+    """
+    Search strategy, batch norm and learning rate by folds of the held-out data set's training images. It goes on where
+    it is.
+
+    :param run: folder of a run that is finished
+    :param trials: in all
+    :param folds: of the training images; each is judged by what is learned from the others
+    :param data_dir: as of train
+    :param where: it runs
+    """
+    from supervised.multi_cv.data import default_data_dir
+    from supervised.multi_cv.experiment import Run
+    from supervised.multi_cv.tune import tune as search
+
+    chosen = where.chosen()
+    settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
+    best, error, plain = search(settings, run, chosen, trials, folds)
+    print(f"\nMean error on {folds} folds: best {100 * error:.1f} %, plain {100 * plain:.1f} %. Test images were not")
+    print("looked at; to learn by the best settings and be tested:\n")
+    print(f"  {best.command(run)}")
 
 
 @app.command

@@ -267,13 +267,23 @@ def _task_network(run: Run) -> TaskNetwork:
 
 
 def _evaluate(
-    run: Run, held_out: DataSets, folder: Path, engine: Engine, finetune: str = "", batch_norm: BatchNorm = "update"
+    run: Run,
+    held_out: DataSets,
+    folder: Path,
+    engine: Engine,
+    finetune: str = "",
+    batch_norm: BatchNorm = "update",
+    learning_rate: float | None = None,
 ) -> TaskResult:
     task = replace(held_out[0], finetune=finetune, batch_norm=batch_norm)
+    if learning_rate is not None:
+        task = replace(task, learning_rate=learning_rate)
     start = Initialization.load(folder / "initialization")
     settings = [finetune] if finetune else []
     if batch_norm != "update":
         settings.append(f"batch norm {batch_norm}")
+    if task.learning_rate != LEARNING_RATE:
+        settings.append(f"rate {task.learning_rate:g}")
     if settings:
         if run.learner in TASK_NETWORKS:
             raise ValueError(f"{run.learner} learns in its own way: it is not fine-tuned by strategies")
@@ -291,7 +301,12 @@ def _evaluate(
 
 
 def evaluate_run(
-    run: Run, folder: Path, engine: Engine, finetune: str = "", batch_norm: BatchNorm = "update"
+    run: Run,
+    folder: Path,
+    engine: Engine,
+    finetune: str = "",
+    batch_norm: BatchNorm = "update",
+    learning_rate: float | None = None,
 ) -> TaskResult:
     """
     The held-out data set, learned from what a run found last; learned now if it was not yet.
@@ -301,11 +316,22 @@ def evaluate_run(
     :param engine: where the task runs
     :param finetune: strategies, by their names; results of each have a folder of their own
     :param batch_norm: what batch norm does
+    :param learning_rate: of SGD; ``None``: that of the experiment
     :raises ValueError: if nothing was found yet, the data is not that of the run, or it can't be fine-tuned so
+    """
+    found = found_last(run, folder)
+    with open_folder(folder, run.settings()):
+        return _evaluate(run, run.data_sets()[1], found, engine, finetune, batch_norm, learning_rate)
+
+
+def found_last(run: Run, folder: Path) -> Path:
+    """
+    :param run: as it was read from the folder
+    :return: folder of the initialization that the run found last
+    :raises ValueError: if nothing was found yet, or the data is not that of the run
     """
     check_folder(folder, run.settings())
     found = sorted(path.parents[1] for path in folder.glob("[0-9]*/initialization/config.json"))
     if not found:
         raise ValueError(f"{folder} is not finished: the command that began it goes on with it")
-    with open_folder(folder, run.settings()):
-        return _evaluate(run, run.data_sets()[1], found[-1], engine, finetune, batch_norm)
+    return found[-1]

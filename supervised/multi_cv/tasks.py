@@ -46,14 +46,23 @@ class Normalize:
 
 
 @lru_cache(maxsize=len(DATA_SETS))
-def _images(data_dir: str, name: str, seed: int, limit: int | None) -> tuple[Images, Normalize]:
+def _images(
+    data_dir: str, name: str, seed: int, limit: int | None, fold: tuple[int, int] | None = None
+) -> tuple[Images, Normalize]:
     """Of a data set, and how they are normalized."""
     data = load(data_dir, name)
     rng = np.random.default_rng(np.random.SeedSequence([seed, *name.encode()]))
     rows = _at_most(limit, data.train_labels.numpy(), rng)
     in_validation = _split(data.train_labels.numpy()[rows], data.groups.numpy()[rows], rng)
     train, validation = torch.from_numpy(rows[~in_validation]), torch.from_numpy(rows[in_validation])
+    test_images, test_labels = data.test, data.test_labels
     test = torch.from_numpy(_at_most(limit, data.test_labels.numpy(), rng))
+    if fold is not None:
+        number, n_folds = fold
+        drawn = np.random.default_rng(np.random.SeedSequence([seed, n_folds, *name.encode()]))
+        of = torch.from_numpy(_folds(data.train_labels[train].numpy(), data.groups[train].numpy(), n_folds, drawn))
+        test_images, test_labels, test = data.train, data.train_labels, train[of == number]
+        train = train[of != number]
     for part, chosen in (("learn from", train), ("validate on", validation)):
         missing = sorted({*range(DATA_SETS[name].n_classes)} - {*data.train_labels[chosen].unique().tolist()})
         if missing:
@@ -65,8 +74,8 @@ def _images(data_dir: str, name: str, seed: int, limit: int | None) -> tuple[Ima
     images = Images(
         data.train[train],
         data.train_labels[train],
-        data.test[test],
-        data.test_labels[test],
+        test_images[test],
+        test_labels[test],
         data.train[validation],
         data.train_labels[validation],
     )
@@ -106,6 +115,19 @@ def _split(labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> 
     return np.isin(groups, list(chosen))
 
 
+def _folds(labels: np.ndarray, groups: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold of each image: classes in equal shares as far as groups, which stay whole, allow it."""
+    fold_of: dict[int, int] = {}
+    for label in np.unique(labels):
+        of_class = groups[labels == label]
+        sizes = np.zeros(n_folds)
+        for group in rng.permutation(np.unique(of_class)).tolist():
+            # The smallest; of several, any: else the first folds had more of every class.
+            fold = fold_of.setdefault(group, int(rng.choice(np.flatnonzero(sizes == sizes.min()))))
+            sizes[fold] += (of_class == group).sum()
+    return np.array([fold_of[group] for group in groups.tolist()])
+
+
 @dataclass(frozen=True)
 class DataSetTask(ClassificationTask):
     """
@@ -114,18 +136,21 @@ class DataSetTask(ClassificationTask):
     :param data_dir: of the data sets
     :param run_seed: decides which images are for validation and, with a limit, which are taken
     :param limit: training images (with those for validation), and test images, at most; ``None``: all
+    :param fold: number and count of folds: this one of the images to learn from is not learned from, and takes the
+        place of the test images; ``None``: no folds
     """
 
     data_dir: str
     run_seed: int
     limit: int | None
+    fold: tuple[int, int] | None = None
 
     @property
     def n_classes(self) -> int:
         return DATA_SETS[self.name].n_classes
 
     def images(self) -> Images:
-        return _images(self.data_dir, self.name, self.run_seed, self.limit)[0]
+        return _images(self.data_dir, self.name, self.run_seed, self.limit, self.fold)[0]
 
     def network(self) -> ConvNet:
         return ConvNet(self.n_classes, channels=3, image_size=SIZE)
@@ -142,6 +167,7 @@ class DataSets(ClassificationTasks):
     :param limit: as of ``DataSetTask``
     :param passes: over the training images, in a learning process
     :param batch_size: images per update
+    :param fold: as of ``DataSetTask``
     :raises MultiCVError: for a data set that is unknown, missing, partial or damaged
     """
 
@@ -153,10 +179,11 @@ class DataSets(ClassificationTasks):
         limit: int | None = None,
         passes: int = 1,
         batch_size: int = 64,
+        fold: tuple[int, int] | None = None,
     ) -> None:
-        tasks = []
+        tasks: list[ClassificationTask] = []
         for name in names:
-            images, transform = _images(data_dir, name, run_seed, limit)
+            images, transform = _images(data_dir, name, run_seed, limit, fold)
             per_pass = len(images.train) // batch_size
             if not per_pass:
                 raise MultiCVError(
@@ -172,6 +199,7 @@ class DataSets(ClassificationTasks):
                     data_dir,
                     run_seed,
                     limit,
+                    fold,
                     annealing=True,
                     patience=PATIENCE if passes > 1 else None,
                     validation_freq=per_pass,

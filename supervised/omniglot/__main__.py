@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import App
 
 from leap_rl.ending import run_program
-from supervised.command_line import Ints, Names, Positive, Rates, Seconds, Seeds, chosen_engine, run_all, run_command
+from supervised.command_line import (
+    ANYWHERE,
+    IN_PROCESS,
+    Here,
+    Ints,
+    Names,
+    Positive,
+    Rates,
+    Seeds,
+    WhereTogether,
+    run_all,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -23,8 +35,6 @@ Preset = Literal["quick", "cpu", "paper"]
 # Meta steps, meta batch, updates. Paper: appendix D. cpu: what 2 cores do in some hours. quick: some minutes.
 PRESETS: dict[str, tuple[int, int, int]] = {"quick": (4, 4, 50), "cpu": (60, 5, 100), "paper": (1000, 20, 100)}
 LEARNERS = ("none", "leap", "reptile", "fomaml", "maml", "multihead")
-
-EngineName = Literal["auto", "workers", "in-process", "together"]
 
 
 @app.command
@@ -41,9 +51,7 @@ def train(
     updates: Positive | None = None,
     meta_learning_rates: Rates = (),
     validation: bool = False,
-    engine: EngineName = "auto",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: WhereTogether = ANYWHERE,
     root: Path = Path("runs/omniglot"),
     dry_run: bool = False,
 ) -> None:
@@ -62,10 +70,7 @@ def train(
     :param updates: of a learning process, in place of the preset's
     :param meta_learning_rates: in place of the paper's; of each one run
     :param validation: hold out a part of the pretraining alphabets instead, to choose the meta learning rate by
-    :param engine: how the tasks of a meta batch run: in worker processes, one after the other in this process, or
-        together in one stacked model; auto is together on a GPU, else workers
-    :param n_workers: worker processes; without it one per core
-    :param task_timeout: seconds that one run of a task may take before it is ended as failed
+    :param where: it runs
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
@@ -101,7 +106,7 @@ def train(
         )
     for run in runs:
         check_folder(root / run.name, run.settings(), run.budget(run.meta_steps))
-    chosen = chosen_engine(engine, n_workers, task_timeout)
+    chosen = where.chosen()
     for name in absent_sets(data):
         print(f"{data} has no {name}: the split is not that of all of Omniglot")
     if dry_run:
@@ -122,9 +127,7 @@ def ablation(
     pretraining: Positive = 20,
     seeds: Seeds = (0,),
     meta_learning_rates: Rates = (),
-    engine: EngineName = "auto",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: WhereTogether = ANYWHERE,
     root: Path = Path("runs/omniglot"),
     dry_run: bool = False,
 ) -> None:
@@ -138,9 +141,7 @@ def ablation(
     :param pretraining: number of pretraining alphabets
     :param seeds: of the runs
     :param meta_learning_rates: as of train
-    :param engine: as of train
-    :param n_workers: as of train
-    :param task_timeout: as of train
+    :param where: it runs
     :param root: as of train
     :param dry_run: as of train
     """
@@ -154,9 +155,7 @@ def ablation(
         pretraining=(pretraining,),
         seeds=seeds,
         meta_learning_rates=meta_learning_rates,
-        engine=engine,
-        n_workers=n_workers,
-        task_timeout=task_timeout,
+        where=where,
         root=root,
         dry_run=dry_run,
     )
@@ -168,9 +167,7 @@ def evaluate(
     *,
     data_dir: Path | None = None,
     download: bool = False,
-    engine: EngineName = "auto",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: WhereTogether = ANYWHERE,
 ) -> None:
     """
     Print how each held-out alphabet was learned from what a run found, at the last meta step that was evaluated.
@@ -178,13 +175,11 @@ def evaluate(
     :param run: folder of a run; what its evaluation lacks is made up
     :param data_dir: as of train
     :param download: as of train
-    :param engine: as of train
-    :param n_workers: as of train
-    :param task_timeout: as of train
+    :param where: it runs
     """
     from supervised.omniglot.experiment import Run, evaluate_run
 
-    chosen = chosen_engine(engine, n_workers, task_timeout)
+    chosen = where.chosen()
     results, meta_steps = evaluate_run(Run.read(run, _data(data_dir, download)), run, chosen)
     print(f"{run.name} after {meta_steps} meta steps\n\n| alphabet | test error, % | area, % |\n|---|---|---|")
     for name, result in sorted(results.items()):
@@ -254,9 +249,7 @@ def episodes(
     images: Positive | None = None,
     test_episodes: Positive | None = None,
     n_filters: Positive = 64,
-    engine: Literal["workers", "in-process"] = "in-process",
-    n_workers: Positive | None = None,
-    task_timeout: Seconds | None = None,
+    where: Here = IN_PROCESS,
     root: Path = FEW_SHOT_ROOT,
     dry_run: bool = False,
 ) -> None:
@@ -273,9 +266,7 @@ def episodes(
     :param images: in place of the preset's
     :param test_episodes: in place of the preset's
     :param n_filters: of each convolution
-    :param engine: how the episodes of a meta batch run: one after the other in this process, or in worker processes
-    :param n_workers: worker processes; without it one per core
-    :param task_timeout: seconds that one episode may take before it is ended as failed
+    :param where: it runs
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
     """
@@ -294,7 +285,7 @@ def episodes(
         for k in shots
         for name in learner
     ]
-    chosen = chosen_engine(engine, n_workers, task_timeout)
+    chosen = where.chosen()
     print(described(data))
     make_runs(runs, root, chosen, dry_run)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import pytest
 import torch
 from stable_baselines3 import A2C
 
-from leap_rl import Initialization, make_atari_env
+from leap_rl import AtariTasks, Initialization, LeapA2C, make_atari_env
+from leap_rl.agents import EnvTask
 from leap_rl.cli import main
 from leap_rl.commands.train import START, _remember_start
-from leap_rl.core import TowardsStart, named_tensors
+from leap_rl.core import InProcess, Job, NoPretraining, TowardsStart, named_tensors
+from leap_rl.evaluation import compare
 
 TRAIN = ["train", "Pong", "--agent.n-envs", "1", "--agent.n-steps", "8", "--timesteps", "32"]
 
@@ -74,7 +78,7 @@ def test_a_penalty_on_the_way_from_the_start_knows_it_when_the_run_goes_on(init:
     _remember_start([strategy], model, run / START)
     start = Initialization.load(init).parameters
     assert len(strategy._start) == len(start)
-    assert all(any(torch.equal(mine, t) for t in start.values()) for mine in strategy._start)
+    assert all(any(torch.equal(mine, t) for t in start.values()) for mine in strategy._start.values())
     env.close()
     assert main(["train", "--resume", str(run), "--timesteps", "64"]) == 0
     assert not kept(run, init)
@@ -104,3 +108,71 @@ def test_bad_input_is_one_line_before_any_step(
 def test_a_network_without_an_encoder_has_no_strategies(tmp_path: Path, capsys: Any) -> None:
     assert main(["train", "--env", "CartPole-v1", "--finetune", "gradual", "--run-dir", str(tmp_path / "run")]) == 2
     assert "need an encoder: this network has none" in capsys.readouterr().err
+
+
+COMPARE = ["compare", "--games", "Pong", "--agent.n-envs", "1", "--agent.n-steps", "8", "--timesteps", "32"]
+
+
+def test_starts_are_compared_by_each_strategy_and_kept_runs_are_those_of_one(
+    init: Path, tmp_path: Path, capsys: Any
+) -> None:
+    run = tmp_path / "compared"
+    given = ["--starts", f"start/0={init}", "random", "--seeds", "0", "--n-workers", "1"]
+    assert main([*COMPARE, *given, "--finetune", "full", "lp-ft:probe=1", "--run-dir", str(run)]) == 0
+    names = ["start full/0", "start lp-ft:probe=1/0", "random"]
+    shown = capsys.readouterr().out
+    assert all(f"| Pong | {name} |" in shown for name in names)
+    results = json.loads((run / "results.json").read_text())["results"]["Pong"]
+    assert list(results) == names
+    before = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}
+    assert len(before) == 3
+    # Another strategy joins, and has runs of its own; so do plain ones.
+    assert main(["compare", "--resume", str(run), "--finetune", "full", "slow"]) == 0
+    after = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}
+    assert before.items() <= after.items() and len(after) == 4
+    # A name that stands for a strategy stands for no other.
+    tasks = AtariTasks(LeapA2C, "CnnPolicy", ["Pong"], 32, n_envs=1)
+    start = {"start full/0": Initialization.load(init)}
+    for finetune, now in ({}, ""), ({"start full/0": "slow"}, "slow"):
+        with pytest.raises(ValueError, match=rf"start full/0 with another fine-tuning strategy \(full, now {now}\)"):
+            compare(tasks, start, [0], InProcess(), run_dir=run, finetune=finetune)
+
+
+def test_a_strategy_holds_what_is_compared(init: Path) -> None:
+    """Also in another process, and its neutral setting is the plain task to the bit."""
+    start = Initialization.load(init)
+    tasks = AtariTasks(LeapA2C, "CnnPolicy", ["Pong"], 32, n_envs=1, algorithm_kwargs={"n_steps": 8})
+
+    def final(task: EnvTask) -> Initialization:
+        task = pickle.loads(pickle.dumps(task))
+        result = Job(task, start, NoPretraining(), 0, "cpu", return_final=True).run(lambda steps: None)
+        assert result.final is not None
+        return result.final
+
+    def moved(strategy: str) -> set[str]:
+        ends = final(tasks.finetuned(strategy)[0]).parameters
+        return {name for name, t in start.parameters.items() if not torch.equal(t, ends[name])}
+
+    assert moved("linear-probe") == set()
+    assert {name.rpartition(".")[0] for name in moved("surgical:blocks=encoder.cnn.2,head")} == {"encoder.cnn.2"}
+    assert final(tasks[0]).sha256 == final(tasks.finetuned("slow:factor=1")[0]).sha256
+    assert "linear-probe" in repr(tasks.finetuned("linear-probe")) and tasks[0].finetune == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--starts random --finetune lp-ft", "--starts has none, random ones learn plainly"),
+        ("--starts INIT --finetune gradul", "did you mean gradual"),
+        ("--starts INIT --finetune lp-ft lp-ft", "--finetune are listed twice: lp-ft"),
+        ("--starts INIT --finetune surgical:blocks=encoder.con", "no block 'encoder.con'"),
+        ("--starts INIT --finetune lp-ft:patience=3", "waits for validation errors, which SB3 has not"),
+    ],
+)
+def test_bad_input_of_a_comparison_is_one_line_too(
+    arguments: str, message: str, init: Path, tmp_path: Path, capsys: Any
+) -> None:
+    given = arguments.replace("INIT", str(init)).split()
+    assert main([*COMPARE, *given, "--run-dir", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line and not (tmp_path / "run").exists()

@@ -268,9 +268,9 @@ def test_a_training_that_goes_on_keeps_its_start() -> None:
     train(whole, [TowardsStart(0.1)], updates=range(4))
     optimizer = train(model, [strategy], updates=range(4))
     assert same(tensors(whole), tensors(model))
-    start = [t.clone() for t in strategy._start]
+    start = [t.clone() for t in strategy._start.values()]
     train(model, [strategy], optimizer=optimizer, fresh=False)
-    assert all(torch.equal(a, b) for a, b in zip(start, strategy._start, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(start, strategy._start.values(), strict=True))
     shrunk = ShrinkPerturb(0.5, 0.0)
     before = tensors(model)
     FineTuning([shrunk], blocks_of(model), optimizer, fresh=False).end()

@@ -306,5 +306,21 @@ def test_negative_transfer_is_called_worse() -> None:
     assert of_all == "| mean of all | +7.5 (7.5 to 7.5) worse | -3.0 (-3.0 to -3.0) better |  |"
 
 
+def test_negative_transfer_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Two standard deviations of the runs without pretraining: of areas, as in reinforcement learning."""
+
+    def run(learner: str, seed: int, area: float) -> Findings:
+        return Findings(learner, "mnist", seed, 20, 100, {"data_sets": ["mnist"]}, {}, "ok", 5, 5, area, [1], [5])
+
+    found = [run("none", seed, 10 + seed) for seed in range(3)]
+    found += [run("leap", seed, 14 + seed) for seed in range(3)] + [run("reptile", seed, 5 + seed) for seed in range(3)]
+    found += [run("multihead", seed, 13 + 0.9 * seed) for seed in range(3)]
+    said = "Negative transfer: on mnist leap is 4.0 standard deviations behind none (3 seeds)."
+    other = said.replace("leap", "multihead").replace("4.0", "2.9")
+    assert [line for line in table(found).splitlines() if "Negative" in line] == [said, other]
+    assert caplog.messages[0] == said
+    assert "Negative" not in table([one for one in found if one.seed == 0])  # one seed has no spread
+
+
 def test_classes_of_a_task_are_those_of_the_data_set() -> None:
     assert DataSetTask("cifar100", 1, 1, 0.1, None, "", 0, None).n_classes == 100

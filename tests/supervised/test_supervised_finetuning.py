@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from noise import Noise, noise
+from torch import Tensor
 
 from leap_rl.core import MAML, Initialization, InProcess, Job, NoPretraining, TaskResult
 from supervised.batch_norm import check_batch_norm, recompute
 from supervised.multi_cv.__main__ import main
+from supervised.multi_cv.tasks import DataSets, _folds
 from supervised.networks import ConvNet
 from supervised.tasks import Images
 from supervised.together import learn_together
@@ -175,3 +179,109 @@ def test_a_run_is_evaluated_by_strategies_apart_from_its_plain_result(data: Path
         assert code == 2 and message in error and error.count("\n") == 1
     assert main(["table", str(runs)]) == 0  # of the plain results alone
     assert f"{InProcess.__name__}" not in capsys.readouterr().out
+
+
+def test_a_search_by_folds_goes_on_and_ends_in_a_command_that_runs(
+    data: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "multihead-mnist-seed0"
+    command = ["--meta-steps", "1", "--meta-batch-size", "1", "--passes", "2", "--batch-size", "16"]
+    command += ["--held-out", "mnist", "--root", str(tmp_path), "--data-dir", str(data), "--seeds", "0"]
+    assert main(["train", *command, "--engine", "in-process", "--learners", "multihead", "hat-none"]) == 0
+    here = ["--data-dir", str(data), "--engine", "in-process"]
+
+    def tuned(trials: int) -> list[str]:
+        capsys.readouterr()
+        assert main(["tune", str(run), "--folds", "2", "--trials", str(trials), *here]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line]
+
+    first, *_, last = tuned(2)
+    assert first.startswith("trial 1 of 2: error ") and first.endswith(": full, batch norm update, rate 0.1")
+    assert next(line for line in tuned(3) if line.startswith("trial")).startswith("trial 3 of 3")
+    # What is done is done: nothing is learned any more, and the same command comes out.
+    monkeypatch.setattr(InProcess, "run", None)
+    again = tuned(3)
+    monkeypatch.undo()
+    assert not any(line.startswith("trial") for line in again)
+    words = shlex.split(again[-1])
+    assert words[:4] == shlex.split(last)[:4] == ["python", "-m", "supervised.multi_cv", "evaluate"]
+    assert main([*words[3:], *here]) == 0
+    assert "| multihead-mnist-seed0 |" in capsys.readouterr().out
+    assert main(["tune", str(tmp_path / "hat-none-mnist-seed0"), *here]) == 2
+    assert "is not fine-tuned by strategies" in capsys.readouterr().err
+
+
+def test_folds_are_of_the_training_images_alone_and_cover_them(data: Path) -> None:
+    """What ends a learning process early, and what is reported, is in none of them."""
+
+    def images(fold: tuple[int, int] | None) -> Images:
+        return DataSets(str(data), ["mnist"], 0, batch_size=16, fold=fold)[0].images()
+
+    def rows(part: Tensor | None) -> set[bytes]:
+        assert part is not None
+        return {image.numpy().tobytes() for image in part}
+
+    whole, folds = images(None), [images((number, 3)) for number in range(3)]
+    judged = [rows(fold.test) for fold in folds]
+    assert set.union(*judged) == rows(whole.train) and sum(map(len, judged)) == len(whole.train)
+    for fold, of in zip(folds, judged, strict=True):
+        assert rows(fold.train) == rows(whole.train) - of
+        assert rows(fold.validation) == rows(whole.validation) and not rows(whole.test) & (rows(fold.train) | of)
+        assert fold.test_labels.bincount(minlength=10).tolist() == pytest.approx([7 / 3] * 10, abs=0.7)
+
+
+def test_groups_stay_in_one_fold() -> None:
+    rng = np.random.default_rng(0)
+    labels, groups = np.repeat(np.arange(4), 30), np.repeat(np.arange(40), 3)
+    of = _folds(labels, groups, 3, rng)
+    assert all(len(set(of[groups == group])) == 1 for group in range(40))
+    assert all(9 <= (of[labels == label] == fold).sum() <= 12 for label in range(4) for fold in range(3))
+
+
+@pytest.mark.slow
+def test_on_a_ray_cluster_the_same_is_learned(data: Path, tmp_path: Path, capsys: Any) -> None:
+    ray = pytest.importorskip("ray")
+    tables = []
+    try:
+        for engine in (["in-process"], ["ray", "--task-timeout", "300"]):
+            runs = str(tmp_path / engine[0])
+            command = ["--meta-steps", "1", "--meta-batch-size", "2", "--passes", "2", "--batch-size", "16"]
+            command += [
+                "--held-out",
+                "mnist",
+                "--root",
+                runs,
+                "--data-dir",
+                str(data),
+                "--learners",
+                "none",
+                "leap-sgd",
+            ]
+            assert main(["train", *command, "--engine", *engine]) == 0
+            capsys.readouterr()
+            assert main(["table", runs]) == 0
+            tables.append(capsys.readouterr().out)
+    finally:
+        ray.shutdown()
+    assert "| mnist |" in tables[0] and tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--address", "auto"], "--address is of --engine ray, not of workers"),
+        (["--engine", "ray", "--n-workers", "2"], "--n-workers is of --engine workers, not of ray"),
+        (["--engine", "in-process", "--task-timeout", "2"], "--task-timeout is of --engine workers or ray"),
+    ],
+)
+def test_an_option_of_another_engine_is_one_line(given: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["evaluate", str(tmp_path), *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["evaluate", str(tmp_path), "--engine", "ray"]) == 2
+    error = capsys.readouterr().err
+    assert "ray is not installed: pip install" in error and "[ray]" in error and error.count("\n") == 1

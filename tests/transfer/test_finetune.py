@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import TRPO
-from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from leap_rl.core import (
     TowardsStart,
 )
 from leap_rl.transfer import FineTune
+from leap_rl.transfer.names import optimizers
 
 NEUTRAL: list[list[Strategy]] = [
     [Strategy()],
@@ -43,7 +44,8 @@ KWARGS: dict[Any, dict[str, Any]] = {
     LeapA2C: {"n_steps": 5},
     PPO: {"n_steps": 10, "batch_size": 5, "n_epochs": 2},
     DQN: {"buffer_size": 60, "learning_starts": 5, "train_freq": 5, "target_update_interval": 10},
-    SAC: {"buffer_size": 60, "learning_starts": 5},
+    SAC: {"buffer_size": 60, "learning_starts": 30},
+    TD3: {"buffer_size": 60, "learning_starts": 30},
     TRPO: {"n_steps": 8, "batch_size": 8},
 }
 ENCODER = ["encoder.cnn.0", "encoder.cnn.2", "encoder.cnn.4", "encoder.linear.0"]
@@ -65,7 +67,7 @@ class Pictures(gym.Env):
 
 
 def made(kind: Any = A2C, **kwargs: Any) -> Any:
-    return kind("CnnPolicy", Pictures(kind is SAC), seed=0, device="cpu", **KWARGS[kind], **kwargs)
+    return kind("CnnPolicy", Pictures(kind in (SAC, TD3)), seed=0, device="cpu", **KWARGS[kind], **kwargs)
 
 
 def state(model: Any) -> dict[str, Tensor]:
@@ -76,7 +78,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name, t in before.items() if not torch.equal(t, after[name])}
 
 
-@pytest.mark.parametrize("kind", [A2C, PPO, DQN])
+@pytest.mark.parametrize("kind", [A2C, PPO, DQN, SAC, TD3])
 def test_neutral_strategies_are_plain_training_to_the_bit(kind: Any) -> None:
     plain = state(made(kind).learn(40))
     assert moved(state(made(kind)), plain)
@@ -100,6 +102,50 @@ def test_a_frozen_block_does_not_move_and_the_model_learns_whole_afterwards(kind
     assert trained >= heads
     model.learn(40)
     assert {n for n in before if "target" not in n} == {n for n in moved(after, state(model)) if "target" not in n}
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3])
+def test_actor_and_critic_with_an_optimizer_each_are_both_held(kind: Any) -> None:
+    model = made(kind)
+    before = state(model)
+    model.learn(40, callback=[FineTune(LinearProbe()), FineTune(Slow(0.5, ("head",)), SoftShrinkPerturb(1.0, 0.0))])
+    after = state(model)
+    trained = {name for name in moved(before, after) if "target" not in name}
+    assert trained == {n for n in before if "features_extractor" not in n and "target" not in n}
+    assert all(not optimizer._optimizer_step_pre_hooks for optimizer in optimizers(model.policy).values())
+    model.learn(40)
+    assert {n for n in before if "target" not in n} == {n for n in moved(after, state(model)) if "target" not in n}
+
+
+def test_each_optimizer_steps_its_own_part_of_a_block() -> None:
+    """Of one step each, plain SGD goes half the way, in actor and critic alike."""
+
+    def after(*strategies: Strategy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        model = made(
+            SAC, gradient_steps=1, policy_kwargs={"optimizer_class": torch.optim.SGD}, learning_rate=1e-3, ent_coef=0.1
+        )
+        before = state(model)
+        model.learn(31, callback=FineTune(*strategies))
+        assert model._n_updates == 1
+        return before, state(model)
+
+    before, whole = after()
+    _, half = after(Slow(0.5))
+    critic = [n for n in whole if n.startswith("critic.") and "features_extractor" in n]
+    assert critic
+    for name in critic:  # the actor's loss has seen another critic
+        torch.testing.assert_close(half[name], (before[name] + whole[name]) / 2)
+    actor = [n for n in whole if n.startswith("actor.features_extractor")]
+    assert moved({n: before[n] for n in actor}, half) == moved({n: before[n] for n in actor}, whole) == set(actor)
+
+
+def test_an_optimizer_that_would_move_nothing_is_refused() -> None:
+    """With a shared encoder, which SB3 trains by the actor's loss, the critic has its head alone."""
+    model = made(SAC, policy_kwargs={"share_features_extractor": True})
+    with pytest.raises(ValueError, match=r"all blocks of one optimizer are frozen at 0 % of the training \(head\)"):
+        model.learn(40, callback=FineTune(Surgical(("encoder",))))
+    assert model.num_timesteps == 0
+    model.learn(40, callback=FineTune(GradualUnfreezing()))
 
 
 class Rates(BaseCallback):
@@ -134,9 +180,9 @@ def test_progress_goes_on_with_the_training() -> None:
     assert set(rates.since.values()) == {85}
     held = TowardsStart(0.1)
     model.learn(20, callback=FineTune(held))
-    start = [t.clone() for t in held._start]
+    start = [t.clone() for t in held._start.values()]
     model.learn(20, callback=FineTune(held), reset_num_timesteps=False)
-    assert all(torch.equal(a, b) for a, b in zip(start, held._start, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(start, held._start.values(), strict=True))
 
 
 def test_an_optimizer_of_several_groups() -> None:
@@ -185,7 +231,6 @@ def test_a_saved_agent_is_a_plain_one(tmp_path: Path) -> None:
         (A2C, [Surgical(("head",)), Slow(0.0, ("head",))], "all blocks are frozen"),
         (DQN, [Surgical(("haed",))], "did you mean head"),
         (TRPO, [Strategy()], "TRPO moves its policy by line search"),
-        (SAC, [Strategy()], "SAC has several optimizers"),
         (A2C, [LPFT(patience=2)], "waits for validation errors, which SB3 has not"),
     ],
 )

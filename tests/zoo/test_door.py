@@ -103,3 +103,13 @@ def test_the_short_name_has_what_it_had_and_a_star_import_replaces_no_builtin(tm
     assert names["load"] is zoo.load
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         _ = short.lod
+
+
+def test_the_hub_without_its_extra_is_one_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "leap_rl.zoo.hub", raising=False)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^hf://owner/name is on the .* pip install 'leap-rl\[hub\]'$"
+    ) as raised:
+        Initialization.load("hf://owner/name")
+    assert raised.value.name == "huggingface_hub" and raised.value.__suppress_context__

@@ -1,0 +1,29 @@
+"""How far a start is ahead of random ones, and negative transfer: one that lies clearly behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NEGATIVE = -2.0
+"""A lead below this is negative transfer."""
+
+
+def lead(
+    own: float | Sequence[float] | np.ndarray, random: Sequence[float] | np.ndarray, maximize: bool = True
+) -> float:
+    """
+    In standard deviations of the random starts over their seeds: (mean of own − mean of random) / spread of random.
+
+    :param own: areas, returns or errors, one for each seed
+    :param random: the same of random starts
+    :param maximize: whether more is better, as of returns; if not, less, as of errors
+    :return: NaN where the random starts have no spread: fewer than two seeds, no difference, or one that is not finite
+    """
+    reference = np.asarray(random, dtype=np.float64)
+    spread = float(reference.std(ddof=1)) if len(reference) > 1 else 0.0
+    if not spread > 0:
+        return float("nan")
+    difference = float(np.mean(own)) - float(reference.mean())
+    return (difference if maximize else -difference) / spread
