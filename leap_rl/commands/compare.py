@@ -17,7 +17,7 @@ from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_setting
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core.initialization import what_learns
-from leap_rl.evaluation import check_starts, plot_comparison
+from leap_rl.evaluation import check_starts, plot_comparison, plot_statistics
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.comparison import check_same_runs, folder_of
 from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
@@ -35,7 +35,8 @@ MAY_CHANGE = {"games", "envs", "starts", "finetune", "seeds", "note", *WHERE_IT_
 
 def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     """
-    Learn games from several starts, and leave ``table.md``, ``results.json`` and ``figure.png`` in the run folder.
+    Learn games from several starts, and leave ``table.md``, ``results.json``, ``figure.png`` and, with intervals,
+    ``statistics.png`` in the run folder.
 
     :param settings: of the comparison
     :param folder: of a new run, or of the one to resume; nobody else writes to it
@@ -108,8 +109,8 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
     table = f"{comparison.table(over_tasks=not settings.games)}\n\n({note})"
-    if random_policy:
-        statistics = Statistics(comparison, random_policy)
+    statistics = Statistics(comparison, random_policy) if random_policy else None
+    if statistics:
         table += (
             "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
             "policy (as many steps and seeds), by those of random starts, where these are clearly above it"
@@ -141,11 +142,15 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         "results": comparison.as_dict(),
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    plot_comparison(comparison, folder / "figure.png", note)
+    files = ["figure.png", "table.md", "results.json"]
+    plot_comparison(comparison, folder / "figure.png", note, random_policy or None)
+    if statistics and len(starts) > 1:
+        plot_statistics(statistics, folder / "statistics.png")
+        files.insert(1, "statistics.png")
     print()
     print_markdown(table)
     print()
-    for file in ("figure.png", "table.md", "results.json"):
+    for file in files:
         print(f"  {folder / file}")
     print_commands(["tensorboard", "--logdir", folder / "tensorboard"])
 

@@ -158,7 +158,7 @@ def _show_compare(folder: Path, everything: bool) -> None:
         print()
         print_markdown(tables)
     else:
-        print(f"\n  {folder / 'table.md'} has areas, scores and intervals (--all prints it)")
+        print("\n  areas, scores and intervals are in table.md: --all prints it")
 
 
 def _mean_curve(curves: Sequence[Mapping[str, Sequence[float]]], budget: int) -> list[float]:

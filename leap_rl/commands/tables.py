@@ -51,7 +51,10 @@ def _table(rows: list[list[str]]) -> Table:
     for column, name in enumerate(names):
         cells = [row[column] for row in body if column < len(row) and row[column]]
         numbers = bool(cells) and all(re.match(r"[-+\d–.,]", cell) for cell in cells)
-        table.add_column(Text(name), justify="right" if numbers else "left")
+        # A name is read whole, whatever becomes of the numbers beside it.
+        words = [word for cell in cells for word in cell.split()] if not numbers else [""]
+        width = max(map(len, words), default=0)
+        table.add_column(Text(name), justify="right" if numbers else "left", min_width=width, overflow="fold")
     last: list[str] = []
     for row in body:
         # What the row above says in its first column, as the name of a game, is not said again.

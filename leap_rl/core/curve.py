@@ -32,6 +32,13 @@ class LearningCurve:
         starts = np.maximum(ends - self.window, 0)
         return (sums[ends] - sums[starts]) / (ends - starts)
 
+    def at(self, steps: np.ndarray) -> np.ndarray:
+        """The moving average at the given steps; NaN before the first value."""
+        if not len(self.values):
+            return np.full(len(steps), np.nan)
+        last = np.searchsorted(self.steps, steps, side="right") - 1
+        return np.where(last >= 0, self.moving_average()[np.maximum(last, 0)], np.nan)
+
     def area(self) -> float:
         """
         Mean over the steps of the budget of the moving average; NaN without any value. The steps before the

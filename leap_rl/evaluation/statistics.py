@@ -60,13 +60,19 @@ def estimate(statistic: Callable[..., float], *runs: np.ndarray) -> Estimate:
     def of_all(*drawn: np.ndarray) -> np.ndarray:
         return np.array([statistic(*(of.reshape(-1, of.shape[-1]) for of in drawn))])
 
+    interval = _interval(of_all, *samples)
+    return Estimate(float(of_all(*samples)[0]), float(interval[0, 0]), float(interval[1, 0]))
+
+
+def _interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) -> np.ndarray:
+    """Of a statistic with n values: their lower and upper ends, shape (2, n)."""
     state = np.random.get_state()
     np.random.seed(0)  # rliable draws from numpy's global generator, whatever random_state it is given
     try:
-        interval = _MetaTrainingsAndSeeds(*samples).conf_int(of_all, RESAMPLES, size=0.95, method="percentile")
+        found = _MetaTrainingsAndSeeds(*samples).conf_int(statistic, RESAMPLES, size=0.95, method="percentile")
     finally:
         np.random.set_state(state)
-    return Estimate(float(of_all(*samples)[0]), float(interval[0, 0]), float(interval[1, 0]))
+    return np.asarray(found)
 
 
 def interquartile_mean(runs: np.ndarray) -> float:
@@ -173,6 +179,48 @@ class Statistics:
         other = self.reference if over is None else over
         return estimate(probability_of_improvement, self._areas(start, *tasks), self._areas(other, *tasks))
 
+    def rankable(self, start: str) -> list[str]:
+        """The tasks on which episodes ended in every run of the start and of the reference, if it did not diverge."""
+        return self._rankable(start, self.reference)
+
+    def learned(self, start: str) -> list[str]:
+        """The tasks that a ratio to the reference can be of: measured in every run, and learned by the reference."""
+        return [task for task in self._measurable(start, self.reference) if self.learns(task)]
+
+    def sample_efficiency(self, start: str, steps: np.ndarray, *tasks: str) -> np.ndarray:
+        """
+        How much has been learned by when: interquartile mean over runs and tasks, with its 95 % interval, of the moving
+        average above the random policy's area, by what the reference's area lies above it on average.
+
+        :param steps: at which, as shares of the budget
+        :param tasks: that the reference learns
+        :return: estimate, lower end, upper end, shape (3, number of steps); NaN where an episode has yet to end
+        """
+        values = np.stack(
+            [
+                [
+                    [
+                        (curve.at(steps * curve.budget) - self.random_policy[task].mean())
+                        / (self._areas(self.reference, task).mean() - self.random_policy[task].mean())
+                        for task in tasks
+                        for curve in [self.comparison.curves[each][task][seed]]
+                    ]
+                    for seed in range(len(self.comparison.seeds))
+                ]
+                for each in self.learners[start]
+            ]
+        )
+        flat = values.reshape(-1, len(steps))
+
+        def of_drawn(numbers: np.ndarray) -> np.ndarray:
+            ordered = np.sort(flat[numbers.reshape(-1)], axis=0)  # NaN, of which there may be some early on, come last
+            quarter = len(ordered) // 4
+            early = np.isnan(ordered).any(axis=0)
+            return np.where(early, np.nan, ordered[quarter : len(ordered) - quarter].mean(axis=0))
+
+        numbers = np.arange(len(flat)).reshape(values.shape[:-1])
+        return np.vstack([of_drawn(numbers), _interval(of_drawn, numbers)])
+
     def table(self) -> str:
         """
         Markdown: each task alone, then what they say together. Where the reference does not learn, its ratio is
@@ -195,7 +243,7 @@ class Statistics:
         of_all = f"of {len(self.tasks)}"
         for start in self.learners:
             if start != self.reference and len(self.tasks) > 1:
-                learned = [task for task in self._measurable(start, self.reference) if self.learns(task)]
+                learned = self.learned(start)
                 ranked = self._rankable(start, self.reference)
                 cells = [f"{self.ratio_of_areas(start, *learned):.2f}" if learned else ""]
                 cells += [_probability(self.probability_of_improvement(start, *ranked)) if ranked else ""]

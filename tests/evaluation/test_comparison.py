@@ -16,6 +16,7 @@ from leap_rl import EnvTasks, LeapA2C
 from leap_rl.core import InitializationError, InProcess, LearningCurve, Workers
 from leap_rl.evaluation import Comparison, compare, plot_comparison
 from leap_rl.evaluation.comparison import folder_of
+from leap_rl.evaluation.figures import styles
 
 
 def cartpoles(policy_kwargs: dict[str, object] | None = None, timesteps: int = 400) -> EnvTasks:
@@ -183,6 +184,31 @@ def test_the_figure_has_the_moving_averages_mean_and_deviation(tmp_path: Path, m
     edge = np.asarray(last)[:, 1][np.isclose(np.asarray(last)[:, 0], 100)]
     spread = averages[:, -1].std(ddof=1)
     assert edge.min() == pytest.approx(7 - spread) and edge.max() == pytest.approx(7 + spread)
+
+
+def test_random_starts_are_grey_and_dashed_and_a_learner_keeps_its_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
+    tasks = {"G": [curve([1, 3])], "H": [curve([2, 4])]}
+    for names in (["random", "my-reptile", "leap", "other"], ["other", "leap", "random"]):
+        levels = {"G": np.array([0.5, 1.5]), "H": np.array([np.nan])}
+        plot_comparison(Comparison(dict.fromkeys(names, tasks), [0]), tmp_path / "figure.png", "", levels)
+    assert len(figures) == 2
+    for figure in figures:
+        (legend,) = figure.legends
+        assert not any(ax.get_legend() for ax in figure.axes) and len(figure.axes) == 2
+        lines = dict(zip((t.get_text().split(" (")[0] for t in legend.get_texts()), legend.get_lines(), strict=True))
+        assert (lines["random"].get_color(), lines["random"].get_linestyle()) == ("0.5", "--")
+        colours = [line.get_color() for name, line in lines.items() if name != "a random policy"]
+        assert len(set(colours)) == len(colours) and lines["leap"].get_color() == "C0"
+        # A random policy's mean area, where it is known.
+        assert figure.axes[0].lines[-1].get_ydata()[0] == 1.0 and len(figure.axes[1].lines) == len(colours)
+    assert {name: s["color"] for name, s in styles(["atari-a2c-leap", "atari-a2c-leap-longer"]).items()} == {
+        "atari-a2c-leap": "C0",
+        "atari-a2c-leap-longer": "C1",
+    }
 
 
 def test_the_figure_leaves_out_what_diverged(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rliable import metrics
 from scipy.stats import trim_mean
 
 from leap_rl.commands.compare import too_narrow
 from leap_rl.core import LearningCurve
-from leap_rl.evaluation import Comparison
+from leap_rl.evaluation import Comparison, plot_statistics
 from leap_rl.evaluation.statistics import Statistics, estimate, interquartile_mean, probability_of_improvement, ratio
 
 
@@ -265,3 +267,45 @@ def test_too_little_to_say_anything() -> None:
         Statistics(comparison(random={"easy": [1.0, 2.0]}), FLOORS)
     with pytest.raises(ValueError, match="areas are not known for other"):
         Statistics(comparison(random={"other": [1.0, 2.0, 3.0]}), FLOORS)
+
+
+def test_sample_efficiency_is_the_gain_at_every_step_with_its_interval() -> None:
+    """Against a recomputation of the estimate, and of its interval by the same draws of whole runs."""
+    rng = np.random.default_rng(0)
+    floors = {"a": np.array([1.0, 3.0, 2.0]), "b": np.array([100.0, 120.0, 80.0])}
+    steps = np.array([10, 50, 90])
+    values = {"random": rng.uniform(3, 9, (2, 3, 3)), "leap": rng.uniform(5, 9, (2, 3, 3))}
+    curves = {
+        start: {
+            task: [LearningCurve(steps, scale * run, 100, window=1) for run in values[start][number]]
+            for number, (task, scale) in enumerate((("a", 1.0), ("b", 40.0)))
+        }
+        for start in values
+    }
+    compared = Comparison(curves, range(3))
+    found = Statistics(compared, floors).sample_efficiency("leap", np.array([0.05, 0.1, 0.6, 1.0]), "a", "b")
+    assert found.shape == (3, 4) and np.isnan(found[:, 0]).all()
+    gains = []
+    for number, (task, scale) in enumerate((("a", 1.0), ("b", 40.0))):
+        unit = compared.areas("random", task).mean() - floors[task].mean()
+        gains += [(scale * run - floors[task].mean()) / unit for run in values["leap"][number]]
+    assert found[0, 1:] == pytest.approx([trim_mean(at, 0.25) for at in np.transpose(gains)])
+    assert (found[1, 1:] <= found[0, 1:]).all() and (found[0, 1:] <= found[2, 1:]).all()
+    assert (found[2, 1:] - found[1, 1:] > 0.01).all()
+
+
+@pytest.mark.parametrize("hard", [None, [10.0, 10.0, 10.0, 10.0]])
+def test_the_figure_of_the_statistics_shows_its_estimates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard: list[float] | None
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
+    statistics = Statistics(two_games(hard), FLOORS)
+    plot_statistics(statistics, tmp_path / "statistics.png")
+    ratios, probabilities, curves = figures[0].axes
+    ratio = statistics.ratio_of_areas("leap", "easy")
+    assert list(ratios.lines[0].get_xdata()) == [ratio.low, ratio.high]
+    assert ratios.lines[1].get_xdata()[0] == pytest.approx(2.0)
+    assert probabilities.lines[1].get_xdata()[0] == statistics.probability_of_improvement("leap", "easy", "hard").value
+    assert [line.get_linestyle() for line in curves.lines] == ["--", "-"]
+    assert "easy: 4 seeds" in figures[0].get_suptitle()
