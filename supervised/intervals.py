@@ -1,12 +1,17 @@
-"""Intervals of 95 %, over the seeds of an experiment."""
+"""Intervals of 95 %, over the seeds of an experiment, and what they make of a difference."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import t as student_t
+
+from leap_rl.core.lead import NEGATIVE, lead
+
+_log = logging.getLogger(__name__)
 
 
 def bootstrap_interval(values: Sequence[np.ndarray], reps: int = 2000) -> tuple[float, float]:
@@ -56,3 +61,23 @@ def difference_cell(values: Sequence[float]) -> str:
     """
     low, high = t_interval(values)
     return mean_cell(values, "+") + (" worse" if low > 0 else " better" if high < 0 else "")
+
+
+def negative_transfer(what: str, errors: Sequence[float], reference: str, random: Sequence[float]) -> list[str]:
+    """
+    A line for below a table, which is warned of as well; none where a learner is not clearly behind.
+
+    :param what: is behind, as in ``"on mnist leap"``
+    :param errors: of it, or areas under error curves, one for each seed
+    :param reference: the same network without pretraining
+    :param random: errors of that
+    """
+    ahead = lead(errors, random, maximize=False) if len(errors) else math.nan
+    if not ahead < NEGATIVE:
+        return []
+    line = (
+        f"Negative transfer: {what} is {-ahead:.1f} standard deviations behind {reference} in the area "
+        f"({len(random)} seeds)."
+    )
+    _log.warning("%s", line)
+    return [line]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,15 +14,12 @@ import numpy as np
 
 from leap_rl.core import LearningCurve
 from leap_rl.core.kept_results import load_result
-from leap_rl.core.lead import NEGATIVE, lead
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import replacing_file, write_rows
-from supervised.intervals import difference_cell, mean_cell
+from supervised.intervals import difference_cell, mean_cell, negative_transfer
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
 from supervised.runs import missing_runs, read_run, read_runs
-
-_log = logging.getLogger(__name__)
 
 SHARED = ("meta_batch_size", "passes", "batch_size", "limit")
 KEPT = ("learner", "held_out", "pretraining", "seed", *SHARED, "constants", "learner_constants")
@@ -201,9 +197,7 @@ def table(found: Sequence[Findings]) -> str:
             differences = [_differences(found, over, learner, reference, MEASURES[measured]) for learner in compared]
             cells[name] = [difference_cell(those_of_one) for those_of_one in differences]
         parts.append(f"{title}:\n\n{_rows(compared, cells)}")
-    for line in _negative_transfer(found, learners, held_out):
-        _log.warning(line)
-        parts.append(line)
+    parts += _negative_transfer(found, learners, held_out)
     diverged = [f"{run.learner} on {run.held_out}, seed {run.seed}" for run in found if run.status != "ok"]
     if diverged:
         parts.append(f"Diverged, and counted with the errors that they had: {'; '.join(diverged)}")
@@ -217,20 +211,16 @@ def table(found: Sequence[Findings]) -> str:
 
 def _negative_transfer(found: Sequence[Findings], learners: Sequence[str], held_out: Sequence[str]) -> list[str]:
     """What is to be said where the area of a learner lies clearly behind that of its network without pretraining."""
-    said = []
+    said: list[str] = []
     for _, measured, reference, those in DIFFERENCES:
         if not measured.startswith(AREA):
             continue
         for name in held_out:
             random = list(_by_seed(found, name, reference, MEASURES[measured]).values())
             for learner in learners:
-                own = list(_by_seed(found, name, learner, MEASURES[measured]).values())
-                ahead = lead(own, random, maximize=False) if own and learner in those and learner != reference else 0.0
-                if ahead < NEGATIVE:
-                    said.append(
-                        f"Negative transfer: on {name} {learner} is {-ahead:.1f} standard deviations behind "
-                        f"{reference} ({len(random)} seeds)."
-                    )
+                if learner in those and learner != reference:
+                    own = list(_by_seed(found, name, learner, MEASURES[measured]).values())
+                    said += negative_transfer(f"on {name} {learner}", own, reference, random)
     return said
 
 

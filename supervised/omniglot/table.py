@@ -18,7 +18,7 @@ from leap_rl.core.kept_results import load_result
 from leap_rl.core.meta_state import MetaState
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.running.files import replacing_file, write_rows
-from supervised.intervals import bootstrap_interval, difference_cell
+from supervised.intervals import bootstrap_interval, difference_cell, negative_transfer
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
 from supervised.runs import missing_runs, read_run, read_runs
@@ -201,7 +201,8 @@ def table(found: Sequence[Findings], meta_step: int | None = None, reference: st
             if errors:
                 cells = [f" {errors[step]:.1f} |" if step in errors else " |" for step in steps]
                 rows.append(f"| {label} | {n} | {n_seeds} |{''.join(cells)}")
-    return "\n".join(rows) + _missing(found, meta_step)
+    behind = "".join(f"\n\n{line}" for line in _negative_transfer(found, meta_step))
+    return "\n".join(rows) + behind + _missing(found, meta_step)
 
 
 def _label(found: Sequence[Findings], reference: str) -> str:
@@ -244,6 +245,20 @@ def _difference(runs: Sequence[Findings], found: Sequence[Findings], reference: 
         for of in (runs, theirs)
     )
     return difference_cell([mean_of[key] - compared[key] for key in mean_of if key in compared])
+
+
+def _negative_transfer(found: Sequence[Findings], meta_step: int) -> list[str]:
+    """Of learners whose mean area over the held-out alphabets lies clearly behind that without pretraining."""
+    said: list[str] = []
+    for (n, label), runs in _grouped(found):
+        scored = [run for run in runs if run.at(meta_step)]
+        if label == "none" or not scored:
+            continue
+        same = frozenset(scored[0].at(meta_step))
+        none = {run.seed: run.at(0) for run in found if run.learner == "none" and frozenset(run.at(0)) == same}
+        own, random = ([_mean(scores, 1) for scores in of] for of in ([r.at(meta_step) for r in scored], none.values()))
+        said += negative_transfer(f"from {n} alphabets {label}", own, "none", random)
+    return said
 
 
 def _trend(runs: Sequence[Findings], visits: bool = False) -> tuple[int, dict[int, float]]:

@@ -113,15 +113,13 @@ def test_a_network_without_an_encoder_has_no_strategies(tmp_path: Path, capsys: 
 COMPARE = ["compare", "--games", "Pong", "--agent.n-envs", "1", "--agent.n-steps", "8", "--timesteps", "32"]
 
 
-def test_starts_are_compared_by_each_strategy_and_kept_runs_are_those_of_one(
-    init: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_starts_are_compared_by_each_strategy_and_kept_runs_are_those_of_one(init: Path, tmp_path: Path) -> None:
     run = tmp_path / "compared"
     given = ["--starts", f"start/0={init}", "random", "--seeds", "0", "--n-workers", "1"]
     assert main([*COMPARE, *given, "--finetune", "full", "lp-ft:probe=1", "--run-dir", str(run)]) == 0
     names = ["start full/0", "start lp-ft:probe=1/0", "random"]
-    shown = capsys.readouterr().out
-    assert all(f"| Pong | {name} |" in shown for name in names)
+    table = (run / "table.md").read_text()
+    assert all(f"| Pong | {name} |" in table for name in names)
     results = json.loads((run / "results.json").read_text())["results"]["Pong"]
     assert list(results) == names
     before = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}

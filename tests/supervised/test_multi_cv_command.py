@@ -315,7 +315,7 @@ def test_negative_transfer_is_warned_of(caplog: pytest.LogCaptureFixture) -> Non
     found = [run("none", seed, 10 + seed) for seed in range(3)]
     found += [run("leap", seed, 14 + seed) for seed in range(3)] + [run("reptile", seed, 5 + seed) for seed in range(3)]
     found += [run("multihead", seed, 13 + 0.9 * seed) for seed in range(3)]
-    said = "Negative transfer: on mnist leap is 4.0 standard deviations behind none (3 seeds)."
+    said = "Negative transfer: on mnist leap is 4.0 standard deviations behind none in the area (3 seeds)."
     other = said.replace("leap", "multihead").replace("4.0", "2.9")
     assert [line for line in table(found).splitlines() if "Negative" in line] == [said, other]
     assert caplog.messages[0] == said

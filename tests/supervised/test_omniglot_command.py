@@ -165,6 +165,17 @@ def test_the_table_compares_what_ran_as_long() -> None:
         table([*found, run("none", 2, {0: 80}, updates=50)])
 
 
+def test_negative_transfer_is_warned_of_below_the_table(caplog: pytest.LogCaptureFixture) -> None:
+    def run(learner: str, seed: int, step: int, area: float) -> Findings:
+        return Findings(learner, 20, seed, None, False, 100, 5, {step: {"A": (50, area - 1), "B": (50, area + 1)}})
+
+    found = [run("none", seed, 0, 40 + seed) for seed in range(3)]
+    found += [run("leap", seed, 15, 45) for seed in range(2)] + [run("maml", seed, 15, 30) for seed in range(2)]
+    said = "Negative transfer: from 20 alphabets leap is 4.0 standard deviations behind none in the area (3 seeds)."
+    assert [line for line in table(found).splitlines() if line.startswith("Negative")] == caplog.messages == [said]
+    assert "Negative" not in table([run for run in found if run.seed == 0])
+
+
 def test_the_interval_holds_the_variation_of_seeds_and_of_alphabets() -> None:
     rng = np.random.default_rng(0)
     covered = 0
