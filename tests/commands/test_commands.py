@@ -231,7 +231,8 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     assert (run / "figure.png").read_bytes()[:4] == b"\x89PNG"
     kept = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}
     assert main(["compare", "--resume", str(run), "--seeds", "0", "--games", "Qbert", "Pong"]) == 0
-    assert "| Pong | Leap |" in capsys.readouterr().out
+    capsys.readouterr()
+    assert "| Pong | Leap |" in (run / "table.md").read_text()
     assert main(["compare", "--resume", str(run), "--seeds", "0", "1", "--games", "Qbert", *leap, "random"]) == 0
     results = json.loads((run / "results.json").read_text())["results"]["Qbert"]
     assert [r["seed"] for r in results["Leap"]] == [0, 1] == [r["seed"] for r in results["random"]]
