@@ -231,8 +231,9 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     assert (run / "figure.png").read_bytes()[:4] == b"\x89PNG"
     kept = {p: p.stat().st_mtime_ns for p in (run / "results").iterdir()}
     assert main(["compare", "--resume", str(run), "--seeds", "0", "--games", "Qbert", "Pong"]) == 0
-    shown = capsys.readouterr().out
-    assert "| Pong | Leap |" in shown and "which says nothing of new tasks: Leap from Pong." in shown
+    capsys.readouterr()
+    table = (run / "table.md").read_text()
+    assert "| Pong | Leap |" in table and "which says nothing of new tasks: Leap from Pong." in table
     assert main(["compare", "--resume", str(run), "--seeds", "0", "1", "--games", "Qbert", *leap, "random"]) == 0
     results = json.loads((run / "results.json").read_text())["results"]["Qbert"]
     assert [r["seed"] for r in results["Leap"]] == [0, 1] == [r["seed"] for r in results["random"]]
@@ -387,7 +388,10 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("meta-train --games Pong --learner leab", "Choose from"),
         ("meta-train --games Pong --meta-batch-size 2", "there are 1 tasks"),
         ("meta-train --games Pong --agent.batch-size 64", "agent.batch-size is of other algorithms: A2C has none"),
-        ("train Pong --agent.algorithm PPO --agent.no-use-rms-prop", "agent.use-rms-prop is of other algorithms: PPO has none"),
+        (
+            "train Pong --agent.algorithm PPO --agent.no-use-rms-prop",
+            "agent.use-rms-prop is of other algorithms: PPO has none",
+        ),
         ("meta-train --games Pong --agent.network mlp", "nature or nature-ln or mnih2013"),
         ("meta-train --games Pong --agent.gamma 1.5", "Must be <= 1"),
         ("meta-train --games Pong --meta-optimizer sgd --learner finetuning", "finetuning keeps what it learned"),
