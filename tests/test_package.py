@@ -235,9 +235,9 @@ def test_readme_example(tmp_path: Path) -> None:
         re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     )
     for budget, tiny in [
-        ("timesteps=4_096", "timesteps=512"),
-        ("meta_steps=5", "meta_steps=1"),
-        ("model.learn(4_096", "model.learn(64"),
+        ("timesteps=2_048", "timesteps=512"),
+        ("meta_steps=3", "meta_steps=1"),
+        ("model.learn(2_048", "model.learn(64"),
         ("n_envs=8", "n_envs=2"),
         ("model.learn(200_000", "model.learn(256"),
     ]:
