@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +92,26 @@ class Engine(ABC):
 
 class TaskError(Exception):
     """How a task failed, in words: what it raised itself may not survive the way out of its process."""
+
+
+def check_timeout(task_timeout: float | None) -> None:
+    """
+    :raises ValueError: if it leaves no time at all
+    """
+    if task_timeout is not None and not task_timeout > 0:
+        raise ValueError(f"task_timeout={task_timeout} must be more than 0 seconds")
+
+
+def ended_late(job: Job[Any], seconds: float, steps: int, task_timeout: float | None) -> TaskError:
+    """
+    :param seconds: that it ran
+    :param steps: that it had done
+    :return: how a job failed that took longer than it may
+    """
+    return TaskError(
+        f"it was ended after {seconds:.1f} seconds, with {steps:,} of {job.steps:,} steps done: "
+        f"task_timeout is {task_timeout:g} seconds"
+    )
 
 
 def described(error: BaseException) -> str:

@@ -22,7 +22,16 @@ from typing import Any
 import cloudpickle
 import torch
 
-from leap_rl.running.engines.base import Engine, Job, OnProgress, Result, TaskError, described
+from leap_rl.running.engines.base import (
+    Engine,
+    Job,
+    OnProgress,
+    Result,
+    TaskError,
+    check_timeout,
+    described,
+    ended_late,
+)
 from leap_rl.running.engines.process import run_job
 
 try:
@@ -78,8 +87,7 @@ class RayEngine(Engine):
     ) -> None:
         if not num_cpus > 0 or not num_gpus >= 0:
             raise ValueError(f"num_cpus={num_cpus} must be more than 0, and num_gpus={num_gpus} not negative")
-        if task_timeout is not None and not task_timeout > 0:
-            raise ValueError(f"task_timeout={task_timeout} must be more than 0 seconds")
+        check_timeout(task_timeout)
         self.address = address
         self.task_timeout = task_timeout
         self._resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
@@ -133,10 +141,7 @@ class RayEngine(Engine):
                             on_progress(run.index, jobs[run.index].steps)
                     elif self.task_timeout is not None and run.seconds > self.task_timeout:
                         ray.cancel(reference, force=True)
-                        outcome = TaskError(
-                            f"it was ended after {run.seconds:.1f} seconds, with {steps:,} of "
-                            f"{jobs[run.index].steps:,} steps done: task_timeout is {self.task_timeout:g} seconds"
-                        )
+                        outcome = ended_late(jobs[run.index], run.seconds, steps or 0, self.task_timeout)
                     else:
                         continue
                     del running[reference], reference

@@ -19,7 +19,16 @@ from pathlib import Path
 import loky
 import numpy as np
 
-from leap_rl.running.engines.base import Engine, Job, OnProgress, Result, TaskError, described
+from leap_rl.running.engines.base import (
+    Engine,
+    Job,
+    OnProgress,
+    Result,
+    TaskError,
+    check_timeout,
+    described,
+    ended_late,
+)
 from leap_rl.running.engines.process import run_job
 
 
@@ -42,8 +51,7 @@ class Workers(Engine):
     def __init__(self, n_workers: int | None = None, task_timeout: float | None = None) -> None:
         if n_workers is not None and n_workers < 1:
             raise ValueError(f"n_workers={n_workers} must be at least 1")
-        if task_timeout is not None and not task_timeout > 0:
-            raise ValueError(f"task_timeout={task_timeout} must be more than 0 seconds")
+        check_timeout(task_timeout)
         self.n_workers = n_workers or loky.cpu_count()
         self.task_timeout = task_timeout
 
@@ -71,11 +79,8 @@ class Workers(Engine):
                         if future in done:
                             error = future.exception()
                         elif self._is_late(run):
-                            error = TaskError(
-                                f"it was ended after {run.seconds:.1f} seconds, with "
-                                f"{board['steps'][run.index]:,} of {jobs[run.index].steps:,} steps done: "
-                                f"task_timeout is {self.task_timeout:g} seconds"
-                            )
+                            steps = int(board["steps"][run.index])
+                            error = ended_late(jobs[run.index], run.seconds, steps, self.task_timeout)
                         else:
                             continue
                         if future not in done or isinstance(error, BrokenExecutor):
