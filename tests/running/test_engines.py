@@ -165,6 +165,12 @@ def test_the_users_ctrl_c_is_no_failure() -> None:
         run(InProcess(), [raises(KeyboardInterrupt)])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux weighs sessions alike, and niceness within one alone")
+def test_a_nice_trainer_has_nice_workers() -> None:
+    (learned,) = run(Workers(1), [lambda: result(float(os.getsid(0)))])
+    assert learned.scores == {"value": float(os.getsid(0))}
+
+
 # -- processes of a task's own ---------------------------------------------------------------------
 
 

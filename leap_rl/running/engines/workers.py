@@ -166,7 +166,7 @@ def _start_worker(trainer: int, start_method: str | None) -> None:
     :param start_method: of the trainer's own processes; loky's is none that ``multiprocessing`` can use
     """
     if os.name == "posix":
-        os.setsid()
+        os.setpgrp()  # no session of its own: Linux weighs sessions alike, so `nice` would not reach its work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.set_start_method(start_method, force=True)
     worker = os.getpid()
