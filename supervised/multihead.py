@@ -108,7 +108,7 @@ class MultiHeadTrainer:
             progress.jobs(["all tasks"], [images])
             while self.n_updates < last:
                 for task, x, y in self._pass():
-                    logits = self.heads[task](self.encoder(x))
+                    logits = self.tasks[task].logits(lambda x, head=self.heads[task]: head(self.encoder(x)), x)
                     loss = nn.functional.cross_entropy(logits, y)
                     self.optimizer.zero_grad()
                     loss.backward()

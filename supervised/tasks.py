@@ -30,6 +30,7 @@ from leap_rl.core import (
     blocks_of,
     read_strategies,
 )
+from leap_rl.core.arithmetic import Arithmetic, forward_pass
 from leap_rl.core.finetuning import check
 from supervised.batch_norm import BatchNorm, check_batch_norm, recompute, train_mode
 from supervised.networks import Classifier
@@ -95,6 +96,7 @@ class ClassificationTask(Task):
     :param finetune: strategies, as ``leap_rl.core.read_strategies`` takes them; none: everything learns. While one
         keeps blocks frozen that learn later, the process is not ended early
     :param batch_norm: what batch norm does
+    :param arithmetic: of the forward pass, and so of the backward one
     """
 
     name: str
@@ -107,6 +109,7 @@ class ClassificationTask(Task):
     validation_freq: int = field(default=10, kw_only=True)
     finetune: str = field(default="", kw_only=True)
     batch_norm: BatchNorm = field(default="update", kw_only=True)
+    arithmetic: Arithmetic = field(default="exact", kw_only=True)
 
     @property
     def steps(self) -> int:  # type: ignore[override]
@@ -157,7 +160,7 @@ class ClassificationTask(Task):
 
         def update(progress: float, overall: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             model.before_update(progress, overall)
-            logits = model(x)
+            logits = self.logits(model, x)
             loss = nn.functional.cross_entropy(logits, y)
             penalized = loss + model.penalty(y)
             optimizer.zero_grad()
@@ -219,6 +222,16 @@ class ClassificationTask(Task):
         if any(strategy.needs_validation for strategy in strategies) and self.images().validation is None:
             raise ValueError(f"{self.name} has no images for validation, which {self.finetune} waits for")
         check_batch_norm(self.batch_norm, model, initialization.buffers)
+
+    def logits(self, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """
+        :param model: of images, to logits
+        :param x: images, transformed
+        :return: float32 logits, whatever they were computed in
+        """
+        with forward_pass(self.arithmetic, x.device):
+            computed = model(x)
+        return computed.float()
 
     def start(self, job: Job) -> tuple[Classifier, Minibatches]:
         """The network at θ⁰, on its device, and what it will see."""
@@ -305,8 +318,7 @@ class ClassificationTask(Task):
         data = [*(minibatches.next() for _ in range(learner.inner_steps)), minibatches.unseen()]
 
         def logits(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-            computed: Tensor = torch.func.functional_call(functional, dict(parameters), (x,))
-            return computed
+            return self.logits(lambda x: torch.func.functional_call(functional, dict(parameters), (x,)), x)
 
         in_scope = {n: p.detach() for n, p in model.named_parameters() if n in scope}
         rest = {n: p.detach() for n, p in model.named_parameters() if n not in scope}
@@ -332,7 +344,7 @@ class ClassificationTask(Task):
     def _judge(self, model: Classifier, x: Tensor, y: Tensor) -> tuple[float, float]:
         """Mean loss, and share of the images that are classified wrongly."""
         model.eval()
-        logits = torch.cat([model(part) for part in x.split(256)])
+        logits = torch.cat([self.logits(model, part) for part in x.split(256)])
         train_mode(model, self.batch_norm)
         return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(dim=1) != y).float().mean().item()
 

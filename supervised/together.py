@@ -73,7 +73,7 @@ def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[T
             raise ValueError(f"{task.name} is fine-tuned by a strategy of its own: run it with another engine")
         if task.annealing or task.patience is not None:
             raise ValueError(f"{task.name} has a learning rate that falls, or stops early: run it with another engine")
-        for setting in ("updates", "batch_size", "learning_rate"):
+        for setting in ("updates", "batch_size", "learning_rate", "arithmetic"):
             if getattr(task, setting) != getattr(first, setting):
                 raise ValueError(f"{task.name} has other {setting} than {first.name}: they can't be learned together")
     if any(job.learner.inner == "differentiable" for job in jobs):
@@ -103,7 +103,7 @@ def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[T
 
     def update(batch: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         x, y = torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
-        logits = forward(parameters, buffers, x)
+        logits = first.logits(lambda x: forward(parameters, buffers, x), x)
         losses = nn.functional.cross_entropy(logits.transpose(1, 2), y, reduction="none").mean(dim=1)
         optimizer.zero_grad(set_to_none=False)  # the views stay
         losses.sum().backward()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from leap_rl.core.arithmetic import Arithmetic, multiplies_bfloat16
 from leap_rl.transfer.names import optimizers
 
-Arithmetic = Literal["exact", "fast"]
-"""``"exact"``: the bits of SB3. ``"fast"``: those of ``speed_up``."""
+__all__ = ["Arithmetic", "fuse", "multiplies_bfloat16", "speed_up", "weights_cast_once"]
 
 
 def speed_up(model: BaseAlgorithm) -> list[str]:
@@ -50,13 +50,6 @@ def fuse(optimizer: torch.optim.Optimizer) -> bool:
     for group in optimizer.param_groups:
         group.update(fused=True, foreach=False)
     return True
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there; on a CPU without avx512_bf16 or amx it is slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def weights_cast_once(device: torch.device) -> torch.autocast:

@@ -51,6 +51,7 @@ def train(
     updates: Positive | None = None,
     meta_learning_rates: Rates = (),
     validation: bool = False,
+    arithmetic: Literal["exact", "fast"] = "exact",
     where: WhereTogether = ANYWHERE,
     root: Path = Path("runs/omniglot"),
     dry_run: bool = False,
@@ -70,6 +71,7 @@ def train(
     :param updates: of a learning process, in place of the preset's
     :param meta_learning_rates: in place of the paper's; of each one run
     :param validation: hold out a part of the pretraining alphabets instead, to choose the meta learning rate by
+    :param arithmetic: exact, or fast: bfloat16 where the hardware multiplies it; other bits
     :param where: it runs
     :param root: folder of the runs
     :param dry_run: print what would be run, in images
@@ -94,6 +96,7 @@ def train(
             updates or n_updates,
             rate,
             validation,
+            arithmetic,
         )
         for seed in seeds
         for n in pretraining

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from leap_rl.core.arithmetic import Arithmetic
 from supervised.augmentation import RandomAffine
 from supervised.networks import ConvNet
 from supervised.omniglot.data import DRAWINGS, absent_sets, load_omniglot
@@ -72,10 +73,18 @@ class Alphabets(ClassificationTasks):
     :param alphabets: by name
     :param run_seed: of the characters and the held-out drawings
     :param updates: of a learning process
+    :param arithmetic: as of ``ClassificationTask``
     :raises ValueError: for an alphabet that is unknown, is named twice, or has fewer than 20 characters
     """
 
-    def __init__(self, data_dir: str, alphabets: Sequence[str], run_seed: int, updates: int = UPDATES) -> None:
+    def __init__(
+        self,
+        data_dir: str,
+        alphabets: Sequence[str],
+        run_seed: int,
+        updates: int = UPDATES,
+        arithmetic: Arithmetic = "exact",
+    ) -> None:
         large = large_alphabets(data_dir)
         for alphabet in alphabets:
             if alphabet not in large:
@@ -86,7 +95,9 @@ class Alphabets(ClassificationTasks):
             if alphabets.count(alphabet) > 1:
                 raise ValueError(f"{alphabet} is named {alphabets.count(alphabet)} times: once is enough")
         tasks = [
-            AlphabetTask(alphabet, updates, BATCH_SIZE, LEARNING_RATE, AUGMENTATION, data_dir, run_seed)
+            AlphabetTask(
+                alphabet, updates, BATCH_SIZE, LEARNING_RATE, AUGMENTATION, data_dir, run_seed, arithmetic=arithmetic
+            )
             for alphabet in alphabets
         ]
         super().__init__(tasks, "all", {"data": "Omniglot", "updates_per_visit": updates})

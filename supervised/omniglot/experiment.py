@@ -22,6 +22,7 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
+from leap_rl.core.arithmetic import Arithmetic
 from leap_rl.running.checkpoint import Checkpoints
 from supervised.multihead import MultiHeadTrainer
 from supervised.omniglot.alphabets import BATCH_SIZE, LEARNING_RATE, UPDATES, Alphabets, held_out_alphabets, split
@@ -77,6 +78,7 @@ class Run:
     :param updates: of a learning process
     :param meta_learning_rate: β; ``None``: the paper's
     :param validation: hold out a quarter of the pretraining alphabets instead, to choose β by
+    :param arithmetic: as of ``ClassificationTask``
     """
 
     data_dir: str
@@ -88,6 +90,7 @@ class Run:
     updates: int = UPDATES
     meta_learning_rate: float | None = None
     validation: bool = False
+    arithmetic: Arithmetic = "exact"
 
     @classmethod
     def read(cls, folder: Path, data_dir: str) -> Run:
@@ -96,14 +99,16 @@ class Run:
 
         :raises ValueError: if it has none of this experiment
         """
-        names = [name for name in cls.__dataclass_fields__ if name not in ("data_dir", "meta_steps")]
+        names = [name for name in cls.__dataclass_fields__ if name not in ("data_dir", "meta_steps", "arithmetic")]
         settings = read_run(folder, names)
-        return cls(data_dir, meta_steps=0, **{name: settings[name] for name in names})
+        arithmetic = settings.get("arithmetic", "exact")
+        return cls(data_dir, meta_steps=0, arithmetic=arithmetic, **{name: settings[name] for name in names})
 
     @property
     def name(self) -> str:
         rate = "" if self.meta_learning_rate is None else f"-{self.meta_learning_rate:g}"
-        return f"{'validation-' * self.validation}{self.learner}{rate}-{self.n_pretraining}-seed{self.seed}"
+        fast = "-fast" * (self.arithmetic == "fast")
+        return f"{'validation-' * self.validation}{self.learner}{rate}{fast}-{self.n_pretraining}-seed{self.seed}"
 
     def budget(self, meta_steps: int) -> int:
         """What as many images as in ``meta_steps`` are to the learner: meta steps of its own, or updates."""
@@ -134,8 +139,8 @@ class Run:
         """
         pretraining, held_out = split(self.data_dir, self.n_pretraining, self.seed, self.validation)
         return (
-            Alphabets(self.data_dir, pretraining, self.seed, self.updates),
-            Alphabets(self.data_dir, held_out, self.seed, self.updates),
+            Alphabets(self.data_dir, pretraining, self.seed, self.updates, self.arithmetic),
+            Alphabets(self.data_dir, held_out, self.seed, self.updates, self.arithmetic),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -145,6 +150,8 @@ class Run:
         """
         settings = asdict(self)
         del settings["meta_steps"], settings["data_dir"]
+        if self.arithmetic == "exact":  # which is not said, as it was not when there was no other
+            del settings["arithmetic"]
         pretraining, held_out = split(self.data_dir, self.n_pretraining, self.seed, self.validation)
         return settings | {"pretraining": pretraining, "held_out": held_out}
 

@@ -44,6 +44,7 @@ class Findings:
     :param training_curves: the same of the pretraining alphabets, by meta step
     :param visits: test error of the pretraining alphabets at the end of their visits, by meta step, mean over the meta
         steps since the evaluation before
+    :param arithmetic: as of ``ClassificationTask``
     """
 
     learner: str
@@ -57,10 +58,12 @@ class Findings:
     curves: dict[int, list[float]] = field(default_factory=dict)
     training_curves: dict[int, list[float]] = field(default_factory=dict)
     visits: dict[int, float] = field(default_factory=dict)
+    arithmetic: str = "exact"
 
     @property
     def label(self) -> str:
-        return self.learner if self.meta_learning_rate is None else f"{self.learner}, β {self.meta_learning_rate:g}"
+        rate = "" if self.meta_learning_rate is None else f", β {self.meta_learning_rate:g}"
+        return f"{self.learner}{rate}{', fast' * (self.arithmetic == 'fast')}"
 
     @property
     def n_held_out(self) -> int:
@@ -75,9 +78,9 @@ class Findings:
         return self.curves.get(0 if self.learner == "none" else meta_step, [])
 
 
-SETTINGS = [field.name for field in fields(Findings) if field.default_factory is MISSING]
-"""What tells runs apart."""
-MEASURED = [field.name for field in fields(Findings) if field.name not in SETTINGS]
+SETTINGS = [field.name for field in fields(Findings) if field.default is field.default_factory is MISSING]
+"""What tells runs apart, and each run says; of its arithmetic nothing is said if it is exact."""
+MEASURED = [field.name for field in fields(Findings) if field.name not in (*SETTINGS, "arithmetic")]
 
 
 def collect(*roots: Path) -> list[Findings]:
@@ -88,7 +91,7 @@ def collect(*roots: Path) -> list[Findings]:
     """
     found: dict[tuple[Any, ...], Findings] = {}
     for run in chain.from_iterable(map(_read, roots)):
-        key = tuple(getattr(run, name) for name in SETTINGS)
+        key = tuple(getattr(run, name) for name in (*SETTINGS, "arithmetic"))
         if key in found:
             for name in MEASURED:
                 setattr(run, name, getattr(found[key], name) | getattr(run, name))
@@ -108,7 +111,8 @@ def _read(root: Path) -> list[Findings]:
     found = []
     for file in sorted(root.glob("*/run.json")):
         settings = read_run(file.parent, SETTINGS)
-        run = Findings(**{name: settings[name] for name in SETTINGS})
+        arithmetic = settings.get("arithmetic", "exact")
+        run = Findings(arithmetic=arithmetic, **{name: settings[name] for name in SETTINGS})
         for folder in sorted(file.parent.glob("[0-9]*")):
             results = [load_result(path) for path in sorted((folder / "held-out").glob("[!.]*"))]
             scored = [r for r in results if r is not None]
