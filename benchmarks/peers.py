@@ -72,8 +72,7 @@ LEAP = {"A2C": LeapA2C, "PPO": LeapPPO}
 
 DIFFERENCES = {
     "SB3's wrappers": "grey levels from RGB by OpenCV; a reset presses FIRE and waits up to 30 frames within itself",
-    "EnvPool": "an older emulator; grey levels from the palette; a reset presses FIRE and waits within itself; games "
-    "end after 27,000 steps",
+    "EnvPool": "an older emulator; grey levels from the palette; a reset presses FIRE and waits within itself",
     "single-file": "as EnvPool; the step after the end of an episode begins the next one, and is learned from",
     "sbx": "policy and value have convolutions each, which is its default; other initial weights",
     "ours": "grey levels from the palette; FIRE takes the place of the first action after a reset and a lost life",

@@ -13,8 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 class EnvPoolVecEnv(VecEnv):
     """
-    EnvPool begins an episode in the step after the one that ended it; SB3 expects it in the same step. So environments
-    that have ended are reset at once, on their own.
+    EnvPool begins an episode in the step after the one that ended it, whatever the action; SB3 expects it in the same one.
+    So environments that have ended make that step at once, on their own. (Its ``reset`` would begin a new game after
+    each lost life.)
 
     ``infos`` hold what SB3 looks for: ``terminal_observation``, ``TimeLimit.truncated``, and ``episode`` where a whole
     game has ended, with its return before clipping.
@@ -51,7 +52,8 @@ class EnvPoolVecEnv(VecEnv):
                     played = {"r": float(self.returns[i]), "l": int(self.lengths[i]), "t": time.time() - self.started}
                     infos[i]["episode"] = played
                     self.returns[i], self.lengths[i] = 0, 0
-            observations[ended] = self.pool.reset(ended.astype(np.int32))[0]
+            first = self.pool.step(np.zeros(len(ended), dtype=np.int32), ended.astype(np.int32))
+            observations[first[4]["env_id"]] = first[0]
         return observations, rewards, dones, infos
 
     def close(self) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import ale_py
+import gymnasium as gym
 from answering import answer
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
+
+gym.register_envs(ale_py)  # here, since the processes of SubprocVecEnv import this file
 
 
 class SB3Agent:
@@ -33,12 +38,6 @@ def make_env(settings: dict[str, Any]) -> VecEnv:
         from envpool_adapter import EnvPoolVecEnv
 
         return EnvPoolVecEnv(game, n_envs, seed, settings["threads"])
-    import ale_py
-    import gymnasium as gym
-    from stable_baselines3.common.env_util import make_atari_env
-    from stable_baselines3.common.vec_env import VecFrameStack
-
-    gym.register_envs(ale_py)
     kind = {"DummyVecEnv": DummyVecEnv, "SubprocVecEnv": SubprocVecEnv}[settings["env"]]
     return VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", n_envs, seed, vec_env_cls=kind), 4)
 
