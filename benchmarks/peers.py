@@ -1,9 +1,10 @@
 """
 Steps per second, and scores at equal steps, of LeapA2C and LeapPPO beside what a user would take instead.
 
-    python benchmarks/peers.py --json peers.json                          # speed: two hours on 2 slow cores
-    python benchmarks/peers.py --score-steps 500000 --json peers.json     # scores, too: a day; the same command goes on
-    python benchmarks/peers.py --quick                                    # A2C alone, beside rivals that are installed
+    python benchmarks/peers.py --json peers.json                       # speed: an hour on 2 cores that are idle
+    python benchmarks/peers.py --score-steps 500000 --no-speed         # scores: a day and more; the same command goes on
+    python benchmarks/peers.py --score-steps 500000 --json peers.json  # both: scores that are there are not run again
+    python benchmarks/peers.py --quick                                 # A2C alone, beside rivals that are installed
 
 Rivals (benchmarks/rivals/), each in an environment of its own under --environments, made once and reused, 5 GB each
 (PyTorch is in all of them):
@@ -425,6 +426,10 @@ def scores(ways: Sequence[Way], limits: Limits, steps: int, seeds: int) -> dict[
     return notes
 
 
+def in_words(figures: dict[str, float]) -> dict[str, str]:
+    return {name: f"{figure:,.0f} steps/s" for name, figure in figures.items()}
+
+
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--environments", type=Path, default=Path("runs/peers"), metavar="DIR", help="of the rivals")
@@ -434,9 +439,12 @@ def main() -> None:
     cli.add_argument("--visit", type=at_least_one, default=16_384, help="steps on each game of a meta batch")
     cli.add_argument("--repeats", type=at_least_one, default=5)
     cli.add_argument("--no-batches", action="store_true", help="one process each alone, no meta batches")
+    cli.add_argument("--no-speed", action="store_true", help="scores alone")
     cli.add_argument("--score-steps", type=at_least_one, metavar="N", help="measure scores, too, after so many steps")
     cli.add_argument("--seeds", type=at_least_one, default=5, help="of the scores")
     args = cli.parse_args()
+    if args.no_speed and args.score_steps is None:
+        cli.error("--no-speed leaves nothing but scores: it needs --score-steps")
     sleep_when_idle()  # as leap-rl does; for every way, each of which is a process of its own
     cores = Workers().n_workers
     is_fast = multiplies_bfloat16(torch.device("cpu"))
@@ -462,14 +470,19 @@ def main() -> None:
             ways = [way for way in ways if way.env != "SubprocVecEnv"]
             if "sb3" not in args.rivals:  # what is installed here is the same SB3, without EnvPool
                 ways.insert(0, Way("A2C, SB3, DummyVecEnv", None, "sb3_atari", "A2C", "DummyVecEnv"))
-        found = speeds(ways, limits, notes)
-        rows += rows_of(ways, found, limits)
-        figures |= found
+        if not args.no_speed:
+            found = speeds(ways, limits, notes)
+            rows += rows_of(ways, found, limits)
+            figures |= found
+            print("\n".join(f"{name}: {note}" for name, note in in_words(found).items()), flush=True)
         if args.score_steps is not None:
             notes |= scores([w for w in ways if w.env != "SubprocVecEnv"], limits, args.score_steps, args.seeds)
+    if args.no_speed:
+        print("\n".join(f"{name}: {what}" for name, what in notes.items()))
+        return
     if not rows:
         raise SystemExit("there is no row: no rival was measured")
-    notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items()} | notes
+    notes = {f"rivals: {name}": note for name, note in (in_words(figures) | notes).items()}
     notes |= {f"preprocessing, {name}": what for name, what in DIFFERENCES.items()}
     publish(rows, args.json, notes)
 

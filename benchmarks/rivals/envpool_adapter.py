@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 class EnvPoolVecEnv(VecEnv):
     """
-    EnvPool begins an episode in the step after the one that ended it, whatever the action; SB3 expects it in the same one.
+    EnvPool begins an episode in the step after the one that ended it, whatever the action; SB3 expects it in the same.
     So environments that have ended make that step at once, on their own. (Its ``reset`` would begin a new game after
     each lost life.)
 
