@@ -2,7 +2,7 @@
 Steps per second, and scores at equal steps, of LeapA2C and LeapPPO beside what a user would take instead.
 
     python benchmarks/peers.py --json peers.json                       # speed: an hour on 2 cores that are idle
-    python benchmarks/peers.py --score-steps 500000 --no-speed         # scores: a day and more; the same command goes on
+    python benchmarks/peers.py --score-steps 500000 --no-speed         # scores: a day; the same command goes on
     python benchmarks/peers.py --score-steps 500000 --json peers.json  # both: scores that are there are not run again
     python benchmarks/peers.py --quick                                 # A2C alone, beside rivals that are installed
 
@@ -36,7 +36,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -404,9 +404,10 @@ def scores(ways: Sequence[Way], limits: Limits, steps: int, seeds: int) -> dict[
     lacking = [(way, seed) for seed in range(seeds) for way in ways if known(way, seed) is None]
     notes = {}
     with ThreadPoolExecutor(limits.cores) as pool:
-        runs = [(way, seed, pool.submit(run, way, seed)) for way, seed in lacking]
+        runs = {pool.submit(run, way, seed): (way, seed) for way, seed in lacking}
         try:
-            for way, seed, future in runs:
+            for future in as_completed(runs):
+                way, seed = runs[future]
                 try:
                     rows.append(future.result())
                 except NoRival as reason:
