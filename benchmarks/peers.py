@@ -166,16 +166,22 @@ def make_environment(rival: str, folder: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, env=environment_of(rival, 0))
         if done.returncode:
             raise NoRival(
-                f"its environment can't be made ({last_line(done.stderr + done.stdout)}): "
+                f"its environment can't be made ({why(done.stderr + done.stdout, 0)}): "
                 "the same command tries again, --rivals leaves it out"
             )
     (folder / rival / "made.txt").write_text("\n".join(pinned(rival)) + "\n")
 
 
-def last_line(text: str) -> str:
+def why(text: str, which: int) -> str:
+    """
+    A line that says what went wrong.
+
+    :param text: what a process said
+    :param which: of the lines with an error; pip says it in the first, a traceback in the last
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
-    return (errors or lines or ["no word of why"])[-1]
+    return (errors or lines[-1:] or ["no word of why"])[which]
 
 
 def environment_of(rival: str | None, threads: int) -> dict[str, str]:
@@ -240,7 +246,7 @@ class Learner:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
-            raise NoRival(f"{self.way.name} has ended ({last_line(self.log.read_text())}); {self.log} has all of it")
+            raise NoRival(f"{self.way.name} has ended ({why(self.log.read_text(), -1)}); {self.log} has all of it")
         return json.loads(line)
 
     def end(self) -> None:
