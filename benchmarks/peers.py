@@ -50,6 +50,7 @@ from throughput import GAME, PPO_SETTINGS, meta_batch_rate
 
 from leap_rl import AtariTasks, LeapA2C, LeapPPO
 from leap_rl.agents.arithmetic import multiplies_bfloat16
+from leap_rl.atari import PREPROCESSING_VERSION
 from leap_rl.core import Workers
 from leap_rl.running.files import write_rows
 from leap_rl.threads import sleep_when_idle
@@ -392,8 +393,9 @@ def scores(ways: Sequence[Way], limits: Limits, steps: int, seeds: int) -> dict[
     rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
 
     def key(way: Way, seed: int) -> dict[str, Any]:
-        pins = [] if way.environment is None else pinned(way.environment)
-        return {"way": way.name, "game": GAME, "seed": seed, "steps": steps, "pins": pins}
+        pins = [PREPROCESSING_VERSION] if way.environment is None else pinned(way.environment)
+        kwargs = way.settings(1, seed, 0)["kwargs"]
+        return {"way": way.name, "game": GAME, "seed": seed, "steps": steps, "pins": pins, "kwargs": kwargs}
 
     def known(way: Way, seed: int) -> dict[str, Any] | None:
         wanted = key(way, seed)
