@@ -274,7 +274,7 @@ def main() -> None:
     sizes = Sizes()
     if args.quick:
         args.steps, args.visit, args.repeats = 160, 160, 1
-        sizes = Sizes((1, 4), (1, 2), (1,), (128, 512), (1.0,), (1,), (1_000, 10_000))
+        sizes = Sizes((1, 4), (1, 2), (1,), (512,), (0.5,), (1,), (1_000, 10_000))
     threads = torch.get_num_threads()
     kinds: dict[str, dict[str, Any]] = {"exact": {}}
     if multiplies_bfloat16(torch.device("cpu")) and not args.quick:
@@ -291,7 +291,7 @@ def main() -> None:
     memory = {n: worker_memory(n, max(args.visit // 2, 160), n_workers) for n in sizes.memory}
     for kind in ("resident", "PSS", "USS"):
         points = {n: found[kind] for n, found in memory.items()}
-        add(f"Memory of each of {n_workers} workers", kind, "environments", "MB", points)
+        add(f"Memory of a worker, {n_workers} at work", kind, "environments", "MB", points)
     for metric in ("energy", "length"):
         points = observing(metric, sizes.updates)
         add("Observing", metric, "updates of the path", "µs per update", points)
