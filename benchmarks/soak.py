@@ -34,6 +34,8 @@ N_TASKS, META_BATCH, STEPS = 12, 4, 800
 TASK_TIMEOUT = 90.0
 SAMPLE_SECONDS = 30.0
 FAULT_SECONDS = (10.0, 60.0)
+EARLY = 0.2
+"""Share of the faults that come whether or not the run went on after the last one, so in its start, too."""
 FAULTS = ("kill the trainer", "kill a worker", "stop the trainer", "stop a worker", "no room", "Ctrl-C")
 
 
@@ -214,6 +216,12 @@ def disturb(trainer: subprocess.Popen[str], rng: random.Random) -> str:
     return fault
 
 
+def meta_steps(folder: Path) -> int:
+    """How many the disturbed run has made."""
+    made = folder / "theta.jsonl"
+    return made.read_text().count("\n") if made.exists() else 0
+
+
 def soak(folder: Path, hours: float) -> None:
     """Supervise the disturbed run for so long in all."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +232,7 @@ def soak(folder: Path, hours: float) -> None:
     command = [sys.executable, __file__, "--train", str(folder)]
     trainer: subprocess.Popen[str] | None = None
     looked_at = sampled_at = time.monotonic()
-    next_fault = looked_at + rng.uniform(*FAULT_SECONDS)
+    next_fault, at_fault, goes_on = looked_at + rng.uniform(*FAULT_SECONDS), meta_steps(folder), True
     with log.open("a") as file:
         while seconds < hours * 3600:
             if trainer is None or trainer.poll() is not None:
@@ -233,11 +241,14 @@ def soak(folder: Path, hours: float) -> None:
             time.sleep(0.5)
             now = time.monotonic()
             seconds, looked_at = seconds + now - looked_at, now
+            goes_on = goes_on or meta_steps(folder) > at_fault
             entry: dict[str, Any] = {}
             with suppress(OSError, KeyError, ProcessLookupError):
-                if now > next_fault:
-                    next_fault = now + rng.uniform(*FAULT_SECONDS)
+                if now > next_fault and goes_on:
                     entry = {"fault": disturb(trainer, rng)}
+                    # Most faults wait for a meta step after the last one: on a busy machine none would ever be made.
+                    next_fault, at_fault = now + rng.uniform(*FAULT_SECONDS), meta_steps(folder)
+                    goes_on = rng.random() < EARLY
                 elif now - sampled_at > SAMPLE_SECONDS:
                     sampled_at = now
                     entry = sample(trainer.pid, folder)
