@@ -70,10 +70,11 @@ class Step:
             raise RuntimeError(f"{command} ended with {ended.returncode}: see {log}")
 
 
-def steps_of(game: str, runs: Path) -> tuple[list[Step], list[Step]]:
+def steps_of(game: str, runs: Path, judged_in: Path) -> tuple[list[Step], list[Step]]:
     """
     :param game: whose flavours are learned
     :param runs: folder of the meta-trainings
+    :param judged_in: folder of the comparisons
     :return: the meta-trainings, which need nothing, and the comparison of what came of them
     """
     here = runs / game
@@ -95,7 +96,7 @@ def steps_of(game: str, runs: Path) -> tuple[list[Step], list[Step]]:
         "compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", *flavours(game, "test")[:JUDGED],
         "--starts", *starts, "random",
     )  # fmt: skip
-    return made, [Step(judged, EVIDENCE / game, "results.json")]
+    return made, [Step(judged, judged_in / game, "results.json")]
 
 
 def main() -> None:
@@ -103,10 +104,11 @@ def main() -> None:
     cli.add_argument("--games", nargs="+", default=GAMES, choices=GAMES)
     cli.add_argument("--list", action="store_true", help="print what is done, and what is not")
     cli.add_argument("--runs", type=Path, default=ROOT / "runs" / "flavours", help="where meta-trainings are kept")
+    cli.add_argument("--judged", type=Path, default=EVIDENCE, help="where comparisons are kept")
     cli.add_argument("--processes", type=at_least_one, default=os.cpu_count(), help="meta-trainings side by side")
     args = cli.parse_args()
     for game in args.games:
-        made, judged = steps_of(game, args.runs)
+        made, judged = steps_of(game, args.runs, args.judged)
         if args.list:
             for step in (*made, *judged):
                 print(f"{'done' if step.done else 'to do'}  {step.folder}")
