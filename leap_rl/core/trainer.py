@@ -392,7 +392,9 @@ class MetaTrainer:
         log = self._meta_log()
         steps = sum(result.steps for result in results)
         self.num_timesteps += steps
-        rows = [row_of(result) for result in results]
+        visits = [row for step in reversed(self.history) for row in step["tasks"]]
+        first = {row["name"]: row["area"] for row in visits if not math.isnan(row["area"])}
+        rows = [row_of(result, first.get(result.name, math.nan)) for result in results]
         for result in results:
             if result.statistics is not None and not result.statistics.segments:
                 warnings.warn(
