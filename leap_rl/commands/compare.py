@@ -90,6 +90,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
             run_dir=folder,
             progress_bar=True,
             finetune=finetune,
+            verbose=1,
         )
         if "random" in starts and len(settings.seeds) >= FEWEST_SEEDS:
             floor = compare_starts(

@@ -62,7 +62,7 @@ def list_zoo() -> None:
         what_for = worth.what_for if worth else f"{config['network']}, scope {config['scope']}"
         gain = worth.said + (", recommended" if worth.recommended else "") if worth else "not measured"
         # What reads like markup is a stranger's text, not a colour.
-        table.add_row(*map(escape, (name, what_for, f"{steps:,}" if steps else "-", gain)))
+        table.add_row(*map(escape, (name, what_for, f"{steps:,}" if steps else "not recorded", gain)))
     console = Console()
     console.print(table)
     if known.keys() & set(names):

@@ -51,6 +51,10 @@ class LearningCurve:
         last = np.searchsorted(self.steps, steps, side="right") - 1
         return np.where(last >= 0, self.moving_average()[np.maximum(last, 0)], np.nan)
 
+    def last(self) -> float:
+        """The moving average at the end; NaN without any value."""
+        return float(self.values[-self.window :].mean()) if len(self.values) else float("nan")
+
     def area(self) -> float:
         """
         Mean over the steps of the budget of the moving average; NaN without any value. The steps before the

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from rliable import library
 
-from leap_rl.evaluation.comparison import Comparison, return_spec
+from leap_rl.evaluation.comparison import Comparison
+from leap_rl.running.progress import return_spec
 
 RESAMPLES = 2_000
 FEWEST_SEEDS = 3
@@ -276,13 +277,14 @@ class Statistics:
             gain = f"{self.ratio_of_areas(start, task):.2f}"
         elif measurable:
             lead = self.lead(start, task)
-            gain = "–" if np.isnan(lead.value) else f"{lead:+.1f} SD"
+            gain = "no spread" if np.isnan(lead.value) else f"{lead:+.1f} SD"
         return [gain, _probability(self.probability_of_improvement(start, task)) if ranked else ""]
 
 
 def _returns(runs: np.ndarray) -> str:
     """Shape ((meta-trainings,) seeds, 1)."""
-    if not np.isfinite(runs).all():
-        return "nan"
+    missing = int((~np.isfinite(runs)).sum())
+    if missing:  # a middle of those that are left would be another one
+        return f"{missing} of {runs.size} not measured"
     found = estimate(interquartile_mean, runs)
     return f"{found:{return_spec(found.value)}}"

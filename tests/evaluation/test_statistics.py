@@ -200,13 +200,16 @@ def test_the_noise_between_meta_trainings_is_in_the_interval() -> None:
 
 def test_where_random_starts_are_all_equal_nothing_is_a_lead() -> None:
     equal = Statistics(two_games(hard=[10.0] * 4), FLOORS)
-    assert np.isnan(equal.lead("leap", "hard").value) and " | – | " in equal.table() and "SD" not in equal.table()
+    assert (
+        np.isnan(equal.lead("leap", "hard").value) and " | no spread | " in equal.table() and "SD" not in equal.table()
+    )
 
 
 def test_a_task_without_a_whole_episode_is_left_out() -> None:
     shown = Statistics(two_games(hard=[10.0, float("nan"), 9.0, 10.0]), FLOORS).table()
     assert (
-        "| hard | random | nan" in shown and "| hard | leap | 11.0 (9.0 to 13.0) | 11.0 (9.0 to 13.0) |  |  |" in shown
+        "| hard | random | 1 of 4 not measured" in shown
+        and "| hard | leap | 11.0 (9.0 to 13.0) | 11.0 (9.0 to 13.0) |  |  |" in shown
     )
     assert shown.splitlines()[-1].startswith("| ratio: 1 of 2, probability: 1 of 2 | leap |")
 
@@ -221,7 +224,7 @@ def test_a_run_that_diverged_is_worse_than_any_other_and_has_no_ratio() -> None:
     before = Statistics(two_games(), FLOORS).probability_of_improvement("leap", "easy", over="leap").value
     assert before == 0.5 and shown.probability_of_improvement("leap", "easy", over="rival").value == 0.375
     rows = {tuple(row.strip("| ").split(" | ")[:2]): row for row in shown.table().splitlines()}
-    assert rows["easy", "leap"].startswith("| easy | leap | nan | nan |  | 0.75 (")
+    assert rows["easy", "leap"].startswith("| easy | leap | 1 of 4 not measured | 1 of 4 not measured |  | 0.75 (")
     assert ("ratio: 0 of 2, probability: 2 of 2", "leap") in rows
     # What became of one start takes nothing from another.
     assert rows["easy", "rival"] == Statistics(two_games(), FLOORS).table().splitlines()[4].replace("leap", "rival")
