@@ -110,7 +110,7 @@ def show_initialization(name: str, as_json: bool) -> None:
         )
     titles = [line.removeprefix("### ") for line in evidence.splitlines() if line.startswith("### ")]
     if titles:
-        console.print("Evidence, with every seed, in README.md of its folder:", highlight=False)
+        console.print("Evidence, in README.md of its folder:", highlight=False)
         console.print(*(Text(f"  {title}") for title in titles), sep="\n")
 
 

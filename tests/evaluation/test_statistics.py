@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rliable import metrics
+from rliable.library import score_distributions
 from scipy.stats import trim_mean
 
 from leap_rl.commands.compare import too_narrow
@@ -305,10 +306,39 @@ def test_the_figure_of_the_statistics_shows_its_estimates(
     monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
     statistics = Statistics(two_games(hard), FLOORS)
     plot_statistics(statistics, tmp_path / "statistics.png")
-    ratios, probabilities, curves = figures[0].axes
+    ratios, probabilities, *rest = figures[0].axes
     ratio = statistics.ratio_of_areas("leap", "easy")
     assert list(ratios.lines[0].get_xdata()) == [ratio.low, ratio.high]
     assert ratios.lines[1].get_xdata()[0] == pytest.approx(2.0)
     assert probabilities.lines[1].get_xdata()[0] == statistics.probability_of_improvement("leap", "easy", "hard").value
-    assert [line.get_linestyle() for line in curves.lines] == ["--", "-"]
+    assert len(rest) == 2 and all([line.get_linestyle() for line in ax.lines] == ["--", "-"] for ax in rest)
     assert "easy: 4 seeds" in figures[0].get_suptitle()
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["random", "leap"]
+
+
+def test_a_figure_has_no_empty_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
+    plot_statistics(Statistics(two_games(), dict.fromkeys(FLOORS, np.full(4, 500.0))), tmp_path / "statistics.png")
+    (probabilities,) = figures[0].axes  # random starts learn nothing, so there is no gain
+    assert probabilities.get_title() == "Probability of improvement"
+
+
+def test_the_profile_is_the_share_of_runs_above_each_gain() -> None:
+    statistics, thresholds = Statistics(skewed(), SKEWED_FLOORS), np.array([-1.0, 0.5, 1.2, 9.0])
+    found = statistics.performance_profile("leap", thresholds, "small", "large")
+    floor = np.array([of.mean() for of in SKEWED_FLOORS.values()])
+    unit = stacked(SKEWED["random"]).mean(axis=0) - floor
+    assert found[0] == pytest.approx(score_distributions((stacked(SKEWED["leap"]) - floor) / unit, thresholds))
+    assert (found[1] <= found[0]).all() and (found[0] <= found[2]).all() and found[1, 2] < found[2, 2]
+
+
+def test_scores_are_human_normalized_where_a_person_has_one() -> None:
+    areas = {"Breakout": [1.7, 1.7, 1.7, 1.7], "own": [5.0, 6.0, 7.0, 8.0]}
+    of = comparison(random=areas, leap={**areas, "Breakout": [30.5, 30.5, 30.5, 30.5]})
+    floors = dict.fromkeys(areas, np.zeros(4))
+    rows = Statistics(of, floors).human_normalized().splitlines()
+    assert rows[0] == "| start | human-normalized final score of Breakout |"
+    assert rows[2:] == ["| random | 0.000 (0.000 to 0.000) |", "| leap | 1.000 (1.000 to 1.000) |"]
+    assert Statistics(two_games(), FLOORS).human_normalized() == ""
