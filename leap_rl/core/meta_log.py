@@ -15,9 +15,9 @@ from leap_rl.core.task import TaskResult
 from leap_rl.running.file_name import file_name
 from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 
-_TAGS = {
+_TAGS: dict[str, tuple[str, str | None]] = {
     "area": ("area/mean", "area/task"),
-    "gain": ("area/gain", "area/task_gain"),
+    "gain": ("area/gain", None),
     "final_score": ("final_score/mean", "final_score/task"),
     **{
         key: (f"path/{key}", f"path/{key}")
@@ -66,7 +66,7 @@ class MetaLog:
         """
         for key, (of_all, of_each) in _TAGS.items():
             values = {row["name"]: row[key] for row in rows if not math.isnan(row.get(key, math.nan))}
-            for name, value in values.items():
+            for name, value in values.items() if of_each else ():
                 self.run.record(f"{of_each}/{name}", value)
             if values:
                 self.run.record(of_all, float(np.mean(list(values.values()))))

@@ -90,10 +90,10 @@ class Evidence:
             rows.append(f"| {game} | {' | '.join(map(_mean, areas))} |")
         # With intervals, where the comparison has any: the last row of this start is over all games.
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in self.table.splitlines()]
-        found = [row[4:] for row in cells if len(row) == 6 and row[1] == name and row[4]]
+        found = [row for row in cells if len(row) == 6 and row[1] == name]
         if found:
-            gain, better = found[-1]
-            rows.append(f"\nAgainst random weights: gain {gain}; a run is better with probability {better}.")
+            what, *_, gain, better = found[-1]
+            rows.append(f"\nGain over random weights: {gain or 'none is known'}; better than these: {better} ({what}).")
         return "\n".join(rows) + "\n"
 
     def for_model_index(self, name: str) -> list[EvalResult]:
