@@ -26,7 +26,7 @@ help:
 	@echo "make test           the fast tests"
 	@echo "make test-slow      the other tests"
 	@echo "make test-lowest    the fast tests on the oldest supported versions of all dependencies"
-	@echo "make benchmarks     throughput, observation and memory, into docs/benchmarks.md (an hour and a half)"
+	@echo "make benchmarks     throughput, rivals, observation, memory and scaling, into docs/benchmarks.md (four hours; installs the rivals)"
 	@echo "make score-parity   whether LeapA2C scores what A2C does (hours; goes on where it stopped)"
 	@echo "make evidence       every run that the documentation claims, at the lowest priority (days; goes on where it stopped)"
 	@echo "make docs           the site, into build/site; a warning is an error"
@@ -46,7 +46,7 @@ test: $(DEV_READY)
 test-slow: $(DEV_READY)
 	@$(PY) $(PYTEST) -m slow
 
-BENCHMARKS := throughput observation memory
+BENCHMARKS := throughput peers observation memory scaling
 
 benchmarks: $(DEV_READY)
 	@mkdir -p runs/benchmarks

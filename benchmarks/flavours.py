@@ -22,14 +22,18 @@ from pathlib import Path
 
 from report import at_least_one, parser
 
+from leap_rl.atari import flavours
+
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence" / "flavours"
-GAMES = ("Breakout",)  # and two more, when the pilot has chosen them
+GAMES = ("Berzerk", "Breakout", "Turmoil")
 META_TRAININGS = 3
 # What the starts are meta-trained by; the presets are beside the plan.
-META_LEARNERS = ("leap", "leap-length", "reptile", "finetune")
+META_LEARNERS = ("leap", "reptile", "finetune")
 # What people do without meta-learning: an agent of the default flavour, and one of all training flavours at once.
 AGENTS = ("default", "joint")
+JUDGED = 2
+"""Flavours of each game's test pool, the first ones."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def steps_of(game: str, runs: Path) -> tuple[list[Step], list[Step]]:
             made.append(Step(("train", what, "--preset", preset, "--seed", str(seed)), folder, "agent.zip"))
             starts.append(f"{agent}/{seed}={folder / 'agent.zip'}")
     judged = (
-        "compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", f"flavours-{game}-test",
+        "compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", *flavours(game, "test")[:JUDGED],
         "--starts", *starts, "random",
     )  # fmt: skip
     return made, [Step(judged, EVIDENCE / game, "results.json")]

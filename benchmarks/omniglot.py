@@ -6,13 +6,15 @@ Images per second of the three ways to run a meta batch of the Omniglot experime
 
 A meta batch of five alphabets, Leap with the length. The plain loop is what one would write without this library: the
 network as its paper draws it, PyTorch's default layout, one task after the other, one thread, nothing observed. The
-ways alternate and medians are compared. Leap's own share is the CPU time inside the observer's hooks, of the whole
-visit's.
+ways alternate and medians are compared; where the hardware multiplies bfloat16, in fast arithmetic, too. Leap's own
+share is the CPU time inside the observer's hooks, of the whole visit's.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from report import at_least_one
 from torch import Tensor, nn
 
 from leap_rl.core import Engine, GradientPath, InProcess, Job, Leap, Workers
+from leap_rl.core.arithmetic import Arithmetic, multiplies_bfloat16
 from supervised.omniglot.alphabets import AUGMENTATION, BATCH_SIZE, CLASSES, LEARNING_RATE, Alphabets, split
 from supervised.omniglot.data import default_data_dir
 from supervised.together import Together
@@ -58,9 +61,12 @@ class MetaBatch:
 
     engine: Engine
     threads: int
+    arithmetic: Arithmetic = "exact"
 
     def __call__(self, tasks: Alphabets, device: str) -> None:
         torch.set_num_threads(self.threads)
+        tasks = copy.copy(tasks)
+        tasks.tasks = [dataclasses.replace(task, arithmetic=self.arithmetic) for task in tasks.tasks]
         theta = tasks.draw_initialization(None, 0)
         learner = Leap(metric="length", loss_scale=1.0, skip_updates=0)
         jobs = [Job(task, theta, learner, i, device) for i, task in enumerate(tasks)]
@@ -114,6 +120,12 @@ def main() -> None:
         f"one process per core, {cores} processes": MetaBatch(Workers(cores), 1),
         f"all tasks together, {cores} threads": MetaBatch(Together(), cores),
     }
+    if multiplies_bfloat16(torch.device(args.device)):
+        ways |= {
+            f"{name}, fast": dataclasses.replace(way, arithmetic="fast")
+            for name, way in ways.items()
+            if isinstance(way, MetaBatch)
+        }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     warm_up = Alphabets(args.data_dir, split(args.data_dir, TASKS, 0)[0], 0, 3)
     for way in ways.values():
@@ -125,9 +137,9 @@ def main() -> None:
             rates[name].append(TASKS * args.updates * BATCH_SIZE / (time.perf_counter() - started))
     plain = statistics.median(rates["plain loop, 1 thread"])
     print(f"{TASKS} alphabets, {args.updates} updates of {BATCH_SIZE} images, {args.device}, medians of {args.repeats}")
-    print(f"{'':42}{'images/s':>10}{'x plain':>9}")
+    print(f"{'':48}{'images/s':>10}{'x plain':>9}")
     for name, values in rates.items():
-        print(f"{name:42}{statistics.median(values):10,.0f}{statistics.median(values) / plain:9.2f}")
+        print(f"{name:48}{statistics.median(values):10,.0f}{statistics.median(values) / plain:9.2f}")
     shares = [own_share(tasks) for _ in range(args.repeats)]
     print(f"Leap's own share of a visit: {100 * np.median(shares):.2f} %")
 

@@ -88,8 +88,8 @@ def sb3(algorithm: type[BaseAlgorithm], vec_env: type[VecEnv], n_envs: int, **kw
     return algorithm("CnnPolicy", sb3_env(vec_env, n_envs), seed=0, **kwargs)
 
 
-def ours(algorithm: type[BaseAlgorithm], n_envs: int, **kwargs: Any) -> BaseAlgorithm:
-    return algorithm("CnnPolicy", make_atari_env(GAME, n_envs, seed=0), learner=ENERGY, seed=0, device="cpu", **kwargs)  # type: ignore[call-arg]
+def ours(algorithm: type[BaseAlgorithm], n_envs: int, device: str = "cpu", **kwargs: Any) -> BaseAlgorithm:
+    return algorithm("CnnPolicy", make_atari_env(GAME, n_envs, seed=0), learner=ENERGY, seed=0, device=device, **kwargs)  # type: ignore[call-arg]
 
 
 def learning(name: str, make: Callable[[], BaseAlgorithm], steps: int) -> Ways:

@@ -247,6 +247,8 @@ class TrainSettings:
     """to start from: a folder, a name of the zoo, or an agent's zip, whose encoder is taken; without it random"""
     head: Annotated[Literal["map", "redraw"] | None, _START] = None
     """of an initialization of scope all: take its rows by the meaning of each action, or draw a new one"""
+    teachers: Annotated[Names, _START] = ()
+    """run folders of leap-rl train: learn to act as they do, on their games, instead of from rewards (Actor-Mimic)"""
     transfer_layers: Annotated[Names, _START] = ()
     """of the initialization: these blocks alone, such as encoder.cnn; the others are drawn anew"""
     finetune: Annotated[str, _START] = ""

@@ -40,6 +40,8 @@ class Where:
     """seconds that one learning process may take before it is ended as failed"""
     address: str | None = None
     """of the Ray cluster, host:port, or auto for the one of this machine; without it this machine alone"""
+    gpus_per_task: Annotated[float | None, Parameter(validator=Number(gte=0))] = None
+    """GPUs, or a part of one, that each learning process takes of the Ray cluster, besides one core"""
 
     def chosen(self) -> Engine:
         """
@@ -51,21 +53,26 @@ class Where:
         from leap_rl.core import InProcess, Workers
         from supervised.together import Together
 
-        takes = {"--n-workers": ("workers",), "--task-timeout": ("workers", "ray"), "--address": ("ray",)}
-        values = {"--n-workers": self.n_workers, "--task-timeout": self.task_timeout, "--address": self.address}
+        takes = {
+            "--n-workers": (self.n_workers, ("workers",)),
+            "--task-timeout": (self.task_timeout, ("workers", "ray")),
+            "--address": (self.address, ("ray",)),
+            "--gpus-per-task": (self.gpus_per_task, ("ray",)),
+        }
         name: str = self.engine
-        given = [option for option, value in values.items() if value is not None]
+        given = [option for option, (value, _) in takes.items() if value is not None]
         if name == "auto":
             name = "together" if not given and torch.cuda.is_available() else "workers"
         for option in given:
-            if name not in takes[option]:
-                raise ValueError(f"{option} is of --engine {' or '.join(takes[option])}, not of {name}")
+            _, engines = takes[option]
+            if name not in engines:
+                raise ValueError(f"{option} is of --engine {' or '.join(engines)}, not of {name}")
         if name == "ray":
             import ray  # noqa: F401  # whoever has it not is told of the extra
 
             from leap_rl.running.engines.ray import RayEngine
 
-            return RayEngine(self.address, task_timeout=self.task_timeout)
+            return RayEngine(self.address, num_gpus=self.gpus_per_task or 0, task_timeout=self.task_timeout)
         if name == "together":
             return Together()
         return InProcess() if name == "in-process" else Workers(self.n_workers, self.task_timeout)

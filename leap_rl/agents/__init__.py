@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from leap_rl.agents.contrib import LeapRecurrentPPO as LeapRecurrentPPO
     from leap_rl.agents.contrib import LeapTQC as LeapTQC
     from leap_rl.agents.dormant import RecycleDormant
+    from leap_rl.agents.mimic import ActorMimic
     from leap_rl.agents.observed import ObservedTraining
     from leap_rl.agents.tasks import EnvTask, EnvTasks, RandomPolicies, observed_algorithm
 
 _WHERE = {
+    "ActorMimic": "leap_rl.agents.mimic",
     "EnvTask": "leap_rl.agents.tasks",
     "EnvTasks": "leap_rl.agents.tasks",
     "LeapA2C": "leap_rl.agents.algorithms",
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazily(__name__, _WHERE)
 
 # What is of sb3-contrib, which need not be installed, is there by its name, and no part of ``import *``.
 __all__ = [
+    "ActorMimic",
     "EnvTask",
     "EnvTasks",
     "LeapA2C",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import Tensor, nn
 
 from leap_rl.core.arithmetic import Arithmetic, multiplies_bfloat16
 from leap_rl.transfer.names import optimizers
 
-__all__ = ["Arithmetic", "fuse", "multiplies_bfloat16", "speed_up", "weights_cast_once"]
+__all__ = ["Arithmetic", "fuse", "multiplies_bfloat16", "speed_up", "take_bytes", "weights_cast_once"]
 
 
 def speed_up(model: BaseAlgorithm) -> list[str]:
@@ -38,9 +41,47 @@ def speed_up(model: BaseAlgorithm) -> list[str]:
             for extractor in extractors:
                 _autocast(extractor, model.device.type)
             done.append("bfloat16 feature extractor")
+            if any([take_bytes(m) for m in policy.modules() if isinstance(m, BaseModel)]):
+                done.append("images as bytes")
     if any([fuse(optimizer) for optimizer in optimizers(policy).values()]):
         done.append("fused Adam")
     return done
+
+
+def take_bytes(model: BaseModel) -> bool:
+    """
+    Let a Nature network have images as they are: bfloat16 holds 0 to 255 exactly, so the first convolution's weights
+    are divided by 255 in their place, which spares float32 copies of all images.
+
+    :param model: a policy or a network of it, with one feature extractor
+    :return: whether it has such a network; then it does
+    """
+    extractor = getattr(model, "features_extractor", None)
+    is_nature = isinstance(extractor, NatureCNN) and type(extractor).forward is NatureCNN.forward
+    if not (is_nature and model.normalize_images and is_image_space(model.observation_space)):
+        return False
+    if not getattr(model, "share_features_extractor", True):
+        return False
+    assert isinstance(extractor, NatureCNN)
+    first: Any = extractor.cnn[0]
+    # Partial, so that a copy has its own.
+    first.forward = partial(_convolve_bytes, first)
+    model.extract_features = partial(_extract_from_bytes, model)  # type: ignore[method-assign]
+    return True
+
+
+def _extract_from_bytes(model: BaseModel, obs: Any, features_extractor: Any = None) -> Any:
+    own: Any = model.features_extractor
+    extractor = own if features_extractor is None else features_extractor
+    if extractor is own and isinstance(obs, Tensor) and obs.dtype == torch.uint8:
+        return extractor(obs)
+    return type(model).extract_features(model, obs, extractor)
+
+
+def _convolve_bytes(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    if x.dtype != torch.uint8:
+        return nn.Conv2d.forward(convolution, x)
+    return convolution._conv_forward(x.to(torch.bfloat16), convolution.weight / 255, convolution.bias)
 
 
 def fuse(optimizer: torch.optim.Optimizer) -> bool:

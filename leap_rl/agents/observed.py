@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from typing import Any, ClassVar, Concatenate, ParamSpec, get_args
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.optim import Optimizer
 
 from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, weights_cast_once
+from leap_rl.agents.stages import Stages
 from leap_rl.core import GradientPath, GradientPaths, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.running.memory import give_back_freed_memory, keep_freed_memory
@@ -189,6 +191,7 @@ class ObservedTraining(BaseAlgorithm):
     def _setup_model(self) -> None:
         keep_freed_memory()
         self._n_trained = 0
+        self._stages = Stages()
         self._followed: list[tuple[GradientPath | LookAhead, Optimizer]] = []
         super()._setup_model()  # type: ignore[safe-super]
         if self.learner is not self._constructed_with:  # load() was given one
@@ -219,6 +222,7 @@ class ObservedTraining(BaseAlgorithm):
         started = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps or self.gradient_path is None:
             self._begin_path()
+            self._stages = Stages(self.num_timesteps)
         return started
 
     def _begin_path(self) -> None:
@@ -243,19 +247,27 @@ class ObservedTraining(BaseAlgorithm):
         several = {part: path for part, path in paths.items() if isinstance(path, GradientPath)}
         self.gradient_path = GradientPaths(several) if len(several) > 1 else next(iter(paths.values()), None)
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
-        with weights_cast_once(self.device) if self.arithmetic == "fast" else nullcontext():
-            return super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
+        fast = weights_cast_once(self.device) if self.arithmetic == "fast" else nullcontext()
+        with fast, self._stages.collecting(env):
+            return super().collect_rollouts(env, *args, **kwargs)  # type: ignore[misc]
 
     def train(self, *args: Any, **kwargs: Any) -> None:
         if self._n_trained % ROLLOUTS_KEPT == 0:
             give_back_freed_memory()
         self._n_trained += 1
+        paths = [path for path, _ in self._followed if isinstance(path, GradientPath)]
+        started, observed = time.perf_counter(), sum(path.seconds for path in paths)
         with ExitStack() as watching:
             for path, optimizer in self._followed:
                 path.new_rollout()
                 watching.enter_context(path.observe(optimizer))
             super().train(*args, **kwargs)  # type: ignore[misc]
+        stages, observing = self._stages, sum(path.seconds for path in paths) - observed
+        stages.learn += time.perf_counter() - started - observing
+        stages.observe += observing
+        for name, microseconds in stages.per_step(self.num_timesteps).items():
+            self.logger.record(name, microseconds, exclude="stdout")
 
     def _excluded_save_params(self) -> list[str]:
         return [
@@ -265,6 +277,7 @@ class ObservedTraining(BaseAlgorithm):
             "_constructed_with",
             "_followed",
             "_n_trained",
+            "_stages",
             "sped_up",
         ]
 

@@ -222,4 +222,35 @@ SPLITS: dict[str, dict[Split, tuple[str, ...]]] = {
             "Berzerk-m9",
         ),
     },
+    "Turmoil": {
+        "train": (
+            "Turmoil",
+            "Turmoil-m1",
+            "Turmoil-m2",
+            "Turmoil-m6",
+            "Turmoil-m8",
+        ),
+        "validation": (
+            "Turmoil-m4",
+            "Turmoil-m7",
+        ),
+        "test": (
+            "Turmoil-m3",
+            "Turmoil-m5",
+        ),
+    },
+    "YarsRevenge": {
+        "train": (
+            "YarsRevenge",
+            "YarsRevenge-d1",
+            "YarsRevenge-m32",
+            "YarsRevenge-m96",
+            "YarsRevenge-m96-d1",
+        ),
+        "validation": ("YarsRevenge-m64",),
+        "test": (
+            "YarsRevenge-m32-d1",
+            "YarsRevenge-m64-d1",
+        ),
+    },
 }

@@ -18,6 +18,12 @@ def check(settings: Settings) -> None:
     if isinstance(settings, TrainSettings | TuneSettings | EvaluateSettings):
         check_lists(game=(settings.game,), env=(settings.env,))
         check_games("game", [settings.game] if settings.game else [], "--env")
+        if isinstance(settings, TrainSettings) and settings.teachers:
+            if settings.game or settings.env:
+                raise ValueError(f"leave out {settings.game or settings.env}: --teachers know their games")
+            if settings.agent.algorithm != "A2C":
+                raise ValueError(f"agent.algorithm is {settings.agent.algorithm}: with --teachers it must be A2C")
+            return
         if not isinstance(settings, EvaluateSettings) and bool(settings.game) == bool(settings.env):
             both = "one of the two, not both" if settings.game else "a game, or --env with a Gymnasium id"
             raise ValueError(f"name what to learn: {both} (leap-rl games lists the games)")

@@ -6,18 +6,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
-from leap_rl.agents import observed_algorithm
-from leap_rl.atari import game_name
+from leap_rl.agents import ActorMimic, ObservedTraining, observed_algorithm
+from leap_rl.atari import POOLS, game_name, make_atari_env, rom_id
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
-from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
+from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents, stored_settings
+from leap_rl.commands.tasks import algorithm, algorithm_kwargs, atari_kwargs, make_env, policy
 from leap_rl.core import Initialization, NoPretraining, Strategy, TowardsStart, blocks_of, read_strategies
 from leap_rl.running.files import read_json, write_text
 from leap_rl.running.logger import put_in_order
@@ -135,10 +137,19 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         )
     if resume:
         check_same_settings(folder, "train", settings, MAY_CHANGE)
-    env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
+    kwargs |= {"learner": NoPretraining(), "seed": settings.seed, "device": settings.device}
+    model: ObservedTraining
+    if settings.teachers:
+        model = mimic(settings, policy_name, kwargs)
+        env, what = model.get_env(), f"to act as {', '.join(settings.teachers)} do"
+    else:
+        env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
+        what = f"on {settings.game or settings.env}"
+    assert env is not None
     try:
-        kind.check_env(settings.game or settings.env, env)
-        model = kind(policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
+        if not settings.teachers:
+            kind.check_env(settings.game or settings.env, env)
+            model = kind(policy_name, env, **kwargs)
         finetune = FineTune(*strategies)
         if strategies:
             finetune.check(model)
@@ -159,7 +170,7 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         else:
             if initialization is not None:
                 initialization.apply_to(model, settings.head, settings.transfer_layers or None)
-            print(f"Training {settings.agent.algorithm} on {settings.game or settings.env} in {folder}", flush=True)
+            print(f"Training {settings.agent.algorithm} {what} in {folder}", flush=True)
         model.print_arithmetic()
         saving = SaveAgent(folder / "agents", settings.save_freq)
         callbacks: list[BaseCallback] = [saving]
@@ -206,6 +217,40 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     finally:
         env.close()
     _say_what_next(folder, settings)
+
+
+def mimic(settings: TrainSettings, policy_name: str, kwargs: dict[str, Any]) -> ActorMimic:
+    """
+    :param settings: with teachers
+    :param policy_name: of the student
+    :param kwargs: of its constructor
+    :return: a student in environments of all their games, which take turns among ``n_envs``
+    :raises ValueError: for a folder without an agent, agents of other preprocessing, or too few environments
+    """
+    stored = [stored_settings(Path(folder), "train") for folder in settings.teachers]
+    games = [str(of_run.get("game", "")) for of_run in stored]
+    for folder, of_run, game in zip(settings.teachers, stored, games, strict=True):
+        if not game:
+            raise ValueError(f"{folder} learned {of_run.get('env')}, which is no Atari game: it can't teach here")
+        if game in POOLS:
+            raise ValueError(f"{folder} learned the pool {game}: a teacher has one game")
+        if {**as_dict(settings)["atari"], **of_run.get("atari", {})} != as_dict(settings)["atari"]:
+            raise ValueError(f"{folder} saw its game with {of_run['atari']}: give --atari.* the same")
+        if not (Path(folder) / "agent.zip").is_file():
+            raise ValueError(f"{folder} has no agent.zip yet: leap-rl train --resume {folder} finishes it")
+    n_envs = settings.agent.n_envs
+    if n_envs % len(games):
+        raise ValueError(f"agent.n-envs is {n_envs}: {len(games)} teachers need a multiple of {len(games)}")
+    shared = atari_kwargs(settings.atari)
+    teachers: list[BaseAlgorithm] = []
+    for folder, game in zip(settings.teachers, games, strict=True):
+        name, policy_kwargs = (saved := SavedAgent(Path(folder) / "agent.zip")).how_made()
+        teacher = A2C(name, make_atari_env(game, 1, **shared), policy_kwargs=policy_kwargs, device=settings.device)
+        saved.fill(teacher)
+        teachers.append(teacher)
+    several = len({rom_id(game) for game in games}) > 1
+    env = make_atari_env(games, n_envs, seed=settings.seed, full_action_space=several, **shared)
+    return ActorMimic(policy_name, env, teachers=[teachers[i % len(games)] for i in range(n_envs)], **kwargs)
 
 
 def _remember_start(strategies: Sequence[Strategy], model: BaseAlgorithm, start: Path) -> None:

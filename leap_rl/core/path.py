@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
@@ -96,6 +97,8 @@ class GradientPath:
         self._balances = loss_scale == "auto" and metric == "energy"
         self._skips_cold_updates = skip_updates is None
         self.n_updates = 0
+        self.seconds = 0.0
+        """What the hooks of ``attach`` took."""
 
         self._names = list(parameters)
         self._parameters = list(parameters.values())
@@ -152,18 +155,22 @@ class GradientPath:
             self.skip_updates = cold_updates(optimizer)
 
         def before(_optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            started = time.perf_counter()
             if len(args) > 1 or kwargs.get("closure") is not None:  # args[0] is the optimizer
                 raise RuntimeError("an optimizer that is given a closure moves between losses: it can't be observed")
             self.before_update(self._pending_loss)
             self._forget_pending_loss()
+            self.seconds += time.perf_counter() - started
 
         def after(_optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+            started = time.perf_counter()
             recompute, self._recompute = self._recompute, None
             if recompute is None:
                 self.after_update()
             else:
                 with torch.no_grad():
                     self.after_update(recompute())
+            self.seconds += time.perf_counter() - started
 
         handles = (optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after))
 

@@ -323,7 +323,11 @@ class MetaTrainer:
             self.logger.record(f"eval/area/{name}", area)
         self.logger.record("eval/gain", score)
         if self.verbose:
-            said = "" if is_first or math.isnan(score) else f", {score:+.0%} against the first{', the best so far' if is_best else ''}"
+            said = (
+                ""
+                if is_first or math.isnan(score)
+                else f", {score:+.0%} against the first{', the best so far' if is_best else ''}"
+            )
             print(f"  evaluation tasks: mean area {mean_of(list(areas.values()))}{said}", flush=True)
         if is_best and self.run_dir is not None:
             theta.save(self.run_dir / "best_initialization")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import leap_rl.agents.arithmetic
 from leap_rl import Leap, LeapA2C, LeapPPO, make_atari_env
 from leap_rl.agents import speed_up
+from leap_rl.transfer import NatureLNCNN
 
 SETTINGS: dict[str, Any] = {"A2C": {"n_steps": 5}, "PPO": {"n_steps": 8, "batch_size": 8, "n_epochs": 2}}
 
@@ -68,7 +70,7 @@ def test_what_is_saved_is_plain_and_what_is_loaded_is_fast_again(tmp_path: Path,
 
 
 def test_what_it_says_it_does(bfloat16: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = ["channels-last convolutions", *(["bfloat16 feature extractor"] if bfloat16 else [])]
+    expected = ["channels-last convolutions", *(["bfloat16 feature extractor", "images as bytes"] if bfloat16 else [])]
     made(LeapA2C, arithmetic="fast", verbose=1)
     assert f"Fast arithmetic: {', '.join(expected)}\n" in capsys.readouterr().out
     ppo = made(PPO)
@@ -113,7 +115,8 @@ def test_weights_are_cast_once_in_a_rollout_and_whenever_they_change(monkeypatch
         agent = made(LeapA2C, arithmetic="fast")
         agent.learn(15)
     n_cast = len(list(agent.policy.features_extractor.parameters()))
-    assert casts.n == 3 * 2 * n_cast  # 3 rollouts, 3 updates; 6 forward passes each while rolling out
+    # 3 rollouts, 3 updates; 6 forward passes each while rolling out, where the first convolution's are divided before
+    assert casts.n == 3 * (2 * n_cast - 1)
 
     moved = made(LeapA2C, arithmetic="fast").learn(15, callback=(callback := WithinRollout()))
     assert callback.gradient is not None and callback.gradient.abs().sum() > 0
@@ -133,6 +136,29 @@ def test_an_exact_agent_that_is_loaded_to_be_fast_is_fused(tmp_path: Path) -> No
 
 def test_a_network_of_vectors_has_nothing_to_speed_up() -> None:
     assert speed_up(A2C("MlpPolicy", "CartPole-v1", device="cpu")) == []
+
+
+@pytest.mark.parametrize("network", [{}, {"features_extractor_class": NatureLNCNN, "net_arch": []}], ids=["", "ln"])
+def test_images_as_bytes_are_images(network: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features, and what of a loss reaches the first convolution; of a copy as well, which learns by itself."""
+    monkeypatch.setattr(leap_rl.agents.arithmetic, "multiplies_bfloat16", lambda device: True)
+    fast = made(LeapA2C, arithmetic="fast", policy_kwargs=network or None)
+    assert "images as bytes" in fast.sped_up
+    images = torch.as_tensor(fast.env.reset())
+    exact = made(LeapA2C, policy_kwargs=network or None)
+    for policy in (fast.policy, copy.deepcopy(fast.policy)):
+        with torch.no_grad():
+            policy.features_extractor.cnn[0].bias.add_(0.1)
+            exact.policy.features_extractor.cnn[0].bias.copy_(policy.features_extractor.cnn[0].bias)
+        features = [p.extract_features(images) for p in (exact.policy, policy)]
+        torch.testing.assert_close(features[1], features[0], rtol=0.05, atol=0.02)
+        torch.testing.assert_close(policy.features_extractor(images / 255), features[0], rtol=0.05, atol=0.02)
+        gradients = [
+            torch.autograd.grad(f.square().sum(), p.features_extractor.cnn[0].weight)[0].flatten()
+            for f, p in zip(features, (exact.policy, policy), strict=True)
+        ]
+        assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+        assert gradients[1].norm() == pytest.approx(gradients[0].norm().item(), rel=0.05)
 
 
 def test_an_error_in_the_network_ends_bfloat16(bfloat16: bool) -> None:

@@ -270,6 +270,7 @@ def test_on_a_ray_cluster_the_same_is_learned(data: Path, tmp_path: Path, capsys
     ("given", "message"),
     [
         (["--address", "auto"], "--address is of --engine ray, not of workers"),
+        (["--gpus-per-task", "0.5"], "--gpus-per-task is of --engine ray, not of workers"),
         (["--engine", "ray", "--n-workers", "2"], "--n-workers is of --engine workers, not of ray"),
         (["--engine", "in-process", "--task-timeout", "2"], "--task-timeout is of --engine workers or ray"),
     ],
