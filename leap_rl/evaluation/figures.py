@@ -172,7 +172,7 @@ def plot_statistics(statistics: Statistics, file: Path) -> None:
 
 def _intervals(ax: Axes, estimates: Mapping[str, Estimate], how: Mapping[str, Any], nothing: float) -> None:
     """Rows of intervals, with a dashed line where there is no difference."""
-    for height, (start, found) in enumerate(reversed(estimates.items())):
+    for height, (start, found) in enumerate(reversed(list(estimates.items()))):
         colour = how[start]["color"]
         ax.plot([found.low, found.high], [height, height], color=colour, linewidth=7, alpha=0.35)
         ax.plot(found.value, height, "|", color=colour, markersize=18, markeredgewidth=3)
