@@ -145,7 +145,7 @@ def plot_statistics(statistics: Statistics, file: Path) -> None:
             _intervals(ax := next(axes), estimates, how, nothing)
             _say(ax, title, what)
             if estimates is better:
-                ax.set_xlim(0, 1)
+                ax.set_xlim(-0.02, 1.02)  # a mark at an end is seen whole
     if tasks:
         every = np.concatenate([statistics.gains(start, *tasks).flatten() for start in statistics.learners])
         thresholds, shares = np.linspace(min(0, every.min()), every.max(), 100), np.linspace(0.02, 1, 50)
