@@ -57,10 +57,12 @@ Checked = TypeVar("Checked", bound=Settings)
 
 
 def _checked(settings: Checked) -> Checked:
-    """Before a command imports torch."""
+    """Before a command imports torch, which is said where a person waits for it."""
     from leap_rl.commands.checks import check
 
     check(settings)
+    if sys.stderr.isatty():
+        print("Loading PyTorch, which takes some seconds ...", file=sys.stderr, flush=True)
     return settings
 
 

@@ -247,9 +247,7 @@ SPLITS: dict[str, dict[Split, tuple[str, ...]]] = {
             "YarsRevenge-m96",
             "YarsRevenge-m96-d1",
         ),
-        "validation": (
-            "YarsRevenge-m64",
-        ),
+        "validation": ("YarsRevenge-m64",),
         "test": (
             "YarsRevenge-m32-d1",
             "YarsRevenge-m64-d1",

@@ -20,6 +20,7 @@ from leap_rl.core.initialization import what_learns
 from leap_rl.evaluation import check_starts, plot_comparison, plot_statistics
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.comparison import check_same_runs, folder_of
+from leap_rl.evaluation.human import HUMAN
 from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
 from leap_rl.running.files import json_number, write_text
 from leap_rl.running.logger import TensorBoardLogger
@@ -90,6 +91,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
             run_dir=folder,
             progress_bar=True,
             finetune=finetune,
+            verbose=1,
         )
         if "random" in starts and len(settings.seeds) >= FEWEST_SEEDS:
             floor = compare_starts(
@@ -116,6 +118,8 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
             "policy (as many steps and seeds), by those of random starts, where these are clearly above it"
             f"{too_narrow(len(settings.seeds))}:\n\n{statistics.table()}"
         )
+        if human := statistics.human_normalized():
+            table += f"\n\n{HUMAN}:\n\n{human}"
         if len(starts) > 2:
             table += f"\n\nEach start against each, over all games together:\n\n{statistics.each_against_each()}"
     if not_new:
@@ -143,7 +147,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
     files = ["figure.png", "table.md", "results.json"]
-    plot_comparison(comparison, folder / "figure.png", note, random_policy or None)
+    plot_comparison(comparison, folder / "figure.png", random_policy=random_policy or None)
     if statistics and len(starts) > 1:
         plot_statistics(statistics, folder / "statistics.png")
         files.insert(1, "statistics.png")

@@ -62,7 +62,7 @@ def list_zoo() -> None:
         what_for = worth.what_for if worth else f"{config['network']}, scope {config['scope']}"
         gain = worth.said + (", recommended" if worth.recommended else "") if worth else "not measured"
         # What reads like markup is a stranger's text, not a colour.
-        table.add_row(*map(escape, (name, what_for, f"{steps:,}" if steps else "-", gain)))
+        table.add_row(*map(escape, (name, what_for, f"{steps:,}" if steps else "not recorded", gain)))
     console = Console()
     console.print(table)
     if known.keys() & set(names):
@@ -110,7 +110,7 @@ def show_initialization(name: str, as_json: bool) -> None:
         )
     titles = [line.removeprefix("### ") for line in evidence.splitlines() if line.startswith("### ")]
     if titles:
-        console.print("Evidence, with every seed, in README.md of its folder:", highlight=False)
+        console.print("Evidence, in README.md of its folder:", highlight=False)
         console.print(*(Text(f"  {title}") for title in titles), sep="\n")
 
 

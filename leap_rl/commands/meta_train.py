@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def _always_given(settings: MetaTrainSettings) -> dict[str, Any]:
         "engine": engine_of(settings) if settings.engine != "local" or settings.task_timeout is not None else None,
         "keep_checkpoints": settings.keep_checkpoints,
         "keep_every": settings.keep_every,
-        "verbose": 0 if sys.stderr.isatty() else 1,  # a bar says the same
+        "verbose": 1,
     }
 
 

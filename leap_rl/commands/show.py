@@ -88,6 +88,8 @@ def _show_meta_train(folder: Path, everything: bool) -> None:
         lost = sum(row["status"] != "ok" for row in rows)
         table.add_row(Text(name), str(len(rows)), first, last, curve(areas[-20:]), str(lost or ""))
     Console().print(table)
+    if any(math.isnan(row["area"]) for name in visited for row in visits[name]):
+        print(" -, · in a visit no episode ended: its area is not measured")
     if table.row_count < len(visited):
         print(f" {len(visited) - table.row_count} more tasks: --all")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
@@ -67,6 +67,15 @@ class SaveAgent(BaseCallback):
         save_agent(model, self.folder / f"{model.num_timesteps:012d}.zip")
         for old in saved_agents(self.folder)[:-2]:
             old.unlink()
+
+
+class ScoreBar(ProgressBarCallback):
+    """SB3's bar, with the mean return of the last episodes beside it."""
+
+    def _on_rollout_end(self) -> None:
+        if self.model.ep_info_buffer:
+            returns = [episode["r"] for episode in self.model.ep_info_buffer]
+            self.pbar.set_description(f"mean return {np.mean(returns):,.1f}", refresh=False)
 
 
 def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
@@ -161,7 +170,7 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         else:
             if initialization is not None:
                 initialization.apply_to(model, settings.head, settings.transfer_layers or None)
-            print(f"Training {settings.agent.algorithm} {what} in {folder}")
+            print(f"Training {settings.agent.algorithm} {what} in {folder}", flush=True)
         model.print_arithmetic()
         saving = SaveAgent(folder / "agents", settings.save_freq)
         callbacks: list[BaseCallback] = [saving]
@@ -185,13 +194,14 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         # SB3 logs every 100 rollouts by default, which is never in a short run; with a replay buffer every 4 episodes.
         rollouts = settings.timesteps // model.rollout_steps
         log_interval = 4 if kind.replays() else max(1, min(100, rollouts // LOGS))
+        if sys.stderr.isatty():
+            callbacks.append(ScoreBar())
         try:
             model.learn(
                 settings.timesteps - model.num_timesteps,
                 callback=callbacks,
                 log_interval=log_interval,
                 reset_num_timesteps=not saved,
-                progress_bar=sys.stderr.isatty(),
             )
         except KeyboardInterrupt:
             saving.save(model)

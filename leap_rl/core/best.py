@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from leap_rl.core.curve import gain
 from leap_rl.core.initialization import Initialization
 from leap_rl.core.learners import NoPretraining
 from leap_rl.core.meta_settings import MetaSettings
@@ -54,8 +55,7 @@ class BestInitialization:
             areas[result.name] = area = result.curve.area() if result.status == "ok" else float("nan")
             reference = self.reference.setdefault(result.name, area)
             if math.isfinite(reference):
-                gain = (area - reference) / max(abs(reference), 1e-9)
-                gains.append(gain if result.curve.maximize else -gain)
+                gains.append(gain(area, reference, result.curve.maximize))
         unknown = [name for name, reference in self.reference.items() if not math.isfinite(reference)]
         if is_first and unknown:
             _log.warning(

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def gain(area: float, reference: float, maximize: bool = True) -> float:
+    """
+    How much better an area is than another, relative to that one: games have scales of their own.
+
+    :param area: under a learning curve
+    :param reference: that of another one of the same task
+    :param maximize: whether more is better
+    """
+    found = (area - reference) / max(abs(reference), 1e-9)
+    return found if maximize else -found
+
+
 @dataclass
 class LearningCurve:
     """
@@ -38,6 +50,10 @@ class LearningCurve:
             return np.full(len(steps), np.nan)
         last = np.searchsorted(self.steps, steps, side="right") - 1
         return np.where(last >= 0, self.moving_average()[np.maximum(last, 0)], np.nan)
+
+    def last(self) -> float:
+        """The moving average at the end; NaN without any value."""
+        return float(self.values[-self.window :].mean()) if len(self.values) else float("nan")
 
     def area(self) -> float:
         """

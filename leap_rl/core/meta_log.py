@@ -9,18 +9,35 @@ from typing import Any
 
 import numpy as np
 
+from leap_rl.core.curve import gain
 from leap_rl.core.meta_gradient import MetaGradient
 from leap_rl.core.task import TaskResult
 from leap_rl.running.file_name import file_name
 from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 
-_SHOWN = ("area", "final_score", "length", "energy", "loss_share", "top_share", "loss_to_step", "meta_gradient_norm")
+_TAGS: dict[str, tuple[str, str | None]] = {
+    "area": ("area/mean", "area/task"),
+    "gain": ("area/gain", None),
+    "final_score": ("final_score/mean", "final_score/task"),
+    **{
+        key: (f"path/{key}", f"path/{key}")
+        for key in ("length", "energy", "loss_share", "top_share", "loss_to_step", "meta_gradient_norm")
+    },
+}
+"""Of the mean over the tasks, and what stands before the name of each. TensorBoard sorts by them: areas come first."""
 
 
-def row_of(result: TaskResult) -> dict[str, Any]:
-    """What the history says of a visit."""
+def row_of(result: TaskResult, first_area: float = math.nan) -> dict[str, Any]:
+    """
+    What the history says of a visit.
+
+    :param result: of the visit
+    :param first_area: of the first visit of the task that had one; NaN: this is the first
+    """
     row: dict[str, Any] = {key: getattr(result, key) for key in ("name", "status", "steps", "seconds")}
-    row |= {"area": result.curve.area(), "final_score": result.curve.final_score(), **result.scores}
+    area = result.curve.area()
+    row |= {"area": area, "final_score": result.curve.final_score(), **result.scores}
+    row["gain"] = gain(area, first_area, result.curve.maximize)
     if result.error is not None:
         row["error"] = result.error
     return row if result.statistics is None else row | vars(result.statistics)
@@ -47,19 +64,18 @@ class MetaLog:
         :param meta_gradient: of those that were not lost
         :param change: ‖Δθ⁰‖ / ‖θ⁰‖ by layer
         """
-        for key in _SHOWN:
-            values = {row["name"]: row[key] for row in rows if key in row and not math.isnan(row[key])}
-            section = "score" if key in ("area", "final_score") else "path"
-            for name, value in values.items():
-                self.run.record(f"{section}/{key}/{name}", value)
+        for key, (of_all, of_each) in _TAGS.items():
+            values = {row["name"]: row[key] for row in rows if not math.isnan(row.get(key, math.nan))}
+            for name, value in values.items() if of_each else ():
+                self.run.record(f"{of_each}/{name}", value)
             if values:
-                self.run.record(f"{section}/{key}", float(np.mean(list(values.values()))))
+                self.run.record(of_all, float(np.mean(list(values.values()))))
         self.run.record("meta/gradient_norm", meta_gradient.norm)
         if meta_gradient.n_tasks > 1:
             self.run.record("meta/cosine", meta_gradient.cosine)
         self.run.record("meta/tasks_lost", len(rows) - meta_gradient.n_tasks)
         for layer, value in change.items():
-            self.run.record(f"change/{layer}", value)
+            self.run.record(f"meta/change/{layer}", value)
 
     def visit(self, result: TaskResult, steps_before: int) -> None:
         """

@@ -42,7 +42,7 @@ from leap_rl.running.checkpoint import Checkpoints, checkpoint_bytes
 from leap_rl.running.engines import Engine, InProcess, Workers
 from leap_rl.running.integers import integer
 from leap_rl.running.logger import LoggerLike, TensorBoardLogger
-from leap_rl.running.progress import JobsProgress
+from leap_rl.running.progress import JobsProgress, mean_of
 from leap_rl.running.run_lock import next_run_folder
 
 _log = logging.getLogger(__name__)
@@ -315,12 +315,20 @@ class MetaTrainer:
         """
         :raises RuntimeError: if an evaluation task fails in the first evaluation
         """
-        theta = self.initialization
+        theta, is_first = self.initialization, not self.best.reference
+        self._progress.outer(f"evaluation after meta step {self.meta_step}")
         results = self._run(self.best.jobs(theta, self.settings), "evaluation", counted=False)
         areas, score, is_best = self.best.judge(theta, results)
         for name, area in areas.items():
             self.logger.record(f"eval/area/{name}", area)
         self.logger.record("eval/gain", score)
+        if self.verbose:
+            said = (
+                ""
+                if is_first or math.isnan(score)
+                else f", {score:+.0%} against the first{', the best so far' if is_best else ''}"
+            )
+            print(f"  evaluation tasks: mean area {mean_of(list(areas.values()))}{said}", flush=True)
         if is_best and self.run_dir is not None:
             theta.save(self.run_dir / "best_initialization")
 
@@ -358,6 +366,7 @@ class MetaTrainer:
         run = None if self.checkpoints is None else self.checkpoints.run
         for index, result, ran_now in run_kept(self.engine, jobs, folders, self._progress.job_at, run):
             results[index] = result
+            self._progress.ended_with(index, result.curve.last())
             if ran_now and result.status == "non_finite":  # the same seed would fail again
                 _log.warning(
                     "%s was not finite and is left out of meta step %d. Its path before that: %s",
@@ -392,7 +401,9 @@ class MetaTrainer:
         log = self._meta_log()
         steps = sum(result.steps for result in results)
         self.num_timesteps += steps
-        rows = [row_of(result) for result in results]
+        visits = [row for step in reversed(self.history) for row in step["tasks"]]
+        first = {row["name"]: row["area"] for row in visits if not math.isnan(row["area"])}
+        rows = [row_of(result, first.get(result.name, math.nan)) for result in results]
         for result in results:
             if result.statistics is not None and not result.statistics.segments:
                 warnings.warn(
@@ -411,8 +422,11 @@ class MetaTrainer:
             {"meta_step": self.meta_step, "timesteps": self.num_timesteps, "seconds": seconds, "tasks": rows}
         )
         if self.verbose:
-            areas = [f"{row['name']} {'-' if math.isnan(row['area']) else format(row['area'], '.4g')}" for row in rows]
-            print(f"meta step {self.meta_step}: {steps / seconds:,.0f} steps/s, areas: {', '.join(areas)}", flush=True)
+            said = [f"mean area {mean_of([row['area'] for row in rows])}"]
+            gains = [row["gain"] for row in rows if not math.isnan(row["gain"])]
+            if gains:
+                said.append(f"{sum(gains) / len(gains):+.0%} against first visits")
+            print(f"meta step {self.meta_step}: {', '.join(said)}; {steps / seconds:,.0f} steps/s", flush=True)
 
     @property
     def logger(self) -> LoggerLike:

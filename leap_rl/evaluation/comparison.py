@@ -28,12 +28,8 @@ from leap_rl.running.file_name import file_name
 from leap_rl.running.files import json_number, write_text
 from leap_rl.running.integers import integer
 from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.progress import mean_of, return_spec
 from leap_rl.running.run_file import begin_run, run_id
-
-
-def return_spec(value: float) -> str:
-    """Format of a return: those of games go from 2 to 20,000."""
-    return ",.1f" if abs(value) >= 10 else ",.2f"
 
 
 @dataclass
@@ -141,8 +137,12 @@ class Comparison:
 
     @staticmethod
     def _cell(values: np.ndarray) -> str:
-        spec = return_spec(values.mean())
-        return f"{values.mean():{spec}} ({', '.join(f'{v:{spec}}' for v in values)})"
+        known = values[~np.isnan(values)]
+        if not len(known):
+            return "not measured"
+        spec, missing = return_spec(known.mean()), len(values) - len(known)
+        said = f"; {missing} of {len(values)} not measured" if missing else ""
+        return f"{known.mean():{spec}} ({', '.join('-' if np.isnan(v) else f'{v:{spec}}' for v in values)}{said})"
 
 
 def folder_of(task: str, start: str) -> str:
@@ -187,6 +187,7 @@ def compare(
     run_dir: Path | None = None,
     progress_bar: bool = False,
     finetune: Mapping[str, str] | None = None,
+    verbose: int = 0,
 ) -> Comparison:
     """
     Learn every task from every start with every seed.
@@ -200,6 +201,7 @@ def compare(
     :param run_dir: every run that ends is kept there, and not run again; so is its TensorBoard run
     :param progress_bar: draw one, if the output is a terminal
     :param finetune: strategies by start, as ``read_strategies`` takes them; others learn plainly
+    :param verbose: 1 prints a line per run that ends
     :return: the learning curves
     :raises ValueError: if an initialization does not fit the tasks, or ``run_dir`` has runs of another one of its name,
         of another strategy, or of another agent
@@ -231,6 +233,9 @@ def compare(
         for index, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run, drawn):
             result.raise_for_status(names[index])
             results[index] = result
+            if verbose and ran_now:
+                score = mean_of([result.curve.final_score()])
+                print(f"{names[index]}: area {mean_of([result.curve.area()])}, final score {score}", flush=True)
             if run_dir is not None and result.log:
                 _log_run(run_dir / "tensorboard", runs[index], result, ran_now)
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}

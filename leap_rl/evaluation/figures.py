@@ -11,10 +11,11 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from leap_rl.evaluation.comparison import Comparison
-from leap_rl.evaluation.statistics import Statistics
+from leap_rl.evaluation.statistics import Estimate, Statistics
 from leap_rl.running.files import replacing_file
 
 COLOURS = {"reptile": "C1", "finetun": "C2", "multihead": "C3", "joint": "C3", "maml": "C4", "leap": "C0"}
@@ -54,7 +55,7 @@ def plot_comparison(
 
     :param comparison: what to draw, one panel per task, four in a row
     :param file: PNG to write
-    :param title: above all panels
+    :param title: above all panels; without it what is drawn
     :param random_policy: by task, areas of actions drawn at random; their mean is a thin line
     """
     tasks = list(next(iter(comparison.curves.values())))
@@ -66,7 +67,7 @@ def plot_comparison(
         ax.remove()
     how = styles(comparison.learners())
     entries: dict[str, tuple[Artist, int]] = {}
-    for ax, task in zip(axes, tasks, strict=False):
+    for number, (ax, task) in enumerate(zip(axes, tasks, strict=False)):
         for learner, starts in comparison.learners().items():
             known = [
                 curve
@@ -89,9 +90,9 @@ def plot_comparison(
             entries["a random policy"] = (ax.axhline(level, color="0.5", linewidth=0.8, linestyle=":"), 0)
         if not ax.lines:
             ax.text(0.5, 0.5, "no episode has ended", ha="center", transform=ax.transAxes)
-        _steps_below(ax)
-        ax.set_ylabel(f"mean return of the last {next(iter(comparison.curves.values()))[task][0].window} episodes")
-        ax.set_title(task, parse_math=False)  # names are no formulas
+        _say(ax, task, "steps", "" if number % columns else "mean return")
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k: seven digits at each tick run into one another
     if entries:
         several = any(len(starts) > 1 for starts in comparison.learners().values())
         runs = "runs" if several else "seeds"
@@ -104,8 +105,8 @@ def plot_comparison(
         legend.set_frame_on(False)
         for text in legend.get_texts():
             text.set_parse_math(False)
-    if title:
-        figure.suptitle(title, wrap=True, parse_math=False)
+    window = next(iter(comparison.curves.values()))[tasks[0]][0].window
+    figure.suptitle(title or f"Mean return of the last {window} episodes", wrap=True, parse_math=False)
     with replacing_file(file) as unfinished:
         figure.savefig(unfinished, dpi=150)
 
@@ -114,65 +115,80 @@ def plot_statistics(statistics: Statistics, file: Path) -> None:
     """
     Draw what a comparison shows, and how surely (Agarwal et al., NeurIPS 2021), with 95 % bootstrap intervals.
 
-    From left to right: the area above a random policy's, by that of the reference, over the tasks that the reference
-    learns; how probably a run has a larger area than one of the reference, over all tasks on which episodes end; and
-    how much has been learned by when, in units of the reference's area.
+    A gain is the area above a random policy's, in units of the reference's. Four panels, of which those stay out that
+    would be empty: gains, over the tasks that the reference learns; how probably a run has a larger area than one of
+    the reference, over all tasks on which episodes end; which share of the runs gains more than that; and how much has
+    been learned by when.
 
     :param statistics: of the comparison
     :param file: PNG to write
     """
-    how = styles(statistics.learners)
-    starts = [start for start in statistics.learners if start != statistics.reference]
-    figure = Figure(figsize=(13, max(3.4, 2 + 0.4 * len(starts))), layout="constrained")
-    ratios, probabilities, curves = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
-    for height, start in enumerate(reversed(starts)):
-        colour = how[start]["color"]
-        if learned := statistics.learned(start):
-            ratio = statistics.ratio_of_areas(start, *learned)
-            ratios.plot([ratio.low, ratio.high], [height, height], color=colour, linewidth=7, alpha=0.35)
-            ratios.plot(ratio.value, height, "|", color=colour, markersize=18, markeredgewidth=3)
-        if ranked := statistics.rankable(start):
-            better = statistics.probability_of_improvement(start, *ranked)
-            probabilities.plot([better.low, better.high], [height, height], color=colour, linewidth=7, alpha=0.35)
-            probabilities.plot(better.value, height, "|", color=colour, markersize=18, markeredgewidth=3)
-    shares = np.linspace(0.02, 1, 50)
+    how, reference = styles(statistics.learners), statistics.reference
+    starts = [start for start in statistics.learners if start != reference]
+    gains = {s: statistics.ratio_of_areas(s, *tasks) for s in starts if (tasks := statistics.learned(s))}
+    better = {s: statistics.probability_of_improvement(s, *tasks) for s in starts if (tasks := statistics.rankable(s))}
     of_all = set.intersection(*(set(statistics.learned(start)) for start in statistics.learners))
     tasks = [task for task in statistics.tasks if task in of_all]
-    for start in statistics.learners if tasks else ():
-        value, low, high = statistics.sample_efficiency(start, shares, *tasks)
-        (line,) = curves.plot(100 * shares, value, linewidth=2, label=start, **how[start])
-        curves.fill_between(100 * shares, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    for ax, what, nothing in (
-        (ratios, f"area above a random policy's, × {statistics.reference}", 1),
-        (probabilities, f"probability of a larger area than {statistics.reference}", 0.5),
+    shown = [bool(gains), bool(better), bool(tasks), bool(tasks)]
+    columns = 2 if all(shown) else max(1, sum(shown))
+    rows = 2 if all(shown) else 1
+    height = max(3.0, 1.4 + 0.45 * len(starts))
+    figure = Figure(figsize=(5.5 * columns, height * rows + 0.7), layout="constrained")
+    if not any(shown):
+        figure.text(0.5, 0.5, "no episode has ended in every run of a start", ha="center")
+    axes = iter(figure.subplots(rows, columns, squeeze=False).flatten() if any(shown) else ())
+    for estimates, title, what, nothing in (
+        (gains, "Gain: interquartile mean", f"× that of {reference}", 1.0),
+        (better, "Probability of improvement", f"that a run has a larger area than one of {reference}", 0.5),
     ):
-        ax.axvline(nothing, **RANDOM)
-        ax.set_yticks(range(len(starts)), reversed(starts) if ax is ratios else [""] * len(starts), parse_math=False)
-        ax.set_ylim(-0.7, len(starts) - 0.3)
-        ax.set_title(what, fontsize="medium", parse_math=False)
-        ax.grid(alpha=0.25, axis="x")
-    probabilities.set_xlim(0, 1)
-    curves.set_title(
-        f"return above a random policy's, × {statistics.reference}'s area", fontsize="medium", parse_math=False
-    )
-    curves.set_xlabel("% of the steps")
-    curves.set_ylabel("gain, normalized")
-    curves.grid(alpha=0.25)
+        if estimates:
+            _intervals(ax := next(axes), estimates, how, nothing)
+            _say(ax, title, what)
+            if estimates is better:
+                ax.set_xlim(-0.02, 1.02)  # a mark at an end is seen whole
     if tasks:
-        for text in curves.legend(frameon=False).get_texts():
-            text.set_parse_math(False)
-    else:
-        curves.text(0.5, 0.5, f"{statistics.reference} learns no task", ha="center", transform=curves.transAxes)
+        every = np.concatenate([statistics.gains(start, *tasks).flatten() for start in statistics.learners])
+        thresholds, shares = np.linspace(min(0, every.min()), every.max(), 100), np.linspace(0.02, 1, 50)
+        profiles, efficiency = next(axes), next(axes)
+        for start in statistics.learners:
+            _band(profiles, thresholds, statistics.performance_profile(start, thresholds, *tasks), how[start])
+            _band(efficiency, 100 * shares, statistics.sample_efficiency(start, shares, *tasks), how[start])
+        _say(profiles, "Performance profile", f"gain τ, × the mean of {reference}", "share of runs above τ")
+        _say(efficiency, "Sample efficiency", "% of the steps", "gain so far")
+    handles = [Line2D([], [], linewidth=2, **how[start]) for start in statistics.learners]
+    legend = figure.legend(handles, list(statistics.learners), loc="outside lower center", ncols=min(len(handles), 4))
+    legend.set_frame_on(False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    judged = tasks or statistics.tasks
+    named = ", ".join(judged) if len(judged) <= 4 else f"{len(judged)} tasks"
     seeds = len(statistics.comparison.seeds)
     figure.suptitle(
-        f"{', '.join(tasks or statistics.tasks)}: {seeds} seeds, 95 % intervals", wrap=True, parse_math=False
+        f"Gains over {reference} starts on {named}: {seeds} seeds, 95 % intervals", wrap=True, parse_math=False
     )
     with replacing_file(file) as unfinished:
         figure.savefig(unfinished, dpi=150)
 
 
-def _steps_below(ax: Axes) -> None:
-    ax.set_xlabel("steps")
-    ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k: seven digits at each tick run into one another
+def _intervals(ax: Axes, estimates: Mapping[str, Estimate], how: Mapping[str, Any], nothing: float) -> None:
+    """Rows of intervals, with a dashed line where there is no difference."""
+    for height, (start, found) in enumerate(reversed(list(estimates.items()))):
+        colour = how[start]["color"]
+        ax.plot([found.low, found.high], [height, height], color=colour, linewidth=7, alpha=0.35)
+        ax.plot(found.value, height, "|", color=colour, markersize=18, markeredgewidth=3)
+    ax.axvline(nothing, **RANDOM)
+    ax.set_yticks([])
+    ax.set_ylim(-0.7, len(estimates) - 0.3)
+
+
+def _band(ax: Axes, x: np.ndarray, found: np.ndarray, how: Mapping[str, Any]) -> None:
+    """:param found: estimate, lower end, upper end, shape (3, len(x))"""
+    (line,) = ax.plot(x, found[0], linewidth=2, **how)
+    ax.fill_between(x, found[1], found[2], color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def _say(ax: Axes, title: str, below: str, beside: str = "") -> None:
+    ax.set_title(title, parse_math=False)  # names are no formulas
+    ax.set_xlabel(below, parse_math=False)
+    ax.set_ylabel(beside)
     ax.grid(alpha=0.25)

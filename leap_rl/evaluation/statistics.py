@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from rliable import library
 
-from leap_rl.evaluation.comparison import Comparison, return_spec
+from leap_rl.evaluation.comparison import Comparison
+from leap_rl.evaluation.human import SCORES
+from leap_rl.running.progress import return_spec
 
 RESAMPLES = 2_000
 FEWEST_SEEDS = 3
@@ -187,6 +189,32 @@ class Statistics:
         """The tasks that a ratio to the reference can be of: measured in every run, and learned by the reference."""
         return [task for task in self._measurable(start, self.reference) if self.learns(task)]
 
+    def gains(self, start: str, *tasks: str) -> np.ndarray:
+        """
+        Of every run: its area above the random policy's, by what the reference's lies above it on average.
+
+        :param tasks: that the reference learns
+        :return: shape (meta-trainings, seeds, tasks)
+        """
+        floor = np.array([self.random_policy[task].mean() for task in tasks])
+        unit = self._areas(self.reference, *tasks).mean(axis=(0, 1)) - floor
+        return np.asarray((self._areas(start, *tasks) - floor) / unit)
+
+    def performance_profile(self, start: str, thresholds: np.ndarray, *tasks: str) -> np.ndarray:
+        """
+        Share of the runs whose gain is above each threshold, with its 95 % interval.
+
+        :param thresholds: gains
+        :param tasks: that the reference learns
+        :return: estimate, lower end, upper end, shape (3, number of thresholds)
+        """
+
+        def above(gains: np.ndarray) -> np.ndarray:
+            return np.asarray((gains.reshape(-1, 1) > thresholds).mean(axis=0))
+
+        gains = self.gains(start, *tasks)
+        return np.vstack([above(gains), _interval(above, gains)])
+
     def sample_efficiency(self, start: str, steps: np.ndarray, *tasks: str) -> np.ndarray:
         """
         How much has been learned by when: interquartile mean over runs and tasks, with its 95 % interval, of the moving
@@ -251,6 +279,26 @@ class Statistics:
                 rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
         return "\n".join(rows)
 
+    def human_normalized(self) -> str:
+        """
+        Markdown: interquartile mean of the human-normalized final scores of each start, over the games with a published
+        human score; nothing, if there is none.
+        """
+        games = [task for task in self.tasks if task in SCORES]
+        if not games:
+            return ""
+        low, high = np.array([SCORES[game] for game in games]).T
+        rows = [f"| start | human-normalized final score of {', '.join(games)} |", "|---|---|"]
+        for learner, starts in self.learners.items():
+            scores = np.stack([[self.comparison.final_scores(start, game) for game in games] for start in starts])
+            runs = (scores.swapaxes(1, 2) - low) / (high - low)
+            missing = int(np.isnan(runs).sum())
+            measured = (
+                f"{missing} of {runs.size} not measured" if missing else f"{estimate(interquartile_mean, runs):.3f}"
+            )
+            rows.append(f"| {learner} | {measured} |")
+        return "\n".join(rows)
+
     def each_against_each(self) -> str:
         """Markdown: the probability that a run of the row's start has a larger area than one of the column's."""
         starts = list(self.learners)
@@ -276,13 +324,14 @@ class Statistics:
             gain = f"{self.ratio_of_areas(start, task):.2f}"
         elif measurable:
             lead = self.lead(start, task)
-            gain = "–" if np.isnan(lead.value) else f"{lead:+.1f} SD"
+            gain = "no spread" if np.isnan(lead.value) else f"{lead:+.1f} SD"
         return [gain, _probability(self.probability_of_improvement(start, task)) if ranked else ""]
 
 
 def _returns(runs: np.ndarray) -> str:
     """Shape ((meta-trainings,) seeds, 1)."""
-    if not np.isfinite(runs).all():
-        return "nan"
+    missing = int((~np.isfinite(runs)).sum())
+    if missing:  # a middle of those that are left would be another one
+        return f"{missing} of {runs.size} not measured"
     found = estimate(interquartile_mean, runs)
     return f"{found:{return_spec(found.value)}}"

@@ -69,20 +69,28 @@ class TensorBoardLogger:
     def describe(self, settings: Mapping[str, Any], tasks: Sequence[str]) -> None:
         """
         What a run is, once: its settings as text and as hyperparameters, beside the figures it ends with, and one page
-        (CUSTOM SCALARS) with the curve of every task over the meta steps.
+        (CUSTOM SCALARS) with the curves over the meta steps: of the means first, then of every task.
 
         :param settings: JSON
         :param tasks: their names
         """
         self.writer.add_text("settings", f"```json\n{json.dumps(settings, indent=2)}\n```", 0)
         flat = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in settings.items()}
-        for summary in hparams(flat, {"score/area": 0.0, "score/final_score": 0.0, "eval/gain": 0.0}):
+        for summary in hparams(flat, {"area/mean": 0.0, "final_score/mean": 0.0, "eval/gain": 0.0}):
             self.writer.file_writer.add_summary(summary, 0)  # type: ignore[attr-defined]
+        means = {
+            "gain over each task's first visit": "area/gain",
+            "mean area": "area/mean",
+            "gain on the evaluation tasks": "eval/gain",
+        }
         layout = {
+            "all tasks together, by meta step": {title: ["Multiline", [rf"^{tag}\Z"]] for title, tag in means.items()}
+        }
+        layout |= {
             title: {task: ["Multiline", [rf"^{key}/{re.escape(task)}\Z"]] for task in tasks}
             for title, key in (
-                ("area under the learning curve, by meta step", "score/area"),
-                ("final score, by meta step", "score/final_score"),
+                ("area under the learning curve, by meta step", "area/task"),
+                ("final score, by meta step", "final_score/task"),
                 ("length of the gradient path, by meta step", "path/length"),
             )
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -11,16 +13,37 @@ from rich.progress import Task as Row
 from rich.text import Text
 
 
-class _Rate(ProgressColumn):
+def mean_of(values: Sequence[float]) -> str:
+    """
+    In words: the mean of what was measured, and how much was not.
+
+    :param values: NaN where there is none
+    """
+    known = [value for value in values if not math.isnan(value)]
+    missing = f"{len(values) - len(known)} of {len(values)} not measured"
+    if not known:
+        return missing
+    mean = sum(known) / len(known)
+    return f"{mean:{return_spec(mean)}}" + (f" ({missing})" if len(known) < len(values) else "")
+
+
+def return_spec(value: float) -> str:
+    """Format of a return: those of games go from 2 to 20,000."""
+    return ",.1f" if abs(value) >= 10 else ",.2f"
+
+
+class _RateOrScore(ProgressColumn):
     def render(self, task: Row) -> Text:
+        if "last" in task.fields:
+            return Text(task.fields["last"])
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f} steps/s" if speed else "")
 
 
 class JobsProgress:
     """
-    Nested bars, in steps: an outer one over all jobs, and one per job that runs. Draws nothing when the output is no
-    terminal.
+    Nested bars, in steps: an outer one over all jobs, and one per job that runs, with the score that the last job of
+    its name ended with. Draws nothing when the output is no terminal.
 
     :param enabled: whether to draw at all
     """
@@ -31,9 +54,10 @@ class JobsProgress:
             TextColumn("{task.description}", markup=False),  # names are no markup
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            _Rate(),
+            _RateOrScore(),
             TimeRemainingColumn(),
             console=console,
+            redirect_stdout=sys.stdout.isatty(),  # what goes to a file stays out of the terminal
             disable=not (enabled and console.is_terminal),
         )
         self._outer: TaskID | None = None
@@ -42,6 +66,8 @@ class JobsProgress:
         self._rows: list[TaskID] = []
         self._done: list[int] = []
         self._steps: list[int] = []
+        self._names: list[str] = []
+        self._last: dict[str, str] = {}
 
     def __enter__(self) -> JobsProgress:
         self._progress.start()
@@ -77,10 +103,10 @@ class JobsProgress:
         for row in self._rows:
             self._progress.remove_task(row)
         self._rows = [
-            self._progress.add_task(f"  {name}", total=total, visible=False)
+            self._progress.add_task(f"  {name}", total=total, visible=False, last=self._last.get(name, ""))
             for name, total in zip(names, steps, strict=True)
         ]
-        self._steps, self._done = list(steps), [0] * len(steps)
+        self._names, self._steps, self._done = list(names), list(steps), [0] * len(steps)
 
     def job_at(self, index: int, steps: int) -> None:
         """:param steps: that job ``index`` has done"""
@@ -93,3 +119,13 @@ class JobsProgress:
         self._progress.update(self._rows[index], completed=done, visible=done < self._steps[index])
         if self._outer is not None and self._counted:
             self._progress.update(self._outer, completed=self._outer_before + sum(self._done))
+
+    def ended_with(self, index: int, score: float) -> None:
+        """
+        The next job of this name shows it beside its bar.
+
+        :param index: of a job that has ended
+        :param score: its last one; NaN: none is known
+        """
+        if not math.isnan(score):
+            self._last[self._names[index]] = f"last {score:{return_spec(score)}}"

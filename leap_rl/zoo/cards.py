@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
@@ -26,6 +25,11 @@ RECORDED = {
     "versions": "versions",
 }
 """Rows of a card, and what of the config they show."""
+
+EVIDENCE = (
+    "`curves.json` holds each comparison whole: its settings, the hash of every start, "
+    "the versions, and every seed's learning curve, area and final score."
+)
 
 
 @dataclass
@@ -68,47 +72,47 @@ class Evidence:
         results["settings"]["starts"] = list(starts)
         return cls(results, table, comparison / "figure.png")
 
-    def preset(self) -> str:
-        """The comparison's settings as YAML; a start is called what the comparison called it."""
-        of_the_machine = ("n-workers", "task-timeout", "device", "note")
-        settings = {k: v for k, v in self.results["settings"].items() if k not in of_the_machine}
-        return yaml.safe_dump({"compare": settings}, sort_keys=False, allow_unicode=True)
-
     def title(self) -> str:
         games = self.results["results"]
-        seeds = sorted({run["seed"] for starts in games.values() for runs in starts.values() for run in runs})
-        steps = f"{self.results['settings']['timesteps']:,} steps, seeds {', '.join(map(str, seeds))}"
-        return f"{', '.join(games)}: {steps}"
+        seeds = {run["seed"] for starts in games.values() for runs in starts.values() for run in runs}
+        return f"{', '.join(games)}: {self.results['settings']['timesteps']:,} steps, {len(seeds)} seeds"
 
-    def what_learned(self) -> str:
-        """A name may come to stand for another initialization; a hash does not."""
-        preprocessing = self.results.get("config", {}).get("preprocessing")
-        said = f"Learned with `{preprocessing}`. " if preprocessing else ""
-        if versions := self.results.get("versions"):
-            said += f"Written with {', '.join(f'{library} {v}' for library, v in versions.items())}. "
-        said += "The starts, with the hashes that `leap-rl zoo show` has of them:\n\n"
-        hashes = self.results["sha256"].items()
-        return said + "\n".join(f"- `{start}`: {sha256}" for start, sha256 in hashes if sha256) + "\n"
+    def summary(self, name: str) -> str:
+        """
+        Mean areas of every start on every game, and what they say together, Markdown.
+
+        :param name: of the initialization, whose gain is said
+        """
+        games, starts = self.results["results"], list(self.results["sha256"])
+        rows = [f"| mean return while learning | {' | '.join(starts)} |", "|---|" + "---|" * len(starts)]
+        for game, runs in games.items():
+            areas = [[run["area"] for run in runs.get(start, ())] for start in starts]
+            rows.append(f"| {game} | {' | '.join(map(_mean, areas))} |")
+        # With intervals, where the comparison has any: the last row of this start is over all games.
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in self.table.splitlines()]
+        found = [row for row in cells if len(row) == 6 and row[1] == name]
+        if found:
+            what, *_, gain, better = found[-1]
+            rows.append(f"\nGain over random weights: {gain or 'none is known'}; better than these: {better} ({what}).")
+        return "\n".join(rows) + "\n"
 
     def for_model_index(self, name: str) -> list[EvalResult]:
         """Mean areas under the learning curves, as the Hub lists results."""
         made, steps = [], f"{self.results['settings']['timesteps']:,} steps"
         for game, starts in self.results["results"].items():
-            areas = {start: [run["area"] for run in runs] for start, runs in starts.items()}
-            # Without an area: a run that diverged, or in which no episode ended. (Older comparisons wrote NaN.)
-            known = {s: a for s, a in areas.items() if all(v is not None and math.isfinite(v) for v in a)}
-            if name not in known:
+            areas = [run["area"] for run in starts[name]]
+            if not _measured(areas):
                 continue
-            others = ", ".join(f"{s} {statistics.fmean(a):,.1f}" for s, a in known.items() if s != name)
             made.append(
                 EvalResult(
                     task_type="reinforcement-learning",
                     task_name="learning a new game",
                     dataset_type=game,
                     dataset_name=game,
-                    metric_type="mean_reward",
-                    metric_name=f"mean return over {steps}, {len(areas[name])} seeds ({others})",
-                    metric_value=round(statistics.fmean(areas[name]), 2),
+                    # A mean over a learning curve is no mean_reward, which is a finished agent's.
+                    metric_type="area_under_learning_curve",
+                    metric_name=f"mean return while learning, {steps}, {len(areas)} seeds",
+                    metric_value=round(statistics.fmean(areas), 2),
                 )
             )
         return made
@@ -153,12 +157,9 @@ def model_card(
     ]
     shown = ["None is recorded: nothing says that it helps.\n"]
     if evidence:
-        shown = ["The area is the mean return over the learning curve; the curves are in `curves.json`.\n"]
+        shown = [f"{EVIDENCE}\n"]
         for number, e in enumerate(evidence, 1):
-            file = f"evidence-{number}.yaml"
-            run = f"    leap-rl compare --preset {file}\n\nwith `{file}`:\n\n```yaml\n{e.preset()}```\n"
-            figure = f"![Learning curves]({figure_name(number)})\n"
-            shown += [f"### {e.title()}\n", e.table, figure, run, e.what_learned()]
+            shown += [f"### {e.title()}\n", e.summary(name), f"![Learning curves]({figure_name(number)})\n"]
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---\n",
@@ -172,6 +173,15 @@ def model_card(
             *shown,
         ]
     )
+
+
+def _measured(areas: Sequence[float | None]) -> bool:
+    """Without an area: a run that diverged, or in which no episode ended. (Older comparisons wrote NaN.)"""
+    return bool(areas) and all(area is not None and math.isfinite(area) for area in areas)
+
+
+def _mean(areas: Sequence[Any]) -> str:
+    return f"{statistics.fmean(areas):,.2f}" if _measured(areas) else "not measured"
 
 
 def _cell(value: Any) -> str:

@@ -78,7 +78,7 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
         from leap_rl.zoo.cards import Evidence, model_card  # needs the extra `hub`
 
         evidence = [Evidence.of(comparison, name, found) for comparison in comparisons]
-        if len({e.title() for e in evidence}) < len(evidence):
+        if len({(e.title(), str(e.results["settings"].get("seeds"))) for e in evidence}) < len(evidence):
             raise ZooError(
                 f"two of {', '.join(map(str, comparisons))} are of the same games, steps and seeds: give one"
             )

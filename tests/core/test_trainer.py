@@ -514,10 +514,21 @@ def test_tensorboard_holds_what_is_promised(tmp_path: Path) -> None:
         3
     )
     tags = read_tensorboard(tmp_path / "Leap_1")
-    for key in ("score/area", "score/final_score", "path/length", "path/energy", "path/loss_share"):
-        for name in (key, f"{key}/quadratic-0", f"{key}/quadratic-1"):
+    for mean, each in {
+        "area/mean": "area/task",
+        "final_score/mean": "final_score/task",
+        "path/length": "path/length",
+    }.items():
+        for name in (mean, f"{each}/quadratic-0", f"{each}/quadratic-1"):
             assert [step for step, _ in tags[name]] == [1, 2, 3], name
-    for key in ("path/top_share", "path/loss_to_step", "meta/gradient_norm", "meta/cosine", "change/weight"):
+    assert min(tags) == "area/gain", "what TensorBoard shows first"
+    areas = [[row["area"] for row in step["tasks"]] for step in meta.history]
+    for (step, gain), now in zip(tags["area/gain"], areas[1:], strict=True):
+        first = dict(zip((row["name"] for row in meta.history[0]["tasks"]), areas[0], strict=True))
+        names = [row["name"] for row in meta.history[step - 1]["tasks"]]
+        gains = [(first[name] - area) / abs(first[name]) for name, area in zip(names, now, strict=True)]  # of losses
+        assert gain == pytest.approx(sum(gains) / 2, rel=1e-6)
+    for key in ("path/top_share", "path/loss_to_step", "meta/gradient_norm", "meta/cosine", "meta/change/weight"):
         assert len(tags[key]) == 3, key
     assert tags["time/total_timesteps"] == [(1, 24), (2, 48), (3, 72)]
     assert [s for s, _ in tags["eval/area/quadratic-7"]] == [0, 2]

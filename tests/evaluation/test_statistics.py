@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rliable import metrics
+from rliable.library import score_distributions
 from scipy.stats import trim_mean
 
 from leap_rl.commands.compare import too_narrow
@@ -200,13 +201,16 @@ def test_the_noise_between_meta_trainings_is_in_the_interval() -> None:
 
 def test_where_random_starts_are_all_equal_nothing_is_a_lead() -> None:
     equal = Statistics(two_games(hard=[10.0] * 4), FLOORS)
-    assert np.isnan(equal.lead("leap", "hard").value) and " | – | " in equal.table() and "SD" not in equal.table()
+    assert (
+        np.isnan(equal.lead("leap", "hard").value) and " | no spread | " in equal.table() and "SD" not in equal.table()
+    )
 
 
 def test_a_task_without_a_whole_episode_is_left_out() -> None:
     shown = Statistics(two_games(hard=[10.0, float("nan"), 9.0, 10.0]), FLOORS).table()
     assert (
-        "| hard | random | nan" in shown and "| hard | leap | 11.0 (9.0 to 13.0) | 11.0 (9.0 to 13.0) |  |  |" in shown
+        "| hard | random | 1 of 4 not measured" in shown
+        and "| hard | leap | 11.0 (9.0 to 13.0) | 11.0 (9.0 to 13.0) |  |  |" in shown
     )
     assert shown.splitlines()[-1].startswith("| ratio: 1 of 2, probability: 1 of 2 | leap |")
 
@@ -221,7 +225,7 @@ def test_a_run_that_diverged_is_worse_than_any_other_and_has_no_ratio() -> None:
     before = Statistics(two_games(), FLOORS).probability_of_improvement("leap", "easy", over="leap").value
     assert before == 0.5 and shown.probability_of_improvement("leap", "easy", over="rival").value == 0.375
     rows = {tuple(row.strip("| ").split(" | ")[:2]): row for row in shown.table().splitlines()}
-    assert rows["easy", "leap"].startswith("| easy | leap | nan | nan |  | 0.75 (")
+    assert rows["easy", "leap"].startswith("| easy | leap | 1 of 4 not measured | 1 of 4 not measured |  | 0.75 (")
     assert ("ratio: 0 of 2, probability: 2 of 2", "leap") in rows
     # What became of one start takes nothing from another.
     assert rows["easy", "rival"] == Statistics(two_games(), FLOORS).table().splitlines()[4].replace("leap", "rival")
@@ -302,10 +306,39 @@ def test_the_figure_of_the_statistics_shows_its_estimates(
     monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
     statistics = Statistics(two_games(hard), FLOORS)
     plot_statistics(statistics, tmp_path / "statistics.png")
-    ratios, probabilities, curves = figures[0].axes
+    ratios, probabilities, *rest = figures[0].axes
     ratio = statistics.ratio_of_areas("leap", "easy")
     assert list(ratios.lines[0].get_xdata()) == [ratio.low, ratio.high]
     assert ratios.lines[1].get_xdata()[0] == pytest.approx(2.0)
     assert probabilities.lines[1].get_xdata()[0] == statistics.probability_of_improvement("leap", "easy", "hard").value
-    assert [line.get_linestyle() for line in curves.lines] == ["--", "-"]
+    assert len(rest) == 2 and all([line.get_linestyle() for line in ax.lines] == ["--", "-"] for ax in rest)
     assert "easy: 4 seeds" in figures[0].get_suptitle()
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["random", "leap"]
+
+
+def test_a_figure_has_no_empty_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, dpi: file.touch() or figures.append(self))
+    plot_statistics(Statistics(two_games(), dict.fromkeys(FLOORS, np.full(4, 500.0))), tmp_path / "statistics.png")
+    (probabilities,) = figures[0].axes  # random starts learn nothing, so there is no gain
+    assert probabilities.get_title() == "Probability of improvement"
+
+
+def test_the_profile_is_the_share_of_runs_above_each_gain() -> None:
+    statistics, thresholds = Statistics(skewed(), SKEWED_FLOORS), np.array([-1.0, 0.5, 1.2, 9.0])
+    found = statistics.performance_profile("leap", thresholds, "small", "large")
+    floor = np.array([of.mean() for of in SKEWED_FLOORS.values()])
+    unit = stacked(SKEWED["random"]).mean(axis=0) - floor
+    assert found[0] == pytest.approx(score_distributions((stacked(SKEWED["leap"]) - floor) / unit, thresholds))
+    assert (found[1] <= found[0]).all() and (found[0] <= found[2]).all() and found[1, 2] < found[2, 2]
+
+
+def test_scores_are_human_normalized_where_a_person_has_one() -> None:
+    areas = {"Breakout": [1.7, 1.7, 1.7, 1.7], "own": [5.0, 6.0, 7.0, 8.0]}
+    of = comparison(random=areas, leap={**areas, "Breakout": [30.5, 30.5, 30.5, 30.5]})
+    floors = dict.fromkeys(areas, np.zeros(4))
+    rows = Statistics(of, floors).human_normalized().splitlines()
+    assert rows[0] == "| start | human-normalized final score of Breakout |"
+    assert rows[2:] == ["| random | 0.000 (0.000 to 0.000) |", "| leap | 1.000 (1.000 to 1.000) |"]
+    assert Statistics(two_games(), FLOORS).human_normalized() == ""

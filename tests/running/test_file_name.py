@@ -90,13 +90,13 @@ def test_the_charts_of_tasks_find_their_tags(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     logger.describe({}, names)
     for number, name in enumerate(names):
-        logger.record(f"score/area/{name}", number)
+        logger.record(f"area/task/{name}", number)
     logger.dump(1)
     logger.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    charts = {chart.title: chart.multiline.tag[0] for chart in layout.category[0].chart}
+    charts = {chart.title: chart.multiline.tag[0] for chart in layout.category[1].chart}
     tags = events.Tags()["scalars"]
     for number, name in enumerate(names):
         found = [tag for tag in tags if re.compile(charts[name]).match(tag)]
