@@ -20,9 +20,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FEW_SHOT = "-m supervised.omniglot few-shot --preset cpu"
+OMNIGLOT = "-m supervised.omniglot train --arithmetic fast"
+STRATEGIES = (
+    "slow:factor=0.1 discriminative:decay=2.6 linear-probe lp-ft:probe=0.1 gradual:over=0.5 "
+    "surgical:blocks=encoder.cnn.0 rgn l2:strength=0.001 shrink-perturb soft-shrink-perturb"
+)
+FINETUNING = "docs/evidence/finetuning"
 # By their folders in docs/evidence, whose plan.md says what they are for. The short ones first.
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "finetuning": ("benchmarks/surgical.py --json docs/evidence/finetuning/surgical.json",),
+    "finetuning": (
+        f"benchmarks/surgical.py --json {FINETUNING}/surgical.json",
+        *(
+            f"benchmarks/gentle_starts.py --game {game} --steps 100000 --seeds 5 --runs runs/finetuning/atari "
+            f"--json {FINETUNING}/{game}.json --figure {FINETUNING}/{game}.png --strategies {STRATEGIES}"
+            for game in ("Assault", "Breakout-m40")
+        ),
+        *(f"benchmarks/plasticity.py --seed {seed} --json {FINETUNING}/plasticity-{seed}.json" for seed in range(3)),
+    ),
     "zero-shot": (
         "-m supervised.multi_cv zero-shot --preset cpu --seeds 0 1 2 3 4",
         "-m supervised.multi_cv zero-shot table --save docs/evidence/zero-shot/runs.json",
@@ -53,7 +67,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{FEW_SHOT} --learner protonet maml --shots 5 --seeds 0 1 2",
         "-m supervised.omniglot few-shot table --save docs/evidence/few-shot/runs.json",
     ),
-    "flavours": ("benchmarks/flavours.py --processes 1",),
+    "flavours": ("benchmarks/flavours.py",),
+    "omniglot-trend": (
+        f"{OMNIGLOT} --preset cpu --learners none leap reptile --seeds 0 1 2 --root runs/omniglot-fast",
+        f"{OMNIGLOT} --preset paper --meta-steps 200 --learners leap reptile multihead --root runs/omniglot-trend",
+        f"{OMNIGLOT} --preset paper --meta-steps 200 --learners leap reptile multihead --seeds 1 2 "
+        "--root runs/omniglot-trend",
+    ),
     "soak": ("benchmarks/soak.py --hours 6",),
 }
 
