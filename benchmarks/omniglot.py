@@ -70,7 +70,7 @@ class MetaBatch:
         theta = tasks.draw_initialization(None, 0)
         learner = Leap(metric="length", loss_scale=1.0, skip_updates=0)
         jobs = [Job(task, theta, learner, i, device) for i, task in enumerate(tasks)]
-        for _, result in self.engine.run(jobs, lambda index, steps: None):
+        for _, result in self.engine.run(jobs, lambda *_: None):
             result.raise_for_status()
 
 
@@ -98,7 +98,7 @@ def own_share(tasks: Alphabets) -> float:
     Timed.spent = 0.0
     started = time.process_time()
     task = tasks.tasks[0]
-    task.run(Job(task, tasks.draw_initialization(None, 0), learner, 0, "cpu"), lambda steps: None)
+    task.run(Job(task, tasks.draw_initialization(None, 0), learner, 0, "cpu"), lambda *_: None)
     return Timed.spent / (time.process_time() - started)
 
 

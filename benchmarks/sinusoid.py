@@ -156,7 +156,7 @@ VALIDATION, TEST, TRAINING = (0, 50), (1_000, 100), (10_000, 10_000)
 def error(tasks: Sinusoids, start: Initialization, seed: int) -> float:
     """Mean squared error after the updates, mean over the tasks."""
     jobs = [Job(task, start, NoPretraining(), seed) for task in tasks]
-    return float(np.mean([r.curve.values[-1] for _, r in InProcess().run(jobs, lambda index, steps: None)]))
+    return float(np.mean([r.curve.values[-1] for _, r in InProcess().run(jobs, lambda *_: None)]))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Shifted(ClassificationTask):
 
 def run(task: Shifted, start: Initialization) -> tuple[dict[str, float], Initialization]:
     with learning_process():
-        result = task.run(Job(task, start, NoPretraining(), task.seed, "cpu", return_final=True), lambda steps: None)
+        result = task.run(Job(task, start, NoPretraining(), task.seed, "cpu", return_final=True), lambda *_: None)
     assert result.final is not None
     return result.scores, result.final
 

@@ -111,7 +111,7 @@ def meta_batch_rate(tasks: AtariTasks, engine: Engine, size: int = 4, device: st
     theta = tasks.draw_initialization("encoder", 0)
     jobs = [Job(tasks[0], theta, ENERGY, seed, device) for seed in range(size)]
     results: list[Any] = []
-    spent = seconds(lambda: results.extend(r for _, r in engine.run(jobs, lambda index, steps: None)))
+    spent = seconds(lambda: results.extend(r for _, r in engine.run(jobs, lambda *_: None)))
     return sum(r.steps for r in results if r.status == "ok") / spent
 
 

@@ -138,7 +138,7 @@ class DistillationRun(Run):
         if self.student == "distilled":
             teacher = self.task(TEACHER_FILTERS)
             job = replace(self._job(teacher), return_final=True)
-            ((_, result),) = engine.run([job], lambda index, steps: None)
+            ((_, result),) = engine.run([job], lambda *_: None)
             result.raise_for_status("the teacher")
             task = replace(task, teacher=result.final)
         result = evaluate([self._job(task)], task.name, folder / "0000", engine)[task.name]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from leap_rl.core import Engine, Job, LookAhead, OnProgress, TaskResult
+from leap_rl.core import Engine, Job, LookAhead, OnProgress, Report, TaskResult
 from leap_rl.running.engines import TaskError, described
 from supervised.tasks import ClassificationTask
 
@@ -40,9 +41,9 @@ class Together(Engine):
     def _outcomes(
         jobs: Sequence[Job], batch: Sequence[int], on_progress: OnProgress
     ) -> Iterator[tuple[int, TaskResult | BaseException]]:
-        def report(steps: int) -> None:
+        def report(steps: int, score: float = math.nan) -> None:
             for index in batch:
-                on_progress(index, steps)
+                on_progress(index, steps, score)
 
         try:
             outcomes: Sequence[TaskResult | BaseException] = learn_together([jobs[i] for i in batch], report)
@@ -53,7 +54,7 @@ class Together(Engine):
         yield from zip(batch, outcomes, strict=True)
 
 
-def learn_together(jobs: Sequence[Job], report: Callable[[int], None]) -> list[TaskResult]:
+def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
     """
     What ``ClassificationTask.run`` does, for many jobs at once.
 

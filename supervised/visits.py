@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from leap_rl.core import Initialization, Job
+from leap_rl.core import Initialization, Job, Report
 from leap_rl.running.checkpoint import CheckpointError, Checkpoints, check_tensors
 from leap_rl.running.engines import learning_process
 from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
@@ -127,14 +128,10 @@ class VisitsTrainer:
             progress.outer(f"{len(left)} visits", sum(self.tasks[index].steps for index in left))
             progress.jobs([self.tasks[index].name for index in left], [self.tasks[index].steps for index in left])
             for number, index in enumerate(left):
-
-                def report(steps: int, number: int = number) -> None:
-                    progress.job_at(number, steps)
-
-                self._visit(index, logger, report)
+                self._visit(index, logger, partial(progress.job_at, number))
         return self
 
-    def _visit(self, index: int, logger: LoggerLike, report: Callable[[int], None]) -> None:
+    def _visit(self, index: int, logger: LoggerLike, report: Report) -> None:
         task = self.tasks[index]
         # A function of seed and visit alone, so resuming is exact.
         (seed,) = np.random.SeedSequence([self.seed, self.n_visits]).generate_state(1)

@@ -6,6 +6,7 @@ import copy
 import difflib
 import functools
 import inspect
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,7 +106,8 @@ class _Visit(Episodes):
             self.model.dump_logs()
         if self.num_timesteps - self._reported >= self.budget / REPORTS_PER_VISIT:
             self._reported = self.num_timesteps
-            self.report(self.num_timesteps)
+            last = self.returns[-LearningCurve.window :]
+            self.report(self.num_timesteps, float(np.mean(last)) if last else math.nan)
 
     def forget_after(self, steps: int) -> None:
         """What a rollout that was only looked at had to say of the agent, is not said."""

@@ -60,7 +60,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
     order = [i % len(short) for i in range(math.ceil(len(short) / engine.n_workers) * engine.n_workers)]
     jobs = [Job(short[i], theta, trainer.learner, n, settings.device) for n, i in enumerate(order)]
     rates: dict[int, float] = {}
-    for number, result in engine.run(jobs, lambda index, steps: None):
+    for number, result in engine.run(jobs, lambda *_: None):
         result.raise_for_status()
         if not result.log:
             raise RuntimeError(f"{result.name} diverges at once: nothing can be measured, try a smaller learning rate")

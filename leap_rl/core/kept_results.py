@@ -198,7 +198,7 @@ def run_kept(
             on_progress(index, kept.steps)
             yield index, _on_disk(kept, folder), False
     for position, result in engine.run(
-        [jobs[index] for index in rest], lambda position, steps: on_progress(rest[position], steps)
+        [jobs[index] for index in rest], lambda position, *done: on_progress(rest[position], *done)
     ):
         folder = folders[rest[position]]
         if folder is not None and result.status != "failed":

@@ -43,7 +43,7 @@ class _RateOrScore(ProgressColumn):
 class JobsProgress:
     """
     Nested bars, in steps: an outer one over all jobs, and one per job that runs, with the score that the last job of
-    its name ended with. Draws nothing when the output is no terminal.
+    its name ended with, or its own once there is one. Draws nothing when the output is no terminal.
 
     :param enabled: whether to draw at all
     """
@@ -108,8 +108,11 @@ class JobsProgress:
         ]
         self._names, self._steps, self._done = list(names), list(steps), [0] * len(steps)
 
-    def job_at(self, index: int, steps: int) -> None:
-        """:param steps: that job ``index`` has done"""
+    def job_at(self, index: int, steps: int, score: float = math.nan) -> None:
+        """
+        :param steps: that job ``index`` has done
+        :param score: of it so far; NaN: none is known
+        """
         done = min(steps, self._steps[index])
         if done == self._done[index]:
             return
@@ -117,6 +120,8 @@ class JobsProgress:
             self._progress.reset(self._rows[index])  # its clock starts when it does
         self._done[index] = done
         self._progress.update(self._rows[index], completed=done, visible=done < self._steps[index])
+        if not math.isnan(score):
+            self._progress.update(self._rows[index], last=f"now {score:{return_spec(score)}}")
         if self._outer is not None and self._counted:
             self._progress.update(self._outer, completed=self._outer_before + sum(self._done))
 

@@ -109,7 +109,7 @@ class ReverseValidation(AdaptationRun):
 
     def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
         job = replace(self.job(), return_final=True)
-        ((_, result),) = engine.run([job], lambda index, steps: None)
+        ((_, result),) = engine.run([job], lambda *_: None)
         checked(result)
         assert result.final is not None and isinstance(job.task, AdaptationTask)
         pair = load_pair(self.data_dir, self.source, self.target, self.limit, self.seed)
@@ -120,5 +120,5 @@ class ReverseValidation(AdaptationRun):
             parts = as_float(pair.target, torch.Generator()).split(256)
             labels = torch.cat([model(part).argmax(dim=1) for part in parts]).tolist()
         back = replace(job.task, name=f"{self.target} back to {self.source}", pseudo_labels=tuple(labels))
-        ((_, reverse),) = engine.run([Job(back, result.final, NoPretraining(), self.seed)], lambda index, steps: None)
+        ((_, reverse),) = engine.run([Job(back, result.final, NoPretraining(), self.seed)], lambda *_: None)
         return {"reverse error": 100 * checked(reverse)}

@@ -236,7 +236,7 @@ class TestEpisodes(Task):
         seeds = np.random.SeedSequence(job.seed).generate_state(self.n) & 0x7FFFFFFF
         errors = []
         for i, seed in enumerate(seeds.tolist()):
-            result = self.task.run(replace(job, task=self.task, seed=seed), lambda steps: None)
+            result = self.task.run(replace(job, task=self.task, seed=seed), lambda *_: None)
             errors.append(result.scores["test_error"])
             report((i + 1) * self.task.steps)
         scores = {"test_error": float(np.mean(errors))}

@@ -88,7 +88,7 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
             ]
             jobs = [Job(task, start, NoPretraining(), run.seed) for task in tasks]
             measured = {}
-            for index, result in engine.run(jobs, lambda index, steps: None):
+            for index, result in engine.run(jobs, lambda *_: None):
                 result.raise_for_status(f"fold {index} of {run.held_out}")
                 measured[index] = result.scores["test_error"] if result.status == "ok" else float("nan")
             return [measured[index] for index in range(n_folds)]

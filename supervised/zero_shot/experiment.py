@@ -55,7 +55,7 @@ class ZeroShotRun(Run):
         start = ClassificationTasks([task], "all", {"data": "GTSRB"}).draw_initialization(None, self.seed)
         job = Job(task, start, NoPretraining(), self.seed)
         if not (kept / "config.json").is_file():
-            ((_, result),) = engine.run([replace(job, return_final=True)], lambda index, steps: None)
+            ((_, result),) = engine.run([replace(job, return_final=True)], lambda *_: None)
             result.raise_for_status()
             assert result.final is not None
             result.final.save(kept)

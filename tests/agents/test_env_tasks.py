@@ -39,7 +39,7 @@ def test_a_learning_process_gives_back_all_that_is_needed() -> None:
     tasks = EnvTasks(LeapPPO, "MlpPolicy", {"light": lambda: heavier(0.05)}, 640, 2, PPO_KWARGS)
     reported: list[int] = []
     j = job(tasks, return_final=True)
-    result = j.task.run(j, reported.append)
+    result = j.task.run(j, lambda steps, score=0.0: reported.append(steps))
     assert (result.name, result.status, result.steps) == ("light", "ok", 640)
     assert reported == list(range(64, 641, 64))
     assert result.statistics is not None and result.statistics.updates == 10 * 2 * 2
@@ -53,7 +53,7 @@ def test_a_learning_process_gives_back_all_that_is_needed() -> None:
 
 def test_the_same_job_gives_the_same_bits_and_another_seed_others() -> None:
     tasks = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 200, 2)
-    first, again, other = (t.task.run(t, lambda n: None) for t in (job(tasks), job(tasks), job(tasks, seed=1)))
+    first, again, other = (t.task.run(t, lambda *_: None) for t in (job(tasks), job(tasks), job(tasks, seed=1)))
     assert first.meta_gradient is not None and again.meta_gradient is not None and other.meta_gradient is not None
     for name, gradient in first.meta_gradient.items():
         assert torch.equal(gradient, again.meta_gradient[name])
@@ -75,7 +75,7 @@ def test_what_is_not_in_scope_is_redrawn_at_every_visit() -> None:
                 return super().learn(*args, **kwargs)
 
         task = EnvTasks(Spy, "MlpPolicy", ["CartPole-v1"], 10, 2)[0]
-        task.run(j, lambda n: None)
+        task.run(j, lambda *_: None)
         finals.append(model_head[0])
     assert not torch.equal(finals[0], finals[1])
 
@@ -85,7 +85,7 @@ def test_a_process_that_diverges_says_so_instead_of_failing(learner: Any) -> Non
     """After its first update, when FOMAML has nothing to look at yet, too."""
     tasks = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 400, 2, {"learning_rate": 1e30})
     j = Job(tasks[0], tasks.draw_initialization(None, 0), learner, 0, "cpu")
-    assert j.task.run(j, lambda n: None).status == "non_finite"
+    assert j.task.run(j, lambda *_: None).status == "non_finite"
 
 
 def test_an_error_of_the_environment_is_an_error() -> None:
@@ -96,7 +96,7 @@ def test_an_error_of_the_environment_is_an_error() -> None:
     tasks = EnvTasks(LeapA2C, "MlpPolicy", {"broken": lambda: Broken(gym.make("CartPole-v1"))}, 100, 2)
     j = job(tasks)
     with pytest.raises(ValueError, match="the simulator is gone"):
-        j.task.run(j, lambda n: None)
+        j.task.run(j, lambda *_: None)
 
 
 def test_scope_all_needs_the_same_spaces_in_every_task() -> None:
@@ -122,7 +122,7 @@ def test_fomaml_takes_its_look_ahead_back(algorithm: Any) -> None:
     tasks = EnvTasks(algorithm, "MlpPolicy", ["CartPole-v1"], timesteps=64, n_envs=2, algorithm_kwargs=kwargs)
     theta = tasks.draw_initialization(None, 0)
     plain, ahead = (
-        tasks[0].run(Job(tasks[0], theta, learner, 3, "cpu", return_final=True), lambda steps: None)
+        tasks[0].run(Job(tasks[0], theta, learner, 3, "cpu", return_final=True), lambda *_: None)
         for learner in (NoPretraining(), FOMAML())
     )
     assert plain.final is not None and ahead.final is not None and ahead.meta_gradient is not None
@@ -139,7 +139,7 @@ def test_a_process_that_diverges_before_its_first_update(learner: Any) -> None:
     theta = tasks.draw_initialization(None, 0)
     for tensor in theta.parameters.values():
         tensor.fill_(float("nan"))
-    result = tasks[0].run(Job(tasks[0], theta, learner, 0, "cpu"), lambda steps: None)
+    result = tasks[0].run(Job(tasks[0], theta, learner, 0, "cpu"), lambda *_: None)
     assert result.status == "non_finite" and result.meta_gradient is None
 
 
@@ -171,7 +171,7 @@ def test_observations_in_parts_must_have_the_same_shapes() -> None:
 def test_what_a_random_policy_has() -> None:
     policies = RandomPolicies(EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 6_001, n_envs=4))
     jobs = [Job(policies[0], policies.draw_initialization(None, 0), NoPretraining(), seed) for seed in (0, 0, 1)]
-    first, same, other = (result for _, result in InProcess().run(jobs, lambda index, steps: None))
+    first, same, other = (result for _, result in InProcess().run(jobs, lambda *_: None))
     assert (first.name, first.steps, first.curve.budget) == ("CartPole-v1", 6_004, 6_001)
     assert 18 < first.curve.area() < 26  # some 22 steps an episode, as is well known
     np.testing.assert_array_equal(first.curve.values, same.curve.values)
@@ -224,7 +224,7 @@ def test_tasks_whose_observations_fit_one_network_share_it(policy: str, first: A
     tasks = families(policy, lambda: Seen(first), lambda: Seen(second))
     theta = tasks.draw_initialization(None, 0)
     for task in tasks:
-        result = task.run(Job(task, theta, Leap(), 0, "cpu"), lambda n: None)
+        result = task.run(Job(task, theta, Leap(), 0, "cpu"), lambda *_: None)
         assert result.status == "ok" and result.meta_gradient is not None
         assert result.meta_gradient.keys() == theta.parameters.keys()
 

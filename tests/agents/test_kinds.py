@@ -312,7 +312,7 @@ def tasks(name: str, timesteps: int = STEPS, n_envs: int = 2, **given: Any) -> E
 def visited(family: EnvTasks, learner: Any = None, index: int = 0, **given: Any) -> Any:
     theta = family.draw_initialization(None, 0)
     job = Job(family[index], theta, learner or Leap(), 5, "cpu", return_final=True, **given)
-    ((_, result),) = InProcess().run([job], lambda index, steps: None)
+    ((_, result),) = InProcess().run([job], lambda *_: None)
     return result
 
 

@@ -143,7 +143,7 @@ def test_a_strategy_holds_what_is_compared(init: Path) -> None:
 
     def final(task: EnvTask) -> Initialization:
         task = pickle.loads(pickle.dumps(task))
-        result = Job(task, start, NoPretraining(), 0, "cpu", return_final=True).run(lambda steps: None)
+        result = Job(task, start, NoPretraining(), 0, "cpu", return_final=True).run(lambda *_: None)
         assert result.final is not None
         return result.final
 

@@ -46,7 +46,7 @@ JOB = Job(Still(), theta(1.0), Reptile(), seed=3)
 
 def kept(job: Job, folder: Path, run: str = "this run", drawn: tuple[int, ...] = ()) -> bool:
     """Whether it was run before."""
-    ((_, _, ran_now),) = run_kept(InProcess(), [job], [folder], lambda index, steps: None, run, drawn)
+    ((_, _, ran_now),) = run_kept(InProcess(), [job], [folder], lambda *_: None, run, drawn)
     return not ran_now
 
 

@@ -152,7 +152,7 @@ def test_sequential_finetuning_ends_where_its_last_task_ended() -> None:
     start = meta.initialization
     meta.learn(1, callback=lambda locals_, globals_: results.extend(locals_["results"]))
     job = Job(meta.tasks[int(results[0].name[-1])], start, NoPretraining(), 0, return_final=True)
-    assert job.task.run(job, lambda steps: None).final is not None
+    assert job.task.run(job, lambda *_: None).final is not None
     for name, t in meta.initialization.parameters.items():
         torch.testing.assert_close(t, start.parameters[name] - results[0].meta_gradient[name])  # type: ignore[index]
 
@@ -232,7 +232,7 @@ def test_engines_report_progress_and_run_on_one_thread(engine: Any) -> None:
         steps: dict[int, int] = {}
         tasks = Quadratics()
         jobs = [Job(t, tasks.draw_initialization(None, 0), NoPretraining(), 0) for t in tasks.tasks]
-        done = dict(engine.run(jobs, lambda index, n: steps.__setitem__(index, n)))
+        done = dict(engine.run(jobs, lambda index, n, score=math.nan: steps.__setitem__(index, n)))
         assert sorted(done) == [0, 1, 2, 3, 4] and all(done[i].name == f"quadratic-{i}" for i in done)
         assert isinstance(engine, Workers) or steps == dict.fromkeys(range(5), 12)
         assert torch.get_num_threads() == 2
@@ -252,7 +252,7 @@ def test_a_task_that_raises_is_run_once_more_and_then_failed(engine: Any, tmp_pa
             return super().run(job, report)
 
     jobs = [Job(Broken(i), Initialization.of(point(0)), NoPretraining(), 0) for i in range(3)]
-    results = dict(engine.run(jobs, lambda i, n: None))
+    results = dict(engine.run(jobs, lambda *_: None))
     assert [results[i].status for i in range(3)] == ["ok", "ok", "failed"]
     assert "ZeroDivisionError: the task's own" in results[2].error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0-0", "1-0", "1-1", "2-0", "2-1"]
@@ -437,7 +437,7 @@ def test_the_best_initialization_is_the_one_that_evaluation_liked_best(tmp_path:
 
     def mean_area(start: Initialization) -> float:
         jobs = [Job(t, start, NoPretraining(), meta.settings.evaluation_seed(i)) for i, t in enumerate(meta.eval_tasks)]
-        return float(np.mean([j.task.run(j, lambda n: None).curve.area() for j in jobs]))
+        return float(np.mean([j.task.run(j, lambda *_: None).curve.area() for j in jobs]))
 
     assert mean_area(meta.best_initialization) < mean_area(trainer().initialization)
 

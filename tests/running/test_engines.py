@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import re
@@ -59,7 +60,7 @@ class Does(Task):
 def run(engine: Engine, actions: list[Action]) -> list[TaskResult]:
     theta = Initialization.of(nn.Linear(1, 1))
     jobs = [Job(Does(action), theta, NoPretraining(), 0) for action in actions]
-    results = dict(engine.run(jobs, lambda index, steps: None))
+    results = dict(engine.run(jobs, lambda *_: None))
     return [results[i] for i in range(len(jobs))]
 
 
@@ -169,6 +170,30 @@ def test_the_users_ctrl_c_is_no_failure() -> None:
 def test_a_nice_trainer_has_nice_workers() -> None:
     (learned,) = run(Workers(1), [lambda: result(float(os.getsid(0)))])
     assert learned.scores == {"value": float(os.getsid(0))}
+
+
+@dataclass(frozen=True)
+class Scores(Task):
+    """Says how good it is so far."""
+
+    name: str = "scores"
+    steps: int = 8
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        report(2)
+        report(4, 1.5)
+        time.sleep(2 * Workers.POLL_SECONDS)
+        return result(1.0)
+
+
+@pytest.mark.parametrize("engine", [InProcess(), Workers(1)], ids=lambda engine: type(engine).__name__)
+def test_a_score_is_told_while_a_task_runs(engine: Engine) -> None:
+    told: list[tuple[int, int, float]] = []
+    theta = Initialization.of(nn.Linear(1, 1))
+    jobs = [Job(Scores(), theta, NoPretraining(), 0)]
+    for _ in engine.run(jobs, lambda index, steps, score=math.nan: told.append((index, steps, score))):
+        pass
+    assert (0, 4, 1.5) in told and not any(score == 0 for _, _, score in told)
 
 
 # -- processes of a task's own ---------------------------------------------------------------------
@@ -293,7 +318,7 @@ def test_a_task_that_hangs_is_ended(tmp_path: Path, caplog: Any) -> None:
     engine = Workers(2, task_timeout=0.5)
     theta = Initialization.of(nn.Linear(1, 1))
     jobs = [Job(Does(action), theta, NoPretraining(), 0) for action in actions]
-    for index, given in engine.run(jobs, lambda index, steps: None):
+    for index, given in engine.run(jobs, lambda *_: None):
         began.append(index)
         if index == 0:
             assert given.scores == {"value": 2.0}

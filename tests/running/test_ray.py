@@ -174,7 +174,7 @@ def test_a_worker_that_is_killed_once_changes_no_bit(engine: RayEngine, tmp_path
 def test_steps_are_told_while_tasks_run(engine: RayEngine) -> None:
     theta, told = Initialization.of(nn.Linear(300, 30)), []
     jobs = [Job(Descent(0, seconds=0.3), theta, Leap(), seed=0)]
-    for _ in engine.run(jobs, lambda index, steps: told.append((index, steps))):
+    for _ in engine.run(jobs, lambda index, steps, score=0.0: told.append((index, steps))):
         pass
     assert {index for index, _ in told} == {0}
     assert [steps for _, steps in told] == sorted(steps for _, steps in told)

@@ -177,7 +177,7 @@ def test_adaptation_helps_where_it_can() -> None:
 
 def _error(run: AdaptationRun) -> float:
     job = run.job()
-    return 100 * job.run(lambda steps: None).scores["test_error"]
+    return 100 * job.run(lambda *_: None).scores["test_error"]
 
 
 @pytest.mark.usefixtures("domains")

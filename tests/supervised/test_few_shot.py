@@ -124,7 +124,7 @@ def test_the_meta_gradient_is_that_of_the_query_loss(drawn: Path, comparison: st
     tasks = episodes(drawn, comparison)
     theta = start(tasks)
     job = Job(tasks[0], theta, QueryLoss(), 3, "cpu")
-    result = tasks[0].run(job, lambda steps: None)
+    result = tasks[0].run(job, lambda *_: None)
     assert result.status == "ok" and result.steps == 3 * (2 + 4)
     model, minibatches = tasks[0].start(job)
     assert isinstance(model, Comparing)
@@ -178,7 +178,7 @@ def test_maml_with_one_step_is_differentiated_through_the_support_to_the_queries
     tasks = episodes(drawn, None, updates=1)
     theta = start(tasks)
     job = Job(tasks[0], theta, MAML(inner_steps=1), 4, "cpu")
-    result = tasks[0].run(job, lambda steps: None)
+    result = tasks[0].run(job, lambda *_: None)
     assert result.steps == 3 * 2 + 3 * 4
     model, minibatches = tasks[0].start(job)
     (x, y), (queries, of_queries) = minibatches.next(), minibatches.unseen()
@@ -197,7 +197,7 @@ def test_fomaml_looks_ahead_at_the_queries_and_reptile_never_sees_them(drawn: Pa
     results = {}
     for learner in (FOMAML(), Reptile()):
         job = Job(tasks[0], theta, learner, 4, "cpu")
-        results[type(learner)] = tasks[0].run(job, lambda steps: None)
+        results[type(learner)] = tasks[0].run(job, lambda *_: None)
     assert results[FOMAML].steps == 2 * 6 + 12 and results[Reptile].steps == 2 * 6
     model, minibatches = tasks[0].start(Job(tasks[0], theta, Reptile(), 4, "cpu"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -235,7 +235,7 @@ def test_meta_learning_helps_on_classes_that_were_never_seen(drawn: Path) -> Non
 
     def error(theta: Initialization) -> float:
         theta = with_statistics(theta, tasks.task, 0, n=10)
-        return test.run(Job(test, theta, NoPretraining(), 0, "cpu"), lambda steps: None).scores["test_error"]
+        return test.run(Job(test, theta, NoPretraining(), 0, "cpu"), lambda *_: None).scores["test_error"]
 
     trainer = MetaTrainer(tasks, QueryLoss(), 1, sampling="with_replacement", seed=0, engine=InProcess())
     before = error(trainer.initialization)

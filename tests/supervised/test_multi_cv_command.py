@@ -223,7 +223,7 @@ def test_the_protocol_of_a_task(drawn: Path) -> None:
     theta = tasks.draw_initialization(None, 0)
     assert theta.scope == "encoder" and not any(name.startswith("head") for name in theta.parameters)
     job = Job(task, theta, NoPretraining(), 0)
-    ((_, result),) = InProcess().run([job], lambda index, steps: None)
+    ((_, result),) = InProcess().run([job], lambda *_: None)
     assert result.status == "ok", result.error
     assert set(result.scores) == {"validation_error", "test_error", "test_loss"}
     # What TensorBoard shows: means of all minibatches since the last point, and what was found in the end.
@@ -237,7 +237,7 @@ def test_the_protocol_of_a_task(drawn: Path) -> None:
     assert result.steps < task.steps and result.steps % (task.validation_freq * task.batch_size) == 0
     assert result.steps >= (PATIENCE + 1) * task.validation_freq * task.batch_size
     with pytest.raises(ValueError, match="falls, or stops early: run it with another engine"):
-        learn_together([job], lambda steps: None)
+        learn_together([job], lambda *_: None)
 
 
 def test_the_learning_rate_falls_as_half_a_cosine(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_the_learning_rate_falls_as_half_a_cosine(drawn: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.optim.SGD, "step", noting)
     tasks = DataSets(str(drawn), ["mnist"], run_seed=0, passes=2, batch_size=16)
     job = Job(tasks[0], tasks.draw_initialization(None, 0), NoPretraining(), 0)
-    InProcess().run([job], lambda index, steps: None).__next__()
+    InProcess().run([job], lambda *_: None).__next__()
     n = tasks[0].updates
     np.testing.assert_allclose(rates, 0.05 * (1 + np.cos(np.pi * np.arange(n) / n)))
 

@@ -146,7 +146,7 @@ def test_a_new_task_joins_and_leaves_the_others_as_they_were(kind: Any) -> None:
     means = visits.network.means() if isinstance(visits.network, SoftSharing) else []
     next_task = NextTask.of(tasks[2], 4, lambda: network(kind, 2))
     job = Job(next_task, visits.initialization, NoPretraining(), 7, "cpu")
-    ((_, result),) = InProcess().run([job], lambda index, steps: None)
+    ((_, result),) = InProcess().run([job], lambda *_: None)
     assert result.status == "ok" and "test_error" in result.scores
     visits.network.add_task(4)
     for p, mean in zip(visits.network.of_task(-1).encoder.convolutions.parameters() if means else (), means,

@@ -69,7 +69,7 @@ def test_it_learns_all_tasks_and_a_new_one_starts_from_the_encoder() -> None:
     assert torch.equal(model.head.weight, new.network().head.weight)  # its own
     assert torch.equal(next(model.encoder.parameters()), next(joint.encoder.parameters()))
     assert torch.equal(model.encoder[1].running_mean, joint.encoder[1].running_mean)
-    (_, result), *_ = InProcess().run([Job(new, start, NoPretraining(), 7, "cpu")], lambda index, steps: None)
+    (_, result), *_ = InProcess().run([Job(new, start, NoPretraining(), 7, "cpu")], lambda *_: None)
     assert result.status == "ok"
 
 

@@ -156,7 +156,7 @@ def test_the_network_is_the_papers() -> None:
 
 def run(tasks: Alphabets, learner: Any, **kwargs: Any) -> Any:
     job = Job(tasks[0], tasks.draw_initialization(None, 0), learner, 3, "cpu", **kwargs)
-    return job.task.run(job, lambda steps: None)
+    return job.task.run(job, lambda *_: None)
 
 
 def test_observing_changes_nothing_and_fomaml_takes_its_look_ahead_back(drawn: Path) -> None:

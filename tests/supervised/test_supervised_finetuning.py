@@ -46,7 +46,7 @@ def pretrained() -> Initialization:
 
 
 def learn(of: Noise, start: Initialization) -> TaskResult:
-    return of.run(Job(of, start, NoPretraining(), 0, "cpu", return_final=True), lambda steps: None)
+    return of.run(Job(of, start, NoPretraining(), 0, "cpu", return_final=True), lambda *_: None)
 
 
 def final(result: TaskResult) -> Initialization:
@@ -124,10 +124,10 @@ def test_what_cannot_be_is_said_before_any_update() -> None:
         check_batch_norm("recompute", torch.nn.Linear(2, 2), {})
     with pytest.raises(ValueError, match="MAML"):
         of = task(finetune="gradual")
-        of.run(Job(of, fresh, MAML(), 0, "cpu"), lambda steps: None)
+        of.run(Job(of, fresh, MAML(), 0, "cpu"), lambda *_: None)
     for changed in (task(finetune="gradual"), task(batch_norm="recompute")):
         with pytest.raises(ValueError, match="fine-tuned by a strategy of its own: run it with another engine"):
-            learn_together([Job(changed, fresh, NoPretraining(), 0, "cpu")], lambda steps: None)
+            learn_together([Job(changed, fresh, NoPretraining(), 0, "cpu")], lambda *_: None)
 
 
 @pytest.fixture(scope="module")

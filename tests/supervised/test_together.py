@@ -37,7 +37,7 @@ LEARNERS = [
 
 
 def run(engine: InProcess | Together, jobs: list[Job]) -> list[TaskResult]:
-    results = dict(engine.run(jobs, lambda index, steps: None))
+    results = dict(engine.run(jobs, lambda *_: None))
     assert all(r.status == "ok" for r in results.values()), [r.error for r in results.values()]
     return [results[i] for i in range(len(jobs))]
 
@@ -89,11 +89,11 @@ def test_tasks_that_cannot_be_stacked() -> None:
         return [Job(task, theta, NoPretraining(), 0, "cpu") for task in (first, other)]  # type: ignore[arg-type]
 
     with pytest.raises(ValueError, match="noise1 has other updates than noise0"):
-        learn_together(jobs(dataclasses.replace(second, updates=3)), lambda steps: None)
+        learn_together(jobs(dataclasses.replace(second, updates=3)), lambda *_: None)
     with pytest.raises(ValueError, match="noise1 has 4 images to learn from, too few"):
-        learn_together(jobs(dataclasses.replace(second, n=4)), lambda steps: None)
+        learn_together(jobs(dataclasses.replace(second, n=4)), lambda *_: None)
     # An engine reports what can't be run, as it does what crashes.
-    results = dict(Together().run(jobs(dataclasses.replace(second, patience=1)), lambda index, steps: None))
+    results = dict(Together().run(jobs(dataclasses.replace(second, patience=1)), lambda *_: None))
     assert [results[i].status for i in range(2)] == ["ok", "failed"]
     assert "noise1 has a learning rate that falls, or stops early" in results[1].reason
 
@@ -107,7 +107,7 @@ def test_a_task_that_fails_takes_no_other_with_it() -> None:
     bad = Exits(**vars(second))
     theta = NoiseFamily(1).draw_initialization(None, 0)
     jobs = [Job(task, theta, Reptile(), 0, "cpu") for task in (first, bad, third)]
-    results = dict(Together().run(jobs, lambda index, steps: None))
+    results = dict(Together().run(jobs, lambda *_: None))
     assert [results[i].status for i in range(3)] == ["ok", "failed", "ok"]
     assert results[1].reason == "SystemExit: no licence"
     for i, alone in zip((0, 2), run(InProcess(), [jobs[0], jobs[2]]), strict=True):

@@ -153,7 +153,7 @@ def test_hat_learns_by_the_steps_of_its_paper() -> None:
         network.gates[1] = torch.linspace(0, 1, 16).view(2, 8)
         network.embeddings[0].data.mul_(10)
     learned, expected = (network.of_task(0) for network in networks)
-    task.learn(learned, Minibatches(task, 3, False, torch.device("cpu")), None, lambda steps: None)
+    task.learn(learned, Minibatches(task, 3, False, torch.device("cpu")), None, lambda *_: None)
     x, y = Minibatches(task, 3, False, torch.device("cpu")).next()
     expected.before_update(0.0, 0.5)
     (nn.functional.cross_entropy(expected(x), y) + expected.penalty(y)).backward()
@@ -315,7 +315,7 @@ def test_a_task_that_is_new_starts_from_the_trained_network(kind: str, tmp_path:
     assert task.updates == 60 and task.annealing
     results = {}
     for name, start in (("trained", theta), ("again", type(theta).load(tmp_path / "theta"))):
-        ((_, results[name]),) = InProcess().run([Job(task, start, NoPretraining(), 5)], lambda index, steps: None)
+        ((_, results[name]),) = InProcess().run([Job(task, start, NoPretraining(), 5)], lambda *_: None)
         assert results[name].status == "ok", results[name].error
     assert results["trained"].scores == results["again"].scores
     assert results["trained"].scores["test_error"] < 0.5

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any, ClassVar, Protocol, TypeVar
 
 _log = logging.getLogger(__name__)
 
-Report = Callable[[int], None]
-"""Called by a running job with the number of steps it has done."""
 
-OnProgress = Callable[[int, int], None]
-"""Called with the index of a job and the number of steps it has done."""
+class Report(Protocol):
+    """Called by a running job with the number of steps it has done and, where there is one, its score so far."""
+
+    def __call__(self, steps: int, score: float = math.nan, /) -> None: ...
+
+
+class OnProgress(Protocol):
+    """Called with the index of a job, the number of steps it has done, and its score so far; NaN: none is known."""
+
+    def __call__(self, index: int, steps: int, score: float = math.nan, /) -> None: ...
+
 
 Result = TypeVar("Result")
 _Result = TypeVar("_Result", covariant=True)

@@ -134,14 +134,14 @@ class RayEngine(Engine):
                     steps = steps_of.get(run.number)
                     if steps is not None:
                         run.seconds += passed
-                        on_progress(run.index, steps)
+                        on_progress(run.index, *steps)
                     if reference in done:
                         outcome = _outcome(reference)
                         if not isinstance(outcome, TaskError):
                             on_progress(run.index, jobs[run.index].steps)
                     elif self.task_timeout is not None and run.seconds > self.task_timeout:
                         ray.cancel(reference, force=True)
-                        outcome = ended_late(jobs[run.index], run.seconds, steps or 0, self.task_timeout)
+                        outcome = ended_late(jobs[run.index], run.seconds, steps[0] if steps else 0, self.task_timeout)
                     else:
                         continue
                     del running[reference], reference
@@ -199,13 +199,13 @@ class _Board:
     """An actor beside the trainer, to which runs say how far they are."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, int] = {}
+        self._steps: dict[int, tuple[int, float]] = {}
 
-    def report(self, run: int, steps: int) -> None:
-        self._steps[run] = steps
+    def report(self, run: int, steps: int, score: float) -> None:
+        self._steps[run] = steps, score
 
-    def steps(self, runs: Sequence[int]) -> dict[int, int]:
-        """:return: the steps of each of these runs that has begun; of no other is anything kept"""
+    def steps(self, runs: Sequence[int]) -> dict[int, tuple[int, float]]:
+        """:return: steps and score of each of these runs that has begun; of no other is anything kept"""
         self._steps = {run: self._steps[run] for run in runs if run in self._steps}
         return self._steps
 
@@ -219,11 +219,11 @@ def _run(board: Any, number: int, expected: Mapping[str, str], kind: type, names
         job = kind(**dict(zip(names, values, strict=True)))
         last, at = -math.inf, -math.inf
 
-        def report(steps: int) -> None:
+        def report(steps: int, score: float = math.nan) -> None:
             nonlocal last, at
             if time.monotonic() - at >= REPORT_SECONDS or steps - last >= REPORT_SHARE * job.steps:
                 last, at = steps, time.monotonic()
-                board.report.remote(number, steps)
+                board.report.remote(number, steps, score)
 
         report(0)
         # As bytes: Ray would give back arrays in its own memory, and keep that as long as one of them lives.

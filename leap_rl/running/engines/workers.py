@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -66,11 +67,11 @@ class Workers(Engine):
                 while waiting or running:
                     while waiting and idle:
                         run = _Run(waiting.popleft(), idle.pop(0))
-                        board[run.index] = 0
+                        board[run.index] = (0, 0, math.nan)
                         running[_submit(run.worker, jobs[run.index], board, run.index)] = run
                     done = wait(running, timeout=self.POLL_SECONDS, return_when=FIRST_COMPLETED).done
-                    for index, steps in enumerate(board["steps"]):
-                        on_progress(index, int(steps))
+                    for index, (_, steps, score) in enumerate(board.tolist()):
+                        on_progress(index, steps, score)
                     now = time.monotonic()
                     # While this process was stopped (by Ctrl-Z for one), no worker's time counts.
                     passed, looked_at = min(now - looked_at, 1.0), now
@@ -189,8 +190,8 @@ def _run_in_worker(job: Job[Result], board: Path, index: int) -> Result:
     this = np.memmap(board, dtype=BOARD, mode="r+")[index]
     this["pid"] = os.getpid()
 
-    def report(steps: int) -> None:
-        this["steps"] = steps
+    def report(steps: int, score: float = math.nan) -> None:
+        this["steps"], this["score"] = steps, score
 
     try:
         return run_job(job, report)
@@ -198,8 +199,8 @@ def _run_in_worker(job: Job[Result], board: Path, index: int) -> Result:
         raise TaskError(described(error)) from None
 
 
-BOARD = np.dtype([("pid", np.int64), ("steps", np.int64)])
-"""What a worker says of a job: the id of its process when it begins, and the steps done."""
+BOARD = np.dtype([("pid", np.int64), ("steps", np.int64), ("score", np.float64)])
+"""What a worker says of a job: the id of its process when it begins, the steps done, and its score so far."""
 
 
 @contextmanager
