@@ -172,6 +172,10 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
                 initialization.apply_to(model, settings.head, settings.transfer_layers or None)
             print(f"Training {settings.agent.algorithm} {what} in {folder}", flush=True)
         model.print_arithmetic()
+        left = settings.timesteps - model.num_timesteps
+        if left % model.rollout_steps:
+            whole = -(-left // model.rollout_steps) * model.rollout_steps
+            print(f"It learns {whole:,} steps, not {left:,}: its rollouts have {model.rollout_steps:,}", flush=True)
         saving = SaveAgent(folder / "agents", settings.save_freq)
         callbacks: list[BaseCallback] = [saving]
         if strategies:
@@ -198,7 +202,7 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             callbacks.append(ScoreBar())
         try:
             model.learn(
-                settings.timesteps - model.num_timesteps,
+                left,
                 callback=callbacks,
                 log_interval=log_interval,
                 reset_num_timesteps=not saved,

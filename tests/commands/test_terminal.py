@@ -130,3 +130,9 @@ def test_a_run_of_many_tasks_fits(tmp_path: Path, capsys: Any) -> None:
     assert main(["show", str(folder), "--all"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 33
     shutil.rmtree(folder)
+
+
+def test_more_steps_than_were_asked_for_are_said(tmp_path: Path, capsys: Any) -> None:
+    given = ["train", "--env", "CartPole-v1", "--agent.n-envs", "2", "--device", "cpu", "--run-dir", str(tmp_path)]
+    assert main([*given, "--timesteps", "15"]) == 0
+    assert "It learns 20 steps, not 15: its rollouts have 10" in capsys.readouterr().out
