@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoa
 from torch.utils.tensorboard import SummaryWriter
 
 from leap_rl.agents import ActorMimic, ObservedTraining, observed_algorithm
-from leap_rl.atari import POOLS, game_name, make_atari_env, rom_id
+from leap_rl.atari import POOLS, VALIDATION_GAMES, game_name, make_atari_env, rom_id
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents, stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, atari_kwargs, make_env, policy
@@ -273,9 +273,16 @@ def _remember_start(strategies: Sequence[Strategy], model: BaseAlgorithm, start:
 
 def _say_what_next(folder: Path, settings: TrainSettings) -> None:
     print(f"The agent is in {folder / 'agent.zip'}. Next:")
+    tensorboard = ["tensorboard", "--logdir", folder / "tensorboard"]
+    if settings.teachers:  # it was learned for its encoder
+        print_commands(
+            ["leap-rl", "compare", "--games", VALIDATION_GAMES[0], "--starts", folder / "agent.zip", "random"],
+            tensorboard,
+        )
+        return
     # Policies of other kinds are read as SB3 reads them, which is safe for what was trained here.
     trust = [] if settings.agent.algorithm in ("A2C", "PPO") else ["--trust"]
-    print_commands(["leap-rl", "evaluate", folder, *trust], ["tensorboard", "--logdir", folder / "tensorboard"])
+    print_commands(["leap-rl", "evaluate", folder, *trust], tensorboard)
 
 
 def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:

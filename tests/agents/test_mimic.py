@@ -105,7 +105,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     student = tmp_path / "student"
     given = ["train", "--teachers", *teachers, "--timesteps", "20", "--run-dir", str(student)]
     assert main([*given, *agent]) == 0
-    assert f"to act as {', '.join(teachers)} do" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"to act as {', '.join(teachers)} do" in said
+    assert f"leap-rl compare --games Assault --starts {student}/agent.zip random" in said
     assert A2C.load(student / "agent.zip", device="cpu").num_timesteps == 20
     assert main(["train", "--resume", str(student), "--timesteps", "40"]) == 0
     assert A2C.load(student / "agent.zip", device="cpu").num_timesteps == 40
