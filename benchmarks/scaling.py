@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from matplotlib.axes import Axes
@@ -37,9 +38,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 from report import Row, alternate, at_least_one, parser, publish, seconds
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import NatureCNN
 from throughput import ENERGY, GAME, Ways, in_own_process, learning, meta_batch_rate, ours
-from torch import Tensor, nn
+from torch import nn
 
 from leap_rl import AtariTasks, GradientPath, LeapA2C, make_atari_env
 from leap_rl.agents.arithmetic import multiplies_bfloat16
@@ -52,7 +53,7 @@ SLACK = 1.2
 """By how much an update of a long path may cost more than one of a short path: timing is no finer."""
 
 
-class Nature(BaseFeaturesExtractor):
+class Nature(NatureCNN):
     """
     SB3's ``NatureCNN``, with as many channels as asked for.
 
@@ -60,7 +61,7 @@ class Nature(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: spaces.Box, features_dim: int = 512, width: float = 1.0) -> None:
-        super().__init__(observation_space, features_dim)
+        super().__init__(observation_space, features_dim)  # fast arithmetic knows it by its class
         first, second = round(32 * width), round(64 * width)
         self.cnn = nn.Sequential(
             nn.Conv2d(observation_space.shape[0], first, 8, stride=4),
@@ -73,12 +74,9 @@ class Nature(BaseFeaturesExtractor):
         )
         self.linear = nn.Sequential(nn.Linear(second * 7 * 7, features_dim), nn.ReLU())
 
-    def forward(self, observations: Tensor) -> Tensor:
-        return self.linear(self.cnn(observations))
-
 
 def parameters(**sizes: Any) -> int:
-    space = spaces.Box(0, 1, (4, 84, 84))
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     return sum(p.numel() for p in Nature(space, **sizes).parameters())
 
 
@@ -165,7 +163,7 @@ def worker_memory(n_envs: int, steps: int, n_workers: int) -> dict[str, float]:
     jobs = [Job(tasks[0], theta, ENERGY, seed, "cpu") for seed in range(n_workers)]
     largest: dict[int, dict[str, float]] = {}
 
-    def look(_index: int, _steps: int) -> None:
+    def look(*_: float) -> None:
         for pid in workers_of(os.getpid()):
             found = memory_of(pid)
             if pid not in largest or found["resident"] > largest[pid]["resident"]:
