@@ -7,39 +7,23 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from leap_rl.agents.algorithms import LeapA2C
+from leap_rl.agents.observed import ObservedTraining
 from leap_rl.core import NoPretraining
 
 
-class ActorMimic(LeapA2C):
-    """
-    An A2C that learns to act as teachers do, each in its own environments (Actor-Mimic; Parisotto, Ba and
-    Salakhutdinov, ICLR 2016): it plays, and after each rollout its policy π goes towards its teachers' on what it saw,
-    by the cross entropy -Σ_a π_T(a|s) log π(a|s) (their equation 4). Rewards are not looked at, so the value head stays
-    as it was drawn. It is saved as a plain A2C: its encoder is for a new game to start from, as a meta-learned one is::
-
-        ActorMimic("CnnPolicy", make_atari_env(["Pong", "Breakout"], 8, full_action_space=True), [pong, breakout] * 4)
-
-    :param policy: as A2C takes it
-    :param env: environments with discrete actions
-    :param teachers: trained agents, one for each of the environments. One that has other actions than ``env`` needs an
-        environment of its own that says what they mean, as those of games do
-    :param temperature: a teacher with Q-values acts by softmax(Q / temperature) (their equation 3)
-    :param kwargs: as A2C takes them
-    :raises ValueError: if there are more or fewer teachers than environments, or one can't teach
-    """
-
-    actions = (spaces.Discrete,)
+class Mimic(A2C):
+    """What ``ActorMimic`` is to SB3: another ``train`` for A2C. The parameters are those of ``ActorMimic``."""
 
     def __init__(
         self, policy: Any, env: Any, teachers: Sequence[BaseAlgorithm] = (), temperature: float = 0.01, **kwargs: Any
     ) -> None:
         self.teachers = list(teachers)
         self.temperature = temperature
-        super().__init__(policy, env, **{"learner": NoPretraining(), **kwargs})
+        super().__init__(policy, env, **kwargs)
         if self.env is None:  # load() gives it one, to play
             return
         if len(self.teachers) != self.n_envs:
@@ -56,7 +40,8 @@ class ActorMimic(LeapA2C):
             raise ValueError(f"{name} can't teach: it has neither a distribution of discrete actions nor Q-values")
         if teacher.observation_space != self.observation_space:
             raise ValueError(f"{name} sees {teacher.observation_space}, but the student sees {self.observation_space}")
-        assert isinstance(theirs, spaces.Discrete) and isinstance(ours, spaces.Discrete)
+        if not (isinstance(theirs, spaces.Discrete) and isinstance(ours, spaces.Discrete)):
+            raise ValueError(f"{name} can't teach: actions must be discrete, here {theirs} and {ours}")
         if theirs.n == ours.n:
             return list(range(int(ours.n)))
         own, env = teacher.get_env(), self.get_env()
@@ -102,3 +87,30 @@ class ActorMimic(LeapA2C):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "teachers", "temperature", "_taught"]
+
+
+class ActorMimic(ObservedTraining, Mimic):
+    """
+    An A2C that learns to act as teachers do, each in its own environments (Actor-Mimic; Parisotto, Ba and
+    Salakhutdinov, ICLR 2016): it plays, and after each rollout its policy π goes towards its teachers' on what it saw,
+    by the cross entropy -Σ_a π_T(a|s) log π(a|s) (their equation 4). Rewards are not looked at, so the value head stays
+    as it was drawn. It is saved as a plain A2C: its encoder is for a new game to start from, as a meta-learned one is::
+
+        ActorMimic("CnnPolicy", make_atari_env(["Pong", "Breakout"], 8, full_action_space=True), [pong, breakout] * 4)
+
+    :param policy: as A2C takes it
+    :param env: environments with discrete actions
+    :param teachers: trained agents, one for each of the environments. One that has other actions than ``env`` needs an
+        environment of its own that says what they mean, as those of games do
+    :param temperature: a teacher with Q-values acts by softmax(Q / temperature) (their equation 3)
+    :param kwargs: as A2C takes them
+    :raises ValueError: if there are more or fewer teachers than environments, or one can't teach
+    """
+
+    actions = (spaces.Discrete,)
+
+    def __init__(
+        self, policy: Any, env: Any, teachers: Sequence[BaseAlgorithm] = (), temperature: float = 0.01, **kwargs: Any
+    ) -> None:
+        given = {"learner": NoPretraining(), "teachers": teachers, "temperature": temperature, **kwargs}
+        super().__init__(policy, env, **given)

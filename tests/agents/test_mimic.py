@@ -57,6 +57,7 @@ def test_the_loss_is_the_papers() -> None:
         expected.append(-(target * log_probabilities).sum(dim=1))
     logged = student.logger.name_to_value["train/cross_entropy"]
     assert logged == pytest.approx(torch.cat(expected).mean().item(), rel=1e-5)
+    assert student.logger.name_to_value["time/learn_us"] > 0  # watched as any other
 
 
 def test_actions_mean_the_same_in_games_that_have_others() -> None:
