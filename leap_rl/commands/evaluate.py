@@ -7,7 +7,6 @@ import shlex
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -64,7 +63,8 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
         elif trust:
             model = _unpickled(what, env, settings)
         else:
-            model = _saved(SavedAgent(what), env, settings)
+            kind, game = algorithm(settings.agent), settings.game or settings.env
+            model = SavedAgent(what).player(kind, env, game, seed=settings.seed, device=settings.device)
     finally:
         env.close()
     for game in games:
@@ -114,22 +114,6 @@ def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSetti
         if given not in (type(given)(), own):
             raise ValueError(f"{folder} knows its own {name} settings: leave --{name}.* out, or evaluate its agent.zip")
     return dataclasses.replace(settings, agent=agent, atari=atari)
-
-
-def _saved(agent: SavedAgent, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
-    """
-    As SB3 loads it, for playing, but nothing that it holds is run.
-
-    :raises ValueError: if it needs that, is damaged, or does not fit the environment
-    """
-    name, kwargs = agent.how_made()
-    try:
-        model: Any = algorithm(settings.agent)
-        model = model(name, env, policy_kwargs=kwargs, seed=settings.seed, device=settings.device)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise ValueError(f"{agent.file} does not fit {settings.game or settings.env}: {first_line(error)}") from None
-    agent.fill(model)
-    return model
 
 
 def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:

@@ -6,16 +6,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
-from leap_rl.agents import ActorMimic, ObservedTraining, observed_algorithm
+from leap_rl.agents import ActorMimic, observed_algorithm
 from leap_rl.atari import POOLS, VALIDATION_GAMES, game_name, make_atari_env, rom_id
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents, stored_settings
@@ -137,19 +137,16 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         )
     if resume:
         check_same_settings(folder, "train", settings, MAY_CHANGE)
-    kwargs |= {"learner": NoPretraining(), "seed": settings.seed, "device": settings.device}
-    model: ObservedTraining
+    env: VecEnv
     if settings.teachers:
-        model = mimic(settings, policy_name, kwargs)
-        env, what = model.get_env(), f"to act as {', '.join(settings.teachers)} do"
+        kind, what = ActorMimic, f"to act as {', '.join(settings.teachers)} do"
+        env, kwargs["teachers"] = school(settings)
     else:
-        env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
         what = f"on {settings.game or settings.env}"
-    assert env is not None
+        env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
-        if not settings.teachers:
-            kind.check_env(settings.game or settings.env, env)
-            model = kind(policy_name, env, **kwargs)
+        kind.check_env(settings.game or settings.env, env)
+        model = kind(policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
         finetune = FineTune(*strategies)
         if strategies:
             finetune.check(model)
@@ -223,12 +220,10 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     _say_what_next(folder, settings)
 
 
-def mimic(settings: TrainSettings, policy_name: str, kwargs: dict[str, Any]) -> ActorMimic:
+def school(settings: TrainSettings) -> tuple[VecEnv, list[BaseAlgorithm]]:
     """
     :param settings: with teachers
-    :param policy_name: of the student
-    :param kwargs: of its constructor
-    :return: a student in environments of all their games, which take turns among ``n_envs``
+    :return: environments of all their games, which take turns among ``n_envs``, and the teacher of each
     :raises ValueError: for a folder without an agent, agents of other preprocessing, or too few environments
     """
     stored = [stored_settings(Path(folder), "train") for folder in settings.teachers]
@@ -248,13 +243,11 @@ def mimic(settings: TrainSettings, policy_name: str, kwargs: dict[str, Any]) -> 
     shared = atari_kwargs(settings.atari)
     teachers: list[BaseAlgorithm] = []
     for folder, game in zip(settings.teachers, games, strict=True):
-        name, policy_kwargs = (saved := SavedAgent(Path(folder) / "agent.zip")).how_made()
-        teacher = A2C(name, make_atari_env(game, 1, **shared), policy_kwargs=policy_kwargs, device=settings.device)
-        saved.fill(teacher)
-        teachers.append(teacher)
+        plays = make_atari_env(game, 1, **shared)
+        teachers.append(SavedAgent(Path(folder) / "agent.zip").player(A2C, plays, game, device=settings.device))
     several = len({rom_id(game) for game in games}) > 1
     env = make_atari_env(games, n_envs, seed=settings.seed, full_action_space=several, **shared)
-    return ActorMimic(policy_name, env, teachers=[teachers[i % len(games)] for i in range(n_envs)], **kwargs)
+    return env, [teachers[i % len(games)] for i in range(n_envs)]
 
 
 def _remember_start(strategies: Sequence[Strategy], model: BaseAlgorithm, start: Path) -> None:

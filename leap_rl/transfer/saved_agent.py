@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -104,6 +105,25 @@ class SavedAgent:
         if sum(t.numel() * t.element_size() for t in tensors.values()) > MOST_BYTES:
             raise AgentError(self.file, f"has a policy.pth with tensors of more than {MOST_BYTES:,} bytes")
         return tensors
+
+    def player(self, kind: type[BaseAlgorithm], env: VecEnv, what: str, **kwargs: Any) -> BaseAlgorithm:
+        """
+        As SB3 loads it, for playing, but nothing that it holds is run.
+
+        :param kind: A2C, or PPO
+        :param env: to play in
+        :param what: to call that
+        :param kwargs: of the algorithm's constructor
+        :raises ValueError: if it needs to be run, is damaged, or does not fit the environment
+        """
+        name, policy_kwargs = self.how_made()
+        made: Any = kind
+        try:
+            model: BaseAlgorithm = made(name, env, policy_kwargs=policy_kwargs, **kwargs)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise ValueError(f"{self.file} does not fit {what}: {first_line(error)}") from None
+        self.fill(model)
+        return model
 
     def fill(self, model: BaseAlgorithm) -> None:
         """
