@@ -3,6 +3,7 @@ What an initialization is worth within a family: flavours of one game, from the 
 
     python benchmarks/flavours.py                      # 30 core-hours; the same command goes on where it stopped
     python benchmarks/flavours.py --games Breakout     # of one game
+    python benchmarks/flavours.py --starts leap        # Leap and random weights first; the others join them later
     python benchmarks/flavours.py --list               # what is done, and what is not
 
 Every step is a command of leap-rl that can be run alone: they are printed as they start. Meta-trainings use one core
@@ -11,6 +12,7 @@ each and run side by side; comparisons use all.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -32,6 +34,7 @@ META_TRAININGS = 3
 META_LEARNERS = ("leap", "reptile", "finetune")
 # What people do without meta-learning: an agent of the default flavour, and one of all training flavours at once.
 AGENTS = ("default", "joint")
+STARTS = (*META_LEARNERS, *AGENTS)
 JUDGED = 2
 """Flavours of each game's test pool, the first ones."""
 
@@ -44,21 +47,28 @@ class Step:
     :param arguments: of leap-rl, for a new run
     :param folder: of the run
     :param result: in that folder, written last
+    :param joining: arguments for a new run, and for one that goes on: what joins what is there
     """
 
     arguments: tuple[str, ...]
     folder: Path
     result: str
+    joining: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
-        return (self.folder / self.result).exists()
+        result = self.folder / self.result
+        if not self.joining or not result.exists():
+            return result.exists()
+        known = json.loads(result.read_text())["settings"]["starts"]
+        return {start.partition("=")[0] for start in known} >= {start.partition("=")[0] for start in self.joining[1:]}
 
     def run(self) -> None:
         """:raises RuntimeError: if the command fails; its output is beside its folder"""
         command, *rest = self.arguments
         begun = (self.folder / "settings.yaml").is_file()
-        arguments = [command, "--resume" if begun else "--run-dir", str(self.folder), *([] if begun else rest)]
+        run = ["--resume", str(self.folder)] if begun else ["--run-dir", str(self.folder), *rest]
+        arguments = [command, *run, *self.joining]
         print(f"leap-rl {shlex.join(arguments)}", flush=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         log = self.folder.with_suffix(".log")
@@ -70,45 +80,42 @@ class Step:
             raise RuntimeError(f"{command} ended with {ended.returncode}: see {log}")
 
 
-def steps_of(game: str, runs: Path, judged_in: Path) -> tuple[list[Step], list[Step]]:
+def steps_of(game: str, runs: Path, judged_in: Path, starts: Sequence[str] = STARTS) -> tuple[list[Step], list[Step]]:
     """
     :param game: whose flavours are learned
     :param runs: folder of the meta-trainings
     :param judged_in: folder of the comparisons
+    :param starts: of them; random weights are judged beside them
     :return: the meta-trainings, which need nothing, and the comparison of what came of them
     """
     here = runs / game
-    made, starts = [], []
-    for seed in range(META_TRAININGS):
-        for learner in META_LEARNERS:
-            folder = here / f"{learner}-{seed}"
-            preset = str(EVIDENCE / f"{learner}.yaml")
-            arguments = ("meta-train", "--preset", preset, "--games", f"flavours-{game}-train", "--seed", str(seed))
-            made.append(Step(arguments, folder, "initialization"))
-            starts.append(f"{learner}/{seed}={folder / 'initialization'}")
-        for agent in AGENTS:
-            folder = here / f"{agent}-{seed}"
-            what = game if agent == "default" else f"flavours-{game}-train"
-            preset = str(EVIDENCE / f"{agent}.yaml")
-            made.append(Step(("train", what, "--preset", preset, "--seed", str(seed)), folder, "agent.zip"))
-            starts.append(f"{agent}/{seed}={folder / 'agent.zip'}")
-    judged = (
-        "compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", *flavours(game, "test")[:JUDGED],
-        "--starts", *starts, "random",
-    )  # fmt: skip
-    return made, [Step(judged, judged_in / game, "results.json")]
+    made, judged = [], []
+    for start in starts:
+        preset = ("--preset", str(EVIDENCE / f"{start}.yaml"))
+        for seed in range(META_TRAININGS):
+            folder = here / f"{start}-{seed}"
+            if start in AGENTS:
+                what = game if start == "default" else f"flavours-{game}-train"
+                arguments, result = ("train", what, *preset), "agent.zip"
+            else:
+                arguments, result = ("meta-train", *preset, "--games", f"flavours-{game}-train"), "initialization"
+            made.append(Step((*arguments, "--seed", str(seed)), folder, result))
+            judged.append(f"{start}/{seed}={folder / result}")
+    compared = ("compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", *flavours(game, "test")[:JUDGED])
+    return made, [Step(compared, judged_in / game, "results.json", ("--starts", *judged, "random"))]
 
 
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--games", nargs="+", default=GAMES, choices=GAMES)
+    cli.add_argument("--starts", nargs="+", default=STARTS, choices=STARTS, help="what is made and judged")
     cli.add_argument("--list", action="store_true", help="print what is done, and what is not")
     cli.add_argument("--runs", type=Path, default=ROOT / "runs" / "flavours", help="where meta-trainings are kept")
     cli.add_argument("--judged", type=Path, default=EVIDENCE, help="where comparisons are kept")
     cli.add_argument("--processes", type=at_least_one, default=os.cpu_count(), help="meta-trainings side by side")
     args = cli.parse_args()
     for game in args.games:
-        made, judged = steps_of(game, args.runs, args.judged)
+        made, judged = steps_of(game, args.runs, args.judged, args.starts)
         if args.list:
             for step in (*made, *judged):
                 print(f"{'done' if step.done else 'to do'}  {step.folder}")
