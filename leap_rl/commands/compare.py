@@ -17,11 +17,12 @@ from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_setting
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core.initialization import what_learns
+from leap_rl.core.lead import FEWEST_SEEDS
 from leap_rl.evaluation import check_starts, plot_comparison, plot_statistics
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.comparison import check_same_runs, folder_of
 from leap_rl.evaluation.human import HUMAN
-from leap_rl.evaluation.statistics import FEWEST_SEEDS, Statistics
+from leap_rl.evaluation.statistics import Statistics
 from leap_rl.running.files import json_number, write_text
 from leap_rl.running.logger import TensorBoardLogger
 from leap_rl.running.outside import printable
@@ -143,6 +144,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         "config": what_learns(random.config),
         "versions": random.config["versions"],  # of the last sitting
         "random_policy": {task: [json_number(a) for a in areas.tolist()] for task, areas in random_policy.items()},
+        "statistics": statistics.as_dict() if statistics else {},
         "results": comparison.as_dict(),
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")

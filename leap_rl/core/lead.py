@@ -8,6 +8,8 @@ import numpy as np
 
 NEGATIVE = -2.0
 """A lead below this is negative transfer."""
+FEWEST_SEEDS = 3
+"""Random starts that a spread is told from: that of two is next to nothing as often as not."""
 
 
 def lead(
@@ -19,10 +21,11 @@ def lead(
     :param own: areas, returns or errors, one for each seed
     :param random: the same of random starts
     :param maximize: whether more is better, as of returns; if not, less, as of errors
-    :return: NaN where the random starts have no spread: fewer than two seeds, no difference, or one that is not finite
+    :return: NaN where the random starts have no spread that is known: fewer than three seeds, no difference, or one that is
+        not finite
     """
     reference = np.asarray(random, dtype=np.float64)
-    spread = float(reference.std(ddof=1)) if len(reference) > 1 else 0.0
+    spread = float(reference.std(ddof=1)) if len(reference) >= FEWEST_SEEDS else 0.0
     if not spread > 0:
         return float("nan")
     difference = float(np.mean(own)) - float(reference.mean())

@@ -32,6 +32,11 @@ from leap_rl.running.progress import mean_of, return_spec
 from leap_rl.running.run_file import begin_run, run_id
 
 
+def learner_of(start: str) -> str:
+    """``"leap"`` for ``"leap/0"``, the first of its meta-trainings; a start that is none is its own."""
+    return start.partition("/")[0]
+
+
 @dataclass
 class Comparison:
     """
@@ -51,7 +56,7 @@ class Comparison:
         """The starts of each learner: its meta-trainings, or one start that is none."""
         found: dict[str, list[str]] = {}
         for start in self.curves:
-            found.setdefault(start.partition("/")[0], []).append(start)
+            found.setdefault(learner_of(start), []).append(start)
         return found
 
     def areas(self, start: str, task: str) -> np.ndarray:
@@ -75,7 +80,7 @@ class Comparison:
         Negative transfer: starts whose mean area lies more than two standard deviations of the reference's seeds below
         (for losses: above) the reference's mean.
 
-        :param reference: a start; without it, or with seeds that don't differ, nothing is known
+        :param reference: a start; without it, with fewer than three seeds, or seeds that don't differ, nothing is known
         :return: by task and start, how many standard deviations
         """
         found: dict[tuple[str, str], float] = {}

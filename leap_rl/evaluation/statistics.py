@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rliable import library
 
+from leap_rl.core.lead import FEWEST_SEEDS
 from leap_rl.evaluation.comparison import Comparison
 from leap_rl.evaluation.human import SCORES
+from leap_rl.running.files import json_number
 from leap_rl.running.progress import return_spec
 
 RESAMPLES = 2_000
-FEWEST_SEEDS = 3
-"""With fewer a bootstrap over seeds has next to nothing to draw from."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON, which knows neither NaN nor infinity."""
+        return {name: json_number(value) for name, value in vars(self).items()}
 
     def __format__(self, spec: str) -> str:
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
@@ -248,6 +253,31 @@ class Statistics:
 
         numbers = np.arange(len(flat)).reshape(values.shape[:-1])
         return np.vstack([of_drawn(numbers), _interval(of_drawn, numbers)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """
+        For JSON: of each learner but the reference the gain over the tasks that the reference learns, and the
+        probability of improvement, each with its interval, over all tasks and by task.
+        """
+        found: dict[str, Any] = {}
+        for learner in self.learners:
+            if learner == self.reference:
+                continue
+            learned, ranked = self.learned(learner), self.rankable(learner)
+            found[learner] = {
+                "learned": learned,
+                "gain": self.ratio_of_areas(learner, *learned).as_dict() if learned else None,
+                "probability_of_improvement": (
+                    self.probability_of_improvement(learner, *ranked).as_dict() if ranked else None
+                ),
+                "gains": {task: self.ratio_of_areas(learner, task).as_dict() for task in learned},
+                "leads": {
+                    task: self.lead(learner, task).as_dict()
+                    for task in self._measurable(learner, self.reference)
+                    if task not in learned
+                },
+            }
+        return found
 
     def table(self) -> str:
         """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from leap_rl.core import LearningCurve
-from leap_rl.core.lead import NEGATIVE, lead
+from leap_rl.core.lead import FEWEST_SEEDS, NEGATIVE, lead
 from leap_rl.transfer.episodes import Episodes
 
 _log = logging.getLogger(__name__)
@@ -23,15 +23,16 @@ class WatchTransfer(Episodes):
 
     :param from_scratch: of each seed the steps and the moving averages of the returns, both of shape ``(n,)``
     :param steps: for so many steps the others learned
-    :raises ValueError: with fewer than two seeds, which have no spread
+    :raises ValueError: with fewer than three seeds, whose spread says nothing
     """
 
     def __init__(self, from_scratch: Sequence[tuple[np.ndarray, np.ndarray]], steps: int) -> None:
         super().__init__()
         curves = [(np.asarray(steps), np.asarray(values)) for steps, values in from_scratch if len(steps)]
-        if len(curves) < 2:
+        if len(curves) < FEWEST_SEEDS:
             raise ValueError(
-                f"{len(curves)} curves from scratch: at least two seeds are needed to know how much they differ"
+                f"{len(curves)} curves from scratch: at least {FEWEST_SEEDS} seeds are needed to know how much they "
+                "differ"
             )
         self.from_scratch = curves
         self.known_for = steps

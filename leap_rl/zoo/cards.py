@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
+from leap_rl.evaluation.comparison import learner_of
 from leap_rl.running.files import read_json
 from leap_rl.zoo.artifacts import ZooError, figure_name, total_steps
 
@@ -38,69 +39,67 @@ class Evidence:
     What a comparison showed.
 
     :param results: what ``leap-rl compare`` wrote as ``results.json``
-    :param table: its table, Markdown
+    :param start: what the initialization is called there
     :param figure: its learning curves, a PNG file
     """
 
     results: dict[str, Any]
-    table: str
+    start: str
     figure: Path
 
     @classmethod
-    def of(cls, comparison: Path, name: str, initialization: Initialization) -> Evidence:
+    def of(cls, comparison: Path, initialization: Initialization) -> Evidence:
         """
         :param comparison: run folder of ``leap-rl compare``
-        :param name: a start of it
-        :param initialization: that the start must have been
+        :param initialization: that must have been a start of it, whatever it was called
         :raises ZooError: if it is no finished comparison, or one of something else
         """
-        for name_of_file in ("results.json", "table.md", "figure.png"):
+        for name_of_file in ("results.json", "figure.png"):
             if not (comparison / name_of_file).is_file():
                 raise ZooError(f"{comparison} is no finished comparison: {name_of_file} is missing")
         results = read_json(comparison / "results.json", "leap-rl compare --resume writes it again")
-        table = (comparison / "table.md").read_text()
         starts = results.get("sha256")
         if not isinstance(starts, dict):
             raise ZooError(f"{comparison} does not say which initializations it compared: run leap-rl compare again")
-        if name not in starts:
-            raise ZooError(
-                f"{comparison} compared no start {name!r}, but {', '.join(starts)}: compare --starts {name}=..."
-            )
-        if starts[name] != initialization.sha256:
-            raise ZooError(f"{comparison} compared another initialization as {name!r}: compare this one")
+        found = [start for start, sha256 in starts.items() if sha256 == initialization.sha256]
+        if not found:
+            raise ZooError(f"{comparison} compared other initializations ({', '.join(starts)}): compare this one")
         # Where the folders of the starts lay is nobody's business.
         results["settings"]["starts"] = list(starts)
-        return cls(results, table, comparison / "figure.png")
+        return cls(results, found[0], comparison / "figure.png")
 
     def title(self) -> str:
         games = self.results["results"]
         seeds = {run["seed"] for starts in games.values() for runs in starts.values() for run in runs}
-        return f"{', '.join(games)}: {self.results['settings']['timesteps']:,} steps, {len(seeds)} seeds"
+        several = len(self._learners()[learner_of(self.start)])
+        each = f" from each of {several} meta-trainings, this one is {self.start}" if several > 1 else ""
+        steps = f"{self.results['settings']['timesteps']:,} steps"
+        return f"{', '.join(games)}: {steps}, {len(seeds)} seeds{each}"
 
-    def summary(self, name: str) -> str:
-        """
-        Mean areas of every start on every game, and what they say together, Markdown.
+    def _learners(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for start in self.results["sha256"]:
+            found.setdefault(learner_of(start), []).append(start)
+        return found
 
-        :param name: of the initialization, whose gain is said
-        """
-        games, starts = self.results["results"], list(self.results["sha256"])
-        rows = [f"| mean return while learning | {' | '.join(starts)} |", "|---|" + "---|" * len(starts)]
+    def summary(self) -> str:
+        """Mean areas of every start on every game, and the gains over all games, Markdown."""
+        games, learners = self.results["results"], self._learners()
+        rows = [f"| mean return while learning | {' | '.join(learners)} |", "|---|" + "---|" * len(learners)]
         for game, runs in games.items():
-            areas = [[run["area"] for run in runs.get(start, ())] for start in starts]
+            areas = [[run["area"] for start in starts for run in runs.get(start, ())] for starts in learners.values()]
             rows.append(f"| {game} | {' | '.join(map(_mean, areas))} |")
-        # With intervals, where the comparison has any: the last row of this start is over all games.
-        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in self.table.splitlines()]
-        found = [row for row in cells if len(row) == 6 and row[1] == name]
-        if found:
-            what, *_, gain, better = found[-1]
-            rows.append(f"\nGain over random weights: {gain or 'none is known'}; better than these: {better} ({what}).")
+        known = self.results.get("statistics", {})
+        if any(known.get(learner, {}).get("gain") for learner in learners):
+            cells = [_gain(known.get(learner, {}), len(games)) for learner in learners]
+            rows.append(f"| **gain over random weights** | {' | '.join(cells)} |")
         return "\n".join(rows) + "\n"
 
-    def for_model_index(self, name: str) -> list[EvalResult]:
+    def for_model_index(self) -> list[EvalResult]:
         """Mean areas under the learning curves, as the Hub lists results."""
         made, steps = [], f"{self.results['settings']['timesteps']:,} steps"
         for game, starts in self.results["results"].items():
-            areas = [run["area"] for run in starts[name]]
+            areas = [run["area"] for run in starts.get(self.start, ())]
             if not _measured(areas):
                 continue
             made.append(
@@ -134,7 +133,7 @@ def model_card(
     learner = (config.get("learner") or {}).get("name")
     tags = ["reinforcement-learning", "stable-baselines3", "leap-rl", "initialization"]
     tags += ["atari"] if "preprocessing" in config else []
-    results = [result for e in evidence for result in e.for_model_index(name)]
+    results = [result for e in evidence for result in e.for_model_index()]
     data = ModelCardData(
         library_name="stable-baselines3",
         tags=[*tags, *([learner.lower()] if learner else [])],
@@ -159,7 +158,7 @@ def model_card(
     if evidence:
         shown = [f"{EVIDENCE}\n"]
         for number, e in enumerate(evidence, 1):
-            shown += [f"### {e.title()}\n", e.summary(name), f"![Learning curves]({figure_name(number)})\n"]
+            shown += [f"### {e.title()}\n", e.summary(), f"![Learning curves]({figure_name(number)})\n"]
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---\n",
@@ -178,6 +177,16 @@ def model_card(
 def _measured(areas: Sequence[float | None]) -> bool:
     """Without an area: a run that diverged, or in which no episode ended. (Older comparisons wrote NaN.)"""
     return bool(areas) and all(area is not None and math.isfinite(area) for area in areas)
+
+
+def _gain(statistics: dict[str, Any], games: int) -> str:
+    """Of a learner over all games, with its interval, and of how many they are if not of all."""
+    gain = statistics.get("gain")
+    if not gain:
+        return ""
+    of = len(statistics["learned"])
+    some = f", {of} of {games} games" if of < games else ""
+    return f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f}{some})"
 
 
 def _mean(areas: Sequence[Any]) -> str:

@@ -65,7 +65,7 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
 
     :param initialization: folder that ``Initialization.save`` wrote
     :param name: to give it
-    :param comparisons: run folders of ``leap-rl compare`` with it, as ``name``: the card's evidence
+    :param comparisons: run folders of ``leap-rl compare`` with it: the card's evidence
     :return: its folder
     :raises ZooError: if it can't be trusted, or a comparison is of another one
     """
@@ -77,7 +77,7 @@ def import_folder(initialization: Path, name: str, comparisons: Sequence[Path] =
     if comparisons:
         from leap_rl.zoo.cards import Evidence, model_card  # needs the extra `hub`
 
-        evidence = [Evidence.of(comparison, name, found) for comparison in comparisons]
+        evidence = [Evidence.of(comparison, found) for comparison in comparisons]
         if len({(e.title(), str(e.results["settings"].get("seeds"))) for e in evidence}) < len(evidence):
             raise ZooError(
                 f"two of {', '.join(map(str, comparisons))} are of the same games, steps and seeds: give one"

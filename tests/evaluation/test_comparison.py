@@ -227,9 +227,14 @@ def test_a_start_behind_the_spread_of_random_ones_is_named(maximize: bool) -> No
         signed = [a if maximize else -a for a in areas]
         return {"game": [LearningCurve(np.array([1]), np.array([a]), 10, maximize=maximize) for a in signed]}
 
-    starts = {"random": curves(9.0, 11.0), "worse": curves(7.0, 7.0), "noisy": curves(7.5, 8.0), "good": curves(20, 20)}
-    found = Comparison(starts, [0, 1]).behind()
-    assert found == {("game", "worse"): pytest.approx(3 / np.sqrt(2))}
-    assert Comparison({"worse": starts["worse"]}, [0, 1]).behind() == {}  # nothing to compare with
-    one_seed = {name: {"game": c["game"][:1]} for name, c in starts.items()}
-    assert Comparison(one_seed, [0]).behind() == {}
+    starts = {
+        "random": curves(9, 10, 11),
+        "worse": curves(7, 7, 7),
+        "noisy": curves(8, 8.5, 8),
+        "good": curves(20, 20, 20),
+    }
+    found = Comparison(starts, [0, 1, 2]).behind()
+    assert found == {("game", "worse"): pytest.approx(3)}
+    assert Comparison({"worse": starts["worse"]}, [0, 1, 2]).behind() == {}  # nothing to compare with
+    two_seeds = {name: {"game": c["game"][:2]} for name, c in starts.items()}
+    assert Comparison(two_seeds, [0, 1]).behind() == {}  # too few to know a spread

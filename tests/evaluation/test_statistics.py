@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -332,6 +333,20 @@ def test_the_profile_is_the_share_of_runs_above_each_gain() -> None:
     unit = stacked(SKEWED["random"]).mean(axis=0) - floor
     assert found[0] == pytest.approx(score_distributions((stacked(SKEWED["leap"]) - floor) / unit, thresholds))
     assert (found[1] <= found[0]).all() and (found[0] <= found[2]).all() and found[1, 2] < found[2, 2]
+
+
+def test_json_holds_what_the_table_says() -> None:
+    statistics = Statistics(two_games(), FLOORS)
+    found = json.loads(json.dumps(statistics.as_dict(), allow_nan=False))
+    assert list(found) == ["leap"] and found["leap"]["learned"] == ["easy"]
+    gain, lead = found["leap"]["gain"], found["leap"]["leads"]["hard"]
+    assert gain == found["leap"]["gains"]["easy"]
+    said = statistics.table()
+    assert f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f})" in said
+    assert f"{lead['value']:+.1f} ({lead['low']:+.1f} to {lead['high']:+.1f}) SD" in said
+    alike = {"random": {"easy": [1.0] * 4}, "leap": {"easy": [2.0] * 4}}
+    nothing = Statistics(comparison(**alike), {"easy": np.full(4, 1.0)}).as_dict()["leap"]
+    assert nothing["gain"] is None and nothing["leads"]["easy"] == dict.fromkeys(("value", "low", "high"))
 
 
 def test_scores_are_human_normalized_where_a_person_has_one() -> None:

@@ -54,36 +54,36 @@ def scratch(*levels: float) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_falling_behind_is_said_once_until_it_caught_up(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        watch, leads = watched([1.0] * 60, scratch(9.0, 11.0))
+        watch, leads = watched([1.0] * 60, scratch(9.0, 10.0, 11.0))
     assert watch.is_behind and len(caplog.records) == 1
     message = caplog.records[0].getMessage()
-    assert "negative transfer after 5,000 steps" in message and "returned 1.0" in message and "10.0 ± 1.4" in message
-    assert leads == [pytest.approx((1 - 10) / np.sqrt(2))] * 11
+    assert "negative transfer after 5,000 steps" in message and "returned 1.0" in message and "10.0 ± 1.0" in message
+    assert leads == [pytest.approx(1 - 10)] * 11
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        watch, _ = watched([1.0] * 55 + [30.0] * 60 + [-200.0] * 30, scratch(9.0, 11.0))
+        watch, _ = watched([1.0] * 55 + [30.0] * 60 + [-200.0] * 30, scratch(9.0, 10.0, 11.0))
     assert len(caplog.records) == 2
 
 
 def test_within_the_seeds_spread_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        watch, leads = watched([8.0] * 60, scratch(9.0, 11.0))
-    assert not caplog.records and not watch.is_behind and leads[-1] == pytest.approx(-np.sqrt(2))
+        watch, leads = watched([8.0] * 60, scratch(9.0, 10.0, 11.0))
+    assert not caplog.records and not watch.is_behind and leads[-1] == pytest.approx(-2)
 
 
 def test_it_compares_at_the_same_step() -> None:
     """Those from scratch learn late: nobody is behind before that, nor compared before they ended an episode."""
-    late = [(np.array([5_500, 8_000]), np.array([v, 100.0 + v])) for v in (0.0, 2.0)]
+    late = [(np.array([5_500, 8_000]), np.array([v, 100.0 + v])) for v in (0.0, 1.0, 2.0)]
     _, leads = watched([1.0] * 100, late)
     assert len(leads) == 100 - 54 and leads[0] == 0.0 and leads[-1] < -50
 
 
 def test_after_the_end_of_the_others_nothing_is_said() -> None:
-    _, leads = watched([1.0] * 200, scratch(9.0, 11.0))
+    _, leads = watched([1.0] * 200, scratch(9.0, 10.0, 11.0))
     assert len(leads) == 150 - 49
 
 
-def test_a_spread_needs_two_seeds() -> None:
-    for curves in ([], scratch(1.0), [*scratch(1.0), (np.array([]), np.array([]))]):
-        with pytest.raises(ValueError, match="at least two seeds are needed"):
+def test_a_spread_needs_three_seeds() -> None:
+    for curves in ([], scratch(1.0, 2.0), [*scratch(1.0, 2.0), (np.array([]), np.array([]))]):
+        with pytest.raises(ValueError, match="at least 3 seeds are needed"):
             WatchTransfer(curves, 10_000)

@@ -94,6 +94,7 @@ def test_evidence_becomes_a_card_with_results(
             "sha256": {"mine": sha256, "random": None},
             "config": {"preprocessing": "ale-vector-2"},
             "versions": {"leap-rl": "0.1.0", "torch": "2.9.1"},
+            "statistics": {"mine": {"learned": ["SpaceInvaders"], "gain": {"value": 2.0, "low": 1.5, "high": 2.25}}},
             "results": {
                 "SpaceInvaders": {
                     start: [{"seed": i, "area": a, "final_score": a, "curve": curve} for i, a in enumerate(areas)]
@@ -104,21 +105,18 @@ def test_evidence_becomes_a_card_with_results(
         }
         compared.mkdir(exist_ok=True)
         (compared / "results.json").write_text(json.dumps(results))
-        (compared / "table.md").write_text("| SpaceInvaders | mine | 200.0 |\n")
         (compared / "figure.png").write_bytes(b"\x89PNG drawn")
 
     arguments = ["zoo", "import", str(mine), "--name", "mine", "--evidence", str(compared)]
     assert main(arguments) == 2 and "is no finished comparison: results.json is missing" in capsys.readouterr().err
     write("0" * 64)
-    assert main(arguments) == 2 and "compared another initialization as 'mine'" in capsys.readouterr().err
+    assert main(arguments) == 2 and "compared other initializations (mine, random)" in capsys.readouterr().err
     (compared / "results.json").write_text('{"settings": {}, "results": {}}')
     assert main(arguments) == 2 and "does not say which initializations it compared" in capsys.readouterr().err
     write(Initialization.load(mine).sha256)
     with monkeypatch.context() as smaller:
         smaller.setitem(artifacts.LARGEST, "curves.json", 100)
         assert main(arguments) == 2 and "are refused" in capsys.readouterr().err
-    assert main([*arguments[:4], "other", *arguments[5:]]) == 2
-    assert "compared no start 'other', but mine, random" in capsys.readouterr().err
     assert main([*arguments, str(compared)]) == 2
     assert "are of the same games, steps and seeds: give one" in capsys.readouterr().err
     assert main([*arguments, *[str(compared)] * 5]) == 2
@@ -134,6 +132,7 @@ def test_evidence_becomes_a_card_with_results(
     assert metric["name"] == "mean return while learning, 1,000 steps, 2 seeds"
     assert metric["type"] != "mean_reward", "which is a finished agent's"
     assert "| SpaceInvaders | 200.00 | 100.00 |" in card.text and "/home/me" not in card.text
+    assert "| **gain over random weights** | 2.00 (1.50 to 2.25, 1 of 2 games) |  |" in card.text
     assert "### SpaceInvaders, Freeway: 1,000 steps, 2 seeds\n" in card.text
     assert "![Learning curves](figure-1.png)" in card.text
     on_hub.push("mine", "me/shown", endpoint=endpoint, token=TOKEN)
