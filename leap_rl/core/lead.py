@@ -21,7 +21,7 @@ def lead(
     :param own: areas, returns or errors, one for each seed
     :param random: the same of random starts
     :param maximize: whether more is better, as of returns; if not, less, as of errors
-    :return: NaN where the random starts have no spread that is known: fewer than three seeds, no difference, or one that is
+    :return: NaN where no spread of the random starts is known: fewer than three seeds, no difference, or one that is
         not finite
     """
     reference = np.asarray(random, dtype=np.float64)
