@@ -22,7 +22,7 @@ SOURCES := $(wildcard leap_rl supervised zoo tests benchmarks examples docs/conf
 .PHONY: help quickstart test test-slow test-lowest benchmarks score-parity evidence docs format lint type check commit-checks clean
 
 help:
-	@echo "make quickstart     meta-train on four Atari games, then learn a fifth from the result and from the zoo (about 10 minutes)"
+	@echo "make quickstart     meta-train on flavours of an Atari game, then learn one never seen from the result and from the zoo (4 to 10 minutes)"
 	@echo "make test           the fast tests"
 	@echo "make test-slow      the other tests"
 	@echo "make test-lowest    the fast tests on the oldest supported versions of all dependencies"
@@ -36,9 +36,8 @@ help:
 
 quickstart: $(USER_READY)
 	@folder="runs/quickstart_$$(date +%Y%m%d-%H%M%S)"; \
-	$(VENV)/bin/leap-rl meta-train --preset quick --run-dir "$$folder/meta-train" && \
-	$(VENV)/bin/leap-rl compare --preset quick --starts "Leap=$$folder/meta-train/initialization" atari-a2c-leap random --run-dir "$$folder/compare" && \
-	echo "A gain that one can see, within half an hour: $(VENV)/bin/leap-rl meta-train --preset cartpole"
+	$(VENV)/bin/leap-rl meta-train --preset flavours --run-dir "$$folder/meta-train" && \
+	$(VENV)/bin/leap-rl compare --preset flavours --starts "Leap=$$folder/meta-train/initialization" random --run-dir "$$folder/compare"
 
 test: $(DEV_READY)
 	@$(PY) $(PYTEST)

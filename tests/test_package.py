@@ -476,7 +476,7 @@ env.close()
 from leap_rl.cli import main
 
 small = ["--timesteps", "128", "--agent.n-envs", "2"]
-assert main(["meta-train", "--preset", "quick", "--games", "Pong", "--meta-steps", "1", *small]) == 0
+assert main(["meta-train", "--preset", "flavours", "--games", "Pong", "--meta-steps", "1", *small]) == 0
 assert main(["train", "--env", "CartPole-v1", *small]) == 0
 assert main(["compare", "--games", "Pong", *small]) == 2  # needs the extra "evaluation", and says so
 """

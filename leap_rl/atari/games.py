@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
@@ -103,6 +104,20 @@ POOLS: dict[str, tuple[str, ...]] = {
     "larger-action-space": LARGER_ACTION_SPACE_GAMES,
     **FLAVOUR_POOLS,
 }
+
+
+def unseen_games(learned: Collection[str]) -> tuple[str, ...]:
+    """
+    Where to try what was learned: on the test flavours of the game whose training flavours these are, if they are some,
+    else on the validation games.
+
+    :param learned: names of games and flavours
+    """
+    if any("-" in game for game in learned):
+        for pool, games in FLAVOUR_POOLS.items():
+            if pool.endswith("-train") and set(learned) <= set(games):
+                return POOLS[f"{pool.removesuffix('train')}test"]
+    return VALIDATION_GAMES
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leap_rl import zoo
-from leap_rl.atari import VALIDATION_GAMES
+from leap_rl.atari.games import unseen_games
 from leap_rl.commands.run_folder import print_commands
 from leap_rl.running.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
@@ -183,7 +183,8 @@ def next_commands(name: str) -> list[list[str]]:
         atari = AtariSettings(grayscale=grayscale, frame_stack=channels if grayscale else channels // 3)
         head = ["--head", "map"] if "action_meanings" in initialization.config else []
         options = [*head, *as_options(agent, atari)]
-        commands.append(["leap-rl", "train", VALIDATION_GAMES[0], "--init", name, *options])
+        game = unseen_games(initialization.config.get("tasks", ()))[0]
+        commands.append(["leap-rl", "train", game, "--init", name, *options])
     return commands
 
 

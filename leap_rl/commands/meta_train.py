@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from leap_rl.agents import EnvTasks, RecycleDormant
-from leap_rl.atari import POOLS, VALIDATION_GAMES
+from leap_rl.atari import POOLS
+from leap_rl.atari.games import unseen_games
 from leap_rl.commands.engine import WHERE_IT_RUNS, engine_of
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
@@ -97,11 +98,14 @@ def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path)
             ["leap-rl", "train", "--env", env, "--init", initialization, *agent],
             ["leap-rl", "compare", *new, *starts, *agent],
         ]
-    games = [name for game in settings.eval_games or VALIDATION_GAMES for name in POOLS.get(game, (game,))]
+    judged, learned = (
+        [name for game in games for name in POOLS.get(game, (game,))] for games in (settings.eval_games, settings.games)
+    )
+    game = (judged or unseen_games(learned))[0]
     head = ["--head", "map"] if scope == "all" else []
     return [
-        ["leap-rl", "train", games[0], "--init", initialization, *head, *agent],
-        ["leap-rl", "compare", "--games", games[0], *starts, *agent],
+        ["leap-rl", "train", game, "--init", initialization, *head, *agent],
+        ["leap-rl", "compare", "--games", game, *starts, *agent],
     ]
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leap_rl import atari
-from leap_rl.atari import game_name, rom_id
+from leap_rl.atari import POOLS, VALIDATION_GAMES, flavours, game_name, rom_id
+from leap_rl.atari.games import unseen_games
 
 TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
 ROMS = sorted(set(get_all_rom_ids()) - TWO_PLAYERS)
@@ -73,3 +74,10 @@ def test_the_games_have_the_numbers_of_actions_that_the_paper_states(game: str) 
     assert game_name(game) == game
     n_actions = AtariVectorEnv(rom_id(game), 1).single_action_space.n
     assert (n_actions <= 10) == (game in atari.PAPER_GAMES)
+
+
+def test_where_to_try_what_was_learned() -> None:
+    assert unseen_games(flavours("Berzerk", "train")[:2]) == flavours("Berzerk", "test")
+    assert unseen_games(POOLS["flavours-train"]) == POOLS["flavours-test"]
+    for other in ((), ("Breakout",), ("Breakout", "Pong"), ("Breakout-m4", "Pong-m1"), flavours("Berzerk", "test")):
+        assert unseen_games(other) == VALIDATION_GAMES

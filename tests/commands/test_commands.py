@@ -410,7 +410,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("train --env cartpole/tests-1", "cartpole has no split 'tests': there are training, validation, test"),
         ("meta-train --preset quik", "did you mean quick?"),
         ("meta-train --resume nowhere", "nowhere is no run folder"),
-        ("meta-train --resume nowhere --preset quick", "leave --preset out"),
+        ("meta-train --resume nowhere --preset flavours", "leave --preset out"),
         ("meta-train --envs CartPole-v1 CartPole-v1", "envs are listed twice: CartPole-v1"),
         ("meta-train --envs CartPole-v1 --dry-run --meta-batch-size 100", "there are 1 tasks"),
         ("train --preset cartpole --env CartPole-v1", "cartpole has settings for meta-train"),
