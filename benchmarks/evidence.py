@@ -47,6 +47,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "-m supervised.adaptation table --save docs/evidence/adaptation/runs.json",
         "-m supervised.adaptation choose --preset cpu --targets rotated",
     ),
+    "generalization": (
+        "-m supervised.adaptation generalize --preset cpu --seeds 0 1 2 3 4",
+        "-m supervised.adaptation generalize table --save docs/evidence/generalization/runs.json",
+    ),
     "multi-task": (
         "-m supervised.multi_cv multi-task --preset cpu --seeds 0 1 2",
         "-m supervised.multi_cv multi-task --preset cpu --seeds 0 1 2 --sharing hard --large mnist "

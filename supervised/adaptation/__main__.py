@@ -137,6 +137,75 @@ def table(
     show(roots or (ROOT,), AdaptationRun, "method", less, figure, save)
 
 
+generalize = App("generalize", help="Domain generalization: nothing is seen of the domain that is the test.")
+app.command(generalize)
+
+GENERALIZATION_ROOT = Path("runs/generalization")
+
+
+@generalize.default
+def leave_one_out(
+    *,
+    data_dir: Path | None = None,
+    preset: Preset = "quick",
+    domains: Names = ("mnist", "digits", "mnist-m", "rotated"),
+    methods: Names = ("pooled", "coral", "mmd"),
+    seeds: Seeds = (0,),
+    weight: Weight = 1.0,
+    updates: Positive | None = None,
+    limit: Positive | None = None,
+    n_filters: Positive = 32,
+    where: Here = IN_PROCESS,
+    root: Path = GENERALIZATION_ROOT,
+    dry_run: bool = False,
+) -> None:
+    """
+    Hold each domain out in turn: learn the others, and test on it. Runs that are there are not made again.
+
+    :param data_dir: as of train
+    :param preset: quick or cpu: updates of 32 images of each domain, and images of each domain
+    :param domains: three or more, with the same classes
+    :param methods: pooled, which has no penalty; coral, mmd
+    :param seeds: of the runs
+    :param weight: of the penalties; one set of runs has one
+    :param updates: in place of the preset's
+    :param limit: images of each domain, in place of the preset's
+    :param n_filters: of each convolution
+    :param where: it runs
+    :param root: folder of the runs
+    :param dry_run: print what would be run, in images
+    """
+    from supervised.adaptation.generalization import METHODS as PENALTIES
+    from supervised.adaptation.generalization import POOLED, runs_of
+    from supervised.experiments import check_choices, make_runs
+    from supervised.multi_cv.data import default_data_dir
+
+    check_choices("method", methods, (POOLED, *PENALTIES))
+    chosen = where.chosen()
+    data = str((data_dir or default_data_dir()).absolute())
+    n_updates, most = PRESETS[preset]
+    runs = runs_of(data, domains, methods, seeds, updates or n_updates, limit or most, weight, n_filters)
+    make_runs(runs, root, chosen, dry_run)
+
+
+@generalize.command(name="table")
+def generalization_table(
+    *roots: Path, less: str = "pooled", figure: Path | None = None, save: Path | None = None
+) -> None:
+    """
+    Print what the runs showed, and what is missing.
+
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/generalization
+    :param less: the method to which differences are taken, on the same domains and seeds
+    :param figure: PNG to write: the error of each method on each domain
+    :param save: JSON to write, with all that table and figure need
+    """
+    from supervised.adaptation.generalization import GeneralizationRun
+    from supervised.experiments import show
+
+    show(roots or (GENERALIZATION_ROOT,), GeneralizationRun, "method", less, figure, save)
+
+
 def _runs(
     kind: type[AdaptationRun],
     data_dir: Path | None,

@@ -13,12 +13,15 @@ import pytest
 import torch
 from torch import nn
 
+from leap_rl.core import Job, NoPretraining
 from supervised.adaptation.__main__ import METHODS as COMPARED
 from supervised.adaptation.__main__ import main
 from supervised.adaptation.domains import DIGITS, DOMAINS, Domain, check_pair, load_domain, load_pair
 from supervised.adaptation.experiment import KNOWN, AdaptationRun, ReverseValidation
+from supervised.adaptation.generalization import Aligning, GeneralizationRun, load_others
 from supervised.adaptation.methods import CONFIDENT, DANN, METHODS, MMD, Adapting, Computed, Coral, SelfTraining
 from supervised.adaptation.tasks import PairedMinibatches
+from supervised.tasks import ClassificationTasks
 
 
 def computed(n: int = 6, m: int = 6, progress: float = 0.5) -> Computed:
@@ -109,10 +112,11 @@ def domain(name: str, grey: float, n: int = 300) -> Domain:
 
 @pytest.fixture
 def domains(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, grey in (("light", 0.0), ("dark", 0.5), ("darker", 0.6)):
+    for name, grey in (("light", 0.0), ("dark", 0.5), ("darker", 0.6), ("darkest", 0.7)):
         monkeypatch.setitem(DOMAINS, name, lambda data_dir, rng, name=name, grey=grey: domain(name, grey))
     load_domain.cache_clear()
     load_pair.cache_clear()
+    load_others.cache_clear()
 
 
 TINY = ["--source", "light", "--updates", "4", "--limit", "130", "--n-filters", "4"]
@@ -234,6 +238,85 @@ def test_bad_input_is_one_line(
     tiny = [word for word in TINY if arguments[0] != "--limit" or word not in ("--limit", "130")]
     given = ["train", *tiny, "--targets", "dark", "--methods", "mmd", "--root", str(tmp_path / "runs"), *arguments]
     assert main(given) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+# -- domain generalization --------------------------------------------------------------------------------
+
+
+EACH = ["generalize", "--domains", "light", "dark", "darker", "--updates", "4", "--limit", "130", "--n-filters", "4"]
+
+
+@pytest.mark.usefixtures("domains")
+def test_each_domain_is_held_out_in_turn(tmp_path: Path, capsys: Any) -> None:
+    root = tmp_path / "runs"
+    assert main([*EACH, "--root", str(root), "--dry-run"]) == 0
+    assert f"9 runs, {9 * 4 * 2 * 32:,} images" in capsys.readouterr().out and not root.exists()
+    assert main([*EACH, "--root", str(root)]) == 0
+    assert len(list(root.glob("*/found.json"))) == 9
+    capsys.readouterr()
+    assert main(["generalize", "table", str(root), "--figure", str(tmp_path / "f.png")]) == 0
+    found = {
+        name: json.loads((root / f"{name}-dark-seed0/found.json").read_text())["scores"]["error"]
+        for name in ("pooled", "coral")
+    }
+    row = f"| coral | dark | 256 | 1 | {found['coral']:.1f} | {found['coral'] - found['pooled']:+.1f} |"
+    assert row in capsys.readouterr().out and (tmp_path / "f.png").is_file()
+
+
+@pytest.mark.usefixtures("domains")
+def test_nothing_of_the_domain_that_is_held_out_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its training images may be anything, and so may its labels while it learns."""
+    run = GeneralizationRun("", 0, "mmd", ("light", "dark", "darker"), "dark", 4, 130, n_filters=4)
+    before = run.task().run(_job(run), lambda *_: None).curve.values
+    monkeypatch.setitem(DOMAINS, "dark", lambda data_dir, rng: domain("dark", 1.0))
+    load_domain.cache_clear()
+    load_others.cache_clear()
+    after = run.task().run(_job(run), lambda *_: None).curve.values
+    assert (before == after).all()
+
+
+def _job(run: GeneralizationRun) -> Job:
+    task = run.task()
+    start = ClassificationTasks([task], "all", {"data": "digits"}).draw_initialization(None, 0)
+    return Job(task, start, NoPretraining(), 0)
+
+
+@pytest.mark.usefixtures("domains")
+def test_a_minibatch_has_as_many_images_of_each_domain_and_a_penalty_is_the_mean_over_pairs() -> None:
+    run = GeneralizationRun("", 0, "coral", ("light", "dark", "darker", "darkest"), "darkest", 4, 130, 2.0, 4)
+    task = run.task()
+    images = task.images()
+    x, y = task.minibatches(0, False, torch.device("cpu")).next()
+    domains = [{i.numpy().tobytes() for i in part.float() / 255} for part in images.train.chunk(3)]
+    assert len(x) == len(y) == 96
+    for part, there in zip(x.chunk(3), domains, strict=True):
+        assert {i.numpy().tobytes() for i in part} <= there
+    model = task.network()
+    assert isinstance(model, Aligning) and model.train()(x).shape == (96, 10)
+    a, b, c = model.train().encoder(x).chunk(3)
+    pairs = [Coral()(Computed(s, t, y, y, 0.0)) for s, t in ((a, b), (a, c), (b, c))]
+    torch.testing.assert_close(model.penalty(y), 2 * sum(pairs) / 3, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--domains", "light", "dark"], "1 domains are learned: what holds in several takes two at least"),
+        (["--domains", "light", "dark", "dark"], "name each domain once"),
+        (["--domains", "light", "dark", "usps"], "no domain 'usps': there are mnist, digits"),
+        (["--methods", "dann"], "no method 'dann': there are pooled, coral, mmd"),
+        (["--limit", "20"], "20 images of a domain are too few for minibatches of 32 of each"),
+    ],
+)
+@pytest.mark.usefixtures("domains")
+def test_bad_input_to_generalization_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: Any
+) -> None:
+    kept = [EACH[0], *EACH[5:]] if arguments[0] == "--domains" else EACH
+    kept = [word for word in kept if arguments[0] != "--limit" or word not in ("--limit", "130")]
+    assert main([*kept, "--root", str(tmp_path / "runs"), *arguments]) == 2
     err = capsys.readouterr().err
     assert message in err and len(err.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
 
