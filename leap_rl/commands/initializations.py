@@ -50,27 +50,29 @@ def list_zoo() -> None:
         print("No initialization is published yet. leap-rl zoo import AGENT.ZIP makes one of an agent.")
         return
     known = worths()
-    table = Table("name", "for", "steps", "gain (95 %)", box=None, header_style="")
+    table = Table("name", "for", "gain (95 %)", "", box=None, header_style="")
     for name in sorted(names, key=lambda name: (name not in known, name in known and -known[name].gain[0])):
         try:
             config = artifacts.summary(name)
         except ValueError:
             table.add_row(printable(name, 96), "can't be trusted: leap-rl zoo verify says why")
             continue
-        steps = artifacts.total_steps(config)
         worth = known.get(name)
         what_for = worth.what_for if worth else f"{config['network']}, scope {config['scope']}"
-        gain = worth.said + (", recommended" if worth.recommended else "") if worth else "not measured"
+        gain, verdict = (worth.said, worth.verdict) if worth else ("not measured", "")
         # What reads like markup is a stranger's text, not a colour.
-        table.add_row(*map(escape, (name, what_for, f"{steps:,}" if steps else "not recorded", gain)))
+        table.add_row(*map(escape, (name, what_for, gain, verdict)))
     console = Console()
     console.print(table)
-    if known.keys() & set(names):
+    where: dict[str, list[str]] = {}
+    for name in known.keys() & set(names):
+        where.setdefault(known[name].measured, []).append(name)
+    if where:
         console.print(
-            "\nThe gain is that of 200,000 steps of A2C on Breakout and SpaceInvaders, which none saw, by that of "
-            "random weights: 1 is none.",
-            highlight=False,
+            "\nThe gain over random weights while learning what it never saw; 1 is none. Measured", highlight=False
         )
+        for measured, of in sorted(where.items()):
+            console.print(f"- of {', '.join(sorted(of))}: {measured}.", highlight=False)
 
 
 CARD_SAYS = ("network", "scope", "learner", "source", "preprocessing", "sha256")
@@ -93,7 +95,7 @@ def show_initialization(name: str, as_json: bool) -> None:
     table = Table.grid("", "", padding=(0, 2))
     if worth:
         table.add_row("for", worth.what_for)
-        table.add_row("gain", worth.said + (", recommended" if worth.recommended else ""))
+        table.add_row("gain", f"{worth.said}, {worth.verdict}: {worth.measured}")
     for key in CARD_SAYS:
         if key in summary:
             value = summary[key]["name"] if isinstance(summary[key], dict) else summary[key]
