@@ -68,11 +68,9 @@ def list_zoo() -> None:
     for name in known.keys() & set(names):
         where.setdefault(known[name].measured, []).append(name)
     if where:
-        console.print(
-            "\nThe gain over random weights while learning what it never saw; 1 is none. Measured", highlight=False
-        )
+        console.print("\nGain over random weights while learning what none of them saw; 1 is none:", highlight=False)
         for measured, of in sorted(where.items()):
-            console.print(f"- of {', '.join(sorted(of))}: {measured}.", highlight=False)
+            console.print(f"- {measured} ({', '.join(sorted(of))})", highlight=False)
 
 
 CARD_SAYS = ("network", "scope", "learner", "source", "preprocessing", "sha256")
