@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
@@ -23,6 +24,7 @@ from leap_rl.commands.tasks import algorithm, algorithm_kwargs, atari_kwargs, ma
 from leap_rl.core import Initialization, NoPretraining, Strategy, TowardsStart, blocks_of, read_strategies
 from leap_rl.running.files import read_json, write_text
 from leap_rl.running.logger import put_in_order
+from leap_rl.running.progress import JobsProgress
 from leap_rl.settings import CompareSettings, TrainSettings, as_dict, write_settings
 from leap_rl.transfer import FineTune, FreezeEncoder, SlowEncoder, WatchTransfer
 from leap_rl.transfer.saved_agent import AgentError, SavedAgent, save_agent
@@ -69,13 +71,30 @@ class SaveAgent(BaseCallback):
             old.unlink()
 
 
-class ScoreBar(ProgressBarCallback):
-    """SB3's bar, with the mean return of the last episodes beside it."""
+class ScoreBar(BaseCallback):
+    """
+    The bar that all commands have, with the mean return of the last episodes beside it.
+
+    :param bar: drawn by whoever made it
+    :param what: is learned
+    :param steps: to come
+    """
+
+    def __init__(self, bar: JobsProgress, what: str, steps: int) -> None:
+        super().__init__()
+        self.bar, self.what, self.steps = bar, what, steps
+
+    def _on_training_start(self) -> None:
+        self._before = self.num_timesteps
+        self.bar.jobs([self.what], [self.steps])
+
+    def _on_step(self) -> bool:
+        return True
 
     def _on_rollout_end(self) -> None:
-        if self.model.ep_info_buffer:
-            returns = [episode["r"] for episode in self.model.ep_info_buffer]
-            self.pbar.set_description(f"mean return {np.mean(returns):,.1f}", refresh=False)
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        score = float(np.mean(returns)) if returns else math.nan
+        self.bar.job_at(0, self.num_timesteps - self._before, score)
 
 
 def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
@@ -195,15 +214,14 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         # SB3 logs every 100 rollouts by default, which is never in a short run; with a replay buffer every 4 episodes.
         rollouts = settings.timesteps // model.rollout_steps
         log_interval = 4 if kind.replays() else max(1, min(100, rollouts // LOGS))
-        if sys.stderr.isatty():
-            callbacks.append(ScoreBar())
         try:
-            model.learn(
-                left,
-                callback=callbacks,
-                log_interval=log_interval,
-                reset_num_timesteps=not saved,
-            )
+            with JobsProgress() as bar:
+                model.learn(
+                    left,
+                    callback=[*callbacks, ScoreBar(bar, settings.game or settings.env or "a student", left)],
+                    log_interval=log_interval,
+                    reset_num_timesteps=not saved,
+                )
         except KeyboardInterrupt:
             saving.save(model)
             print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved.", end=" ")

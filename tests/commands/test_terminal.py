@@ -16,6 +16,7 @@ import pytest
 from leap_rl.cli import COMMANDS, main
 from leap_rl.commands.show import curve, thinned
 from leap_rl.commands.tables import print_markdown
+from leap_rl.running.progress import JobsProgress
 from leap_rl.settings import AgentSettings
 from leap_rl.zoo import list as zoo_names
 from leap_rl.zoo.worth import worths
@@ -136,3 +137,14 @@ def test_more_steps_than_were_asked_for_are_said(tmp_path: Path, capsys: Any) ->
     given = ["train", "--env", "CartPole-v1", "--agent.n-envs", "2", "--device", "cpu", "--run-dir", str(tmp_path)]
     assert main([*given, "--timesteps", "15"]) == 0
     assert "It learns 20 steps, not 15: its rollouts have 10" in capsys.readouterr().out
+
+
+def test_training_shows_steps_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    told: list[tuple[int, float]] = []
+    monkeypatch.setattr(JobsProgress, "job_at", lambda bar, index, steps, score: told.append((steps, score)))
+    train = ["train", "--env", "CartPole-v1", "--agent.n-envs", "2", "--run-dir", str(tmp_path / "run")]
+    assert main([*train, "--timesteps", "500"]) == 0
+    assert [steps for steps, _ in told] == [*range(10, 501, 10)] and 5 < told[-1][1] < 100
+    told.clear()
+    assert main(["train", "--resume", str(tmp_path / "run"), "--timesteps", "600"]) == 0
+    assert [steps for steps, _ in told] == [*range(10, 101, 10)]
