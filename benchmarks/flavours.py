@@ -27,7 +27,7 @@ from report import at_least_one, parser
 from leap_rl.atari import flavours
 
 ROOT = Path(__file__).parents[1]
-EVIDENCE = ROOT / "docs" / "evidence" / "flavours"
+EVIDENCE = Path("docs/evidence/flavours")
 GAMES = ("Berzerk", "Breakout", "Turmoil")
 META_TRAININGS = 3
 # What the starts are meta-trained by; the presets are beside the plan.
@@ -74,7 +74,7 @@ class Step:
         log = self.folder.with_suffix(".log")
         with log.open("a") as output:
             ended = subprocess.run(
-                [sys.executable, "-m", "leap_rl.cli", *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
+                [sys.executable, "-m", "leap_rl.cli", *arguments], stdout=output, stderr=subprocess.STDOUT
             )
         if ended.returncode:
             raise RuntimeError(f"{command} ended with {ended.returncode}: see {log}")
@@ -110,10 +110,11 @@ def main() -> None:
     cli.add_argument("--games", nargs="+", default=GAMES, choices=GAMES)
     cli.add_argument("--starts", nargs="+", default=STARTS, choices=STARTS, help="what is made and judged")
     cli.add_argument("--list", action="store_true", help="print what is done, and what is not")
-    cli.add_argument("--runs", type=Path, default=ROOT / "runs" / "flavours", help="where meta-trainings are kept")
+    cli.add_argument("--runs", type=Path, default=Path("runs/flavours"), help="where meta-trainings are kept")
     cli.add_argument("--judged", type=Path, default=EVIDENCE, help="where comparisons are kept")
     cli.add_argument("--processes", type=at_least_one, default=os.cpu_count(), help="meta-trainings side by side")
     args = cli.parse_args()
+    os.chdir(ROOT)  # what is kept names folders, and nobody's machine
     for game in args.games:
         made, judged = steps_of(game, args.runs, args.judged, args.starts)
         if args.list:
