@@ -22,6 +22,7 @@ EXTRAS = {
     "Box2D": "box2d",
     "huggingface_hub": "hub",
     "matplotlib": "evaluation",
+    "minigrid": "minigrid",
     "moviepy": "video",
     "mujoco": "mujoco",
     "optuna": "tune",

@@ -1,5 +1,6 @@
 """
-Families of tasks: a base environment, and a distribution over its physics. Names are imported when they are first used.
+Families of tasks: a base environment, and a distribution over its physics or its layout. Names are imported when
+they are first used.
 
 ``CARTPOLE`` and the others are a ``Family`` each; one of your own is another ``Family(...)``.
 """
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from leap_rl.families.family import Family, Split
     from leap_rl.families.halfcheetah import HALFCHEETAH
     from leap_rl.families.lunarlander import LUNARLANDER
+    from leap_rl.families.minigrid import MINIGRID
     from leap_rl.families.pendulum import PENDULUM
 
-FamilyName = Literal["cartpole", "acrobot", "pendulum", "lunarlander", "halfcheetah"]
+FamilyName = Literal["cartpole", "acrobot", "pendulum", "lunarlander", "halfcheetah", "minigrid"]
 """Those that come with leap_rl. Each is in the module of its name, under its name in capitals."""
 
 FAMILIES: tuple[str, ...] = get_args(FamilyName)
@@ -32,6 +34,7 @@ __all__ = [
     "FAMILIES",
     "HALFCHEETAH",
     "LUNARLANDER",
+    "MINIGRID",
     "PENDULUM",
     "Family",
     "FamilyName",

@@ -17,7 +17,17 @@ from leap_rl import Leap, LeapPPO, MetaTrainer
 from leap_rl.cli import main
 from leap_rl.core import Initialization, InProcess, Workers
 from leap_rl.ending import EXTRAS, exit_code
-from leap_rl.families import ACROBOT, CARTPOLE, FAMILIES, HALFCHEETAH, LUNARLANDER, PENDULUM, Family, family_named
+from leap_rl.families import (
+    ACROBOT,
+    CARTPOLE,
+    FAMILIES,
+    HALFCHEETAH,
+    LUNARLANDER,
+    MINIGRID,
+    PENDULUM,
+    Family,
+    family_named,
+)
 
 PPO_KWARGS = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
 SPLITS = ("training", "validation", "test")
@@ -210,6 +220,28 @@ def test_a_half_cheetah_is_paid_for_its_speed_and_ends_after_200_steps() -> None
         assert of_slow[2:4] == (False, step == 199)
 
 
+@pytest.mark.skipif(find_spec("minigrid") is None, reason="needs minigrid")
+def test_a_room_can_be_crossed_and_is_the_same_in_every_episode() -> None:
+    """By a walk over its cells; and no two rooms of the family are alike."""
+    rooms = set()
+    for variant in [v for split in SPLITS for v in MINIGRID.variants(split)]:  # type: ignore[arg-type]
+        env = MINIGRID.variant(**variant)
+        room: Any = env.unwrapped
+        for seed in (0, 1):
+            env.reset(seed=seed)
+            rooms.add((room.grid.encode().tobytes(), room.agent_pos, room.agent_dir))
+        reached = {room.agent_pos}
+        while new := {(x + dx, y + dy) for x, y in reached for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1))} - reached:
+            free = {c for c in new if (there := room.grid.get(*c)) is None or there.can_overlap()}
+            if not free:
+                break
+            reached |= free
+        kinds = {there.type for c in reached if (there := room.grid.get(*c)) is not None}
+        assert kinds == {"goal"} and len(reached) == 7 * 6 + 1  # all but the wall, whose gap is one cell
+        assert env.observation_space.contains(env.reset(seed=0)[0]) and env.action_space.n == 3  # type: ignore[attr-defined]
+    assert len(rooms) == sum(MINIGRID.sizes.values())
+
+
 # -- learning --------------------------------------------------------------------------------------
 
 
@@ -244,7 +276,7 @@ def test_a_family_of_ones_own_needs_a_function_and_intervals() -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("leap_rl.families.family.find_spec", lambda name: None)
-    for family, extra in ((LUNARLANDER, "box2d"), (HALFCHEETAH, "mujoco")):
+    for family, extra in ((LUNARLANDER, "box2d"), (HALFCHEETAH, "mujoco"), (MINIGRID, "minigrid")):
         assert family.module is not None and EXTRAS[family.module] == extra
         assert exit_code("x", lambda family=family: family.tasks("test", LeapPPO, 64)) == 2  # type: ignore[misc]
         said = capsys.readouterr().err
