@@ -53,6 +53,8 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
     elif not is_initialization and not what.is_file():
         raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
     n_envs = settings.agent.n_envs if is_initialization else 1
+    if video is not None:
+        _check_can_be_drawn(settings)
     games = POOLS.get(settings.game, (settings.game,))  # of a pool, whose games were learned together, each alone
     env = make_env(
         settings.game if is_initialization else games[0], settings.env, n_envs, settings.atari, settings.seed
@@ -141,6 +143,20 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
     model.print_arithmetic()
     print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)
     return model.learn(settings.timesteps)
+
+
+def _check_can_be_drawn(settings: EvaluateSettings) -> None:
+    """:raises ValueError: if there is no picture of the game, or nothing here to draw it with"""
+    what = settings.game or settings.env
+    env = make_env(POOLS.get(settings.game, (settings.game,))[0], settings.env, 1, settings.atari, settings.seed)
+    try:
+        env.reset()
+        if env.get_images()[0] is None:
+            raise ValueError("it has no picture")
+    except Exception as error:  # whatever draws it
+        raise ValueError(f"{what} can't be drawn ({first_line(error)}): leave --video out") from None
+    finally:
+        env.close()
 
 
 def _record(model: BaseAlgorithm, game: str, settings: EvaluateSettings, video: Path) -> None:

@@ -94,7 +94,7 @@ class Family:
             if not low <= parameters[name] <= high:
                 raise ValueError(f"{self.name}: {name}={parameters[name]:g} is out of its range, {low:g} to {high:g}")
         self._check_module()
-        return self.make(**parameters)
+        return _made(self.make, **parameters)
 
     def envs(self, split: Split) -> dict[str, Callable[[], gym.Env[Any, Any]]]:
         """
@@ -105,7 +105,7 @@ class Family:
         """
         self._check_module()
         variants = enumerate(self.variants(split))
-        return {f"{self.name}/{split}-{i}": partial(self.make, **drawn) for i, drawn in variants}
+        return {f"{self.name}/{split}-{i}": partial(_made, self.make, **drawn) for i, drawn in variants}
 
     def tasks(
         self,
@@ -132,3 +132,12 @@ class Family:
         # Before any environment is made: Gymnasium's own advice names an extra of Gymnasium, not of this package.
         if self.module is not None and find_spec(self.module) is None:
             raise ModuleNotFoundError(f"the family {self.name} needs {self.module}", name=self.module)
+
+
+def _made(make: Callable[..., gym.Env[Any, Any]], **parameters: float | bool) -> gym.Env[Any, Any]:
+    """Ready to be drawn for a video, as SB3 makes what it makes by a name."""
+    env = make(**parameters)
+    base = env.unwrapped
+    if base.render_mode is None and "rgb_array" in base.metadata.get("render_modes", ()):
+        base.render_mode = "rgb_array"
+    return env

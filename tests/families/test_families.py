@@ -313,3 +313,21 @@ def test_a_variant_is_trained_and_evaluated_by_its_name(tmp_path: Path, capsys: 
     capsys.readouterr()
     assert main(["evaluate", run, "--episodes", "1"]) == 0
     assert "cartpole/test-3: mean return" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(find_spec("pygame") is None, reason="draws with pygame")
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "halfcheetah"])  # which needs OpenGL
+def test_a_variant_can_be_drawn(name: str) -> None:
+    env = needs(name).variant(**family_named(name).variants("test")[0])
+    env.reset(seed=0)
+    picture = env.render()
+    assert isinstance(picture, np.ndarray) and picture.shape[2] == 3 and picture.std() > 0
+    env.close()
+
+
+def test_what_cannot_be_drawn_is_said_before_anything_is_played(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("leap_rl.commands.evaluate._play", lambda *_: pytest.fail("it was played"))
+    assert main(["train", "--env", "pendulum/test-0", *TINY[:-2], "--run-dir", str(tmp_path / "run")]) == 0
+    monkeypatch.setattr("gymnasium.envs.classic_control.PendulumEnv.render", lambda env: None)
+    assert main(["evaluate", str(tmp_path / "run"), "--video", str(tmp_path / "v.mp4")]) == 2
+    assert "pendulum/test-0 can't be drawn (it has no picture): leave --video out" in capsys.readouterr().err
