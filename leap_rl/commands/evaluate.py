@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl import zoo
-from leap_rl.agents import observed_algorithm
+from leap_rl.agents import ObservedTraining, observed_algorithm
 from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import stored_settings
@@ -44,7 +44,8 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
     if video is not None:
         import_module("moviepy")  # which Gymnasium's recorder needs; better missed now than after the episodes
     is_initialization = (what / "config.json").is_file() or (not what.exists() and str(what) in zoo.list())
-    if (what / "settings.yaml").is_file():
+    is_run = (what / "settings.yaml").is_file()
+    if is_run:
         settings = _with_settings_of(what, settings)
         if not (what / "agent.zip").is_file():
             resume = shlex.join(["leap-rl", "train", "--resume", str(what)])
@@ -64,6 +65,8 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
             model = _learned_from(load_initialization(what), env, settings)
         elif trust:
             model = _unpickled(what, env, settings)
+        elif is_run:
+            model = _as_it_was_made(what, env, settings)
         else:
             kind, game = algorithm(settings.agent), settings.game or settings.env
             model = SavedAgent(what).player(kind, env, game, seed=settings.seed, device=settings.device)
@@ -126,19 +129,26 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
         raise ValueError(f"{agent} can't be loaded as {settings.agent.algorithm}: {first_line(error)}") from None
 
 
-def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
-    """An initialization plays nothing by itself: an agent learns from it first."""
+def _as_it_was_made(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
+    """An agent whose settings lie beside it: whatever kind it is, its pickle is not needed to know its network."""
+    replays = observed_algorithm(algorithm(settings.agent)).replays()
+    plays = dataclasses.replace(settings.agent, arithmetic="exact", **({"buffer_size": 1} if replays else {}))
+    model = _new_model(env, dataclasses.replace(settings, agent=plays))
+    SavedAgent(agent).fill(model)
+    return model
+
+
+def _new_model(env: VecEnv, settings: EvaluateSettings) -> ObservedTraining:
     name = policy(settings.agent, settings.env)
     kind = observed_algorithm(algorithm(settings.agent))
     kind.check_env(settings.game or settings.env, env)
-    model = kind(
-        name,
-        env,
-        learner=NoPretraining(),
-        seed=settings.seed,
-        device=settings.device,
-        **algorithm_kwargs(settings.agent, name),
-    )
+    kwargs = algorithm_kwargs(settings.agent, name)
+    return kind(name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
+
+
+def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
+    """An initialization plays nothing by itself: an agent learns from it first."""
+    model = _new_model(env, settings)
     initialization.apply_to(model, settings.head)
     model.print_arithmetic()
     print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)

@@ -291,9 +291,7 @@ def _say_what_next(folder: Path, settings: TrainSettings) -> None:
             tensorboard,
         )
         return
-    # Policies of other kinds are read as SB3 reads them, which is safe for what was trained here.
-    trust = [] if settings.agent.algorithm in ("A2C", "PPO") else ["--trust"]
-    print_commands(["leap-rl", "evaluate", folder, *trust], tensorboard)
+    print_commands(["leap-rl", "evaluate", folder], tensorboard)
 
 
 def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:

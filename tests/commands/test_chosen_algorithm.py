@@ -41,9 +41,11 @@ def test_meta_training_train_evaluate_with_dqn(tmp_path: Path, capsys: Any) -> N
 
     train = ["train", "--env", "CartPole-v1", "--init", str(run / "initialization"), "--run-dir", str(agent), *options]
     assert main(train) == 0
-    assert f"leap-rl evaluate {agent} --trust" in capsys.readouterr().out
-    assert main(["evaluate", str(agent), "--trust", "--episodes", "1"]) == 0
-    assert "CartPole-v1: mean return" in capsys.readouterr().out
+    assert f"leap-rl evaluate {agent}\n" in capsys.readouterr().out
+    assert main(["evaluate", str(agent), "--episodes", "3", "--deterministic"]) == 0
+    ours = capsys.readouterr().out
+    assert main(["evaluate", str(agent), "--episodes", "3", "--deterministic", "--trust"]) == 0
+    assert ours == capsys.readouterr().out and "CartPole-v1: mean return" in ours
     assert main(["train", "--resume", str(agent), "--timesteps", "128"]) == 2
     assert "the replay buffer of DQN is not saved with its agents" in capsys.readouterr().err
 
