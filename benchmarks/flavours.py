@@ -4,6 +4,7 @@ What an initialization is worth within a family: flavours of one game, from the 
     python benchmarks/flavours.py                      # 30 core-hours; the same command goes on where it stopped
     python benchmarks/flavours.py --games Breakout     # of one game
     python benchmarks/flavours.py --starts leap        # Leap and random weights first; the others join them later
+    python benchmarks/flavours.py --scope all          # Leap and random weights, whose heads are meta-learned as well
     python benchmarks/flavours.py --list               # what is done, and what is not
 
 Every step is a command of leap-rl that can be run alone: they are printed as they start. Meta-trainings use one core
@@ -80,15 +81,20 @@ class Step:
             raise RuntimeError(f"{command} ended with {ended.returncode}: see {log}")
 
 
-def steps_of(game: str, runs: Path, judged_in: Path, starts: Sequence[str] = STARTS) -> tuple[list[Step], list[Step]]:
+def steps_of(
+    game: str, runs: Path, judged_in: Path, starts: Sequence[str] = STARTS, scope: str = "encoder"
+) -> tuple[list[Step], list[Step]]:
     """
     :param game: whose flavours are learned
     :param runs: folder of the meta-trainings
     :param judged_in: folder of the comparisons
     :param starts: of them; random weights are judged beside them
+    :param scope: of the initializations; with ``all`` Leap is the only start
     :return: the meta-trainings, which need nothing, and the comparison of what came of them
     """
-    here = runs / game
+    here = runs / (game if scope == "encoder" else f"{game}-{scope}")
+    if scope == "all":
+        starts = ("leap",)
     made, judged = [], []
     for start in starts:
         preset = ("--preset", str(EVIDENCE / f"{start}.yaml"))
@@ -99,16 +105,18 @@ def steps_of(game: str, runs: Path, judged_in: Path, starts: Sequence[str] = STA
                 arguments, result = ("train", what, *preset), "agent.zip"
             else:
                 arguments, result = ("meta-train", *preset, "--games", f"flavours-{game}-train"), "initialization"
+                arguments = (*arguments, *(("--scope", scope) if scope == "all" else ()))
             made.append(Step((*arguments, "--seed", str(seed)), folder, result))
             judged.append(f"{start}/{seed}={folder / result}")
     compared = ("compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", *flavours(game, "test")[:JUDGED])
-    return made, [Step(compared, judged_in / game, "results.json", ("--starts", *judged, "random"))]
+    return made, [Step(compared, judged_in / here.name, "results.json", ("--starts", *judged, "random"))]
 
 
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--games", nargs="+", default=GAMES, choices=GAMES)
     cli.add_argument("--starts", nargs="+", default=STARTS, choices=STARTS, help="what is made and judged")
+    cli.add_argument("--scope", default="encoder", choices=("encoder", "all"), help="of the initializations")
     cli.add_argument("--list", action="store_true", help="print what is done, and what is not")
     cli.add_argument("--runs", type=Path, default=Path("runs/flavours"), help="where meta-trainings are kept")
     cli.add_argument("--judged", type=Path, default=EVIDENCE, help="where comparisons are kept")
@@ -116,7 +124,7 @@ def main() -> None:
     args = cli.parse_args()
     os.chdir(ROOT)  # what is kept names folders, and nobody's machine
     for game in args.games:
-        made, judged = steps_of(game, args.runs, args.judged, args.starts)
+        made, judged = steps_of(game, args.runs, args.judged, args.starts, args.scope)
         if args.list:
             for step in (*made, *judged):
                 print(f"{'done' if step.done else 'to do'}  {step.folder}")
