@@ -181,6 +181,12 @@ def grouped(found: Sequence[Found]) -> dict[tuple[str, int], list[Found]]:
     return groups
 
 
+def _names(groups: Mapping[tuple[str, int], object]) -> list[str]:
+    """Labels, with the images where there are groups that differ in them alone."""
+    labels = [label for label, _ in groups]
+    return [f"{label}, {images:,} images" if labels.count(label) > 1 else label for label, images in groups]
+
+
 def table(found: Sequence[Found], column: str, reference: str | None = None) -> str:
     """
     Markdown: mean errors with Student's 95 % interval over the seeds, and the difference of the first to a reference,
@@ -208,16 +214,22 @@ def table(found: Sequence[Found], column: str, reference: str | None = None) -> 
             cells.insert(len(columns) + 3, _difference(runs, found, column, reference))
         rows.append(f"| {' | '.join(cells)} |")
     seeds = sorted({run.seed for run in found})
-    lacking = missing_runs({label: {run.seed for run in runs} for (label, _), runs in groups.items()}, seeds)
+    named = dict(zip(_names(groups), groups.values(), strict=True))
+    lacking = missing_runs({name: {run.seed for run in runs} for name, runs in named.items()}, seeds)
     return "\n".join(rows) + lacking
 
 
 def _difference(runs: Sequence[Found], found: Sequence[Found], column: str, reference: str) -> str:
     if runs[0].cells[column] == reference:
         return ""
-    compared = {
-        run.seed: next(iter(run.scores.values())) for run in found if run.cells == {**runs[0].cells, column: reference}
-    }
+    theirs = [run for run in found if run.cells == {**runs[0].cells, column: reference}]
+    ours = {run.images for run in found if run.cells == runs[0].cells}
+    # Of several budgets the one that is as large. A method that sees more images for each update has one of its own.
+    if len(ours) > 1 or len({run.images for run in theirs}) > 1:
+        theirs = [run for run in theirs if run.images == runs[0].images]
+        if not theirs:
+            return "of which budget?"
+    compared = {run.seed: next(iter(run.scores.values())) for run in theirs}
     pairs = [(next(iter(run.scores.values())), compared[run.seed]) for run in runs if run.seed in compared]
     return difference_cell([a - b for a, b in pairs])
 
@@ -231,7 +243,11 @@ def plot(found: Sequence[Found], file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    groups = {label: [next(iter(run.scores.values())) for run in runs] for (label, _), runs in grouped(found).items()}
+    of = grouped(found)
+    groups = {
+        name: [next(iter(run.scores.values())) for run in runs]
+        for name, runs in zip(_names(of), of.values(), strict=True)
+    }
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(groups)), layout="constrained")
     ax = figure.subplots()
     for i, values in enumerate(groups.values()):

@@ -24,8 +24,17 @@ class Mimic(A2C):
         self.teachers = list(teachers)
         self.temperature = temperature
         super().__init__(policy, env, **kwargs)
-        if self.env is None:  # load() gives it one, to play
-            return
+        if kwargs.get("_init_setup_model", True) and not self.teachers:
+            self._check_taught()
+
+    def _setup_model(self) -> None:
+        """Also when it is loaded: to learn on if teachers are given, to play if not."""
+        super()._setup_model()
+        if self.teachers:
+            self._check_taught()
+
+    def _check_taught(self) -> None:
+        """:raises ValueError: if there are more or fewer teachers than environments, or one can't teach"""
         if len(self.teachers) != self.n_envs:
             raise ValueError(f"{len(self.teachers)} teachers for {self.n_envs} environments: one is needed for each")
         # The environments of each teacher, and where its actions are among the student's.
@@ -36,6 +45,10 @@ class Mimic(A2C):
 
     def _columns(self, teacher: BaseAlgorithm) -> list[int]:
         name, theirs, ours = type(teacher).__name__, teacher.action_space, self.action_space
+        if isinstance(self.observation_space, spaces.Dict):
+            raise ValueError("a student sees arrays, not a Dict: its environments need another observation space")
+        if hasattr(teacher.policy, "lstm_actor"):
+            raise ValueError(f"{name} can't teach: it remembers what it saw, and a student does not")
         if not (hasattr(teacher.policy, "get_distribution") or hasattr(teacher.policy, "q_net")):
             raise ValueError(f"{name} can't teach: it has neither a distribution of discrete actions nor Q-values")
         if teacher.observation_space != self.observation_space:
@@ -61,6 +74,8 @@ class Mimic(A2C):
         return (teacher.policy.q_net(observations) / self.temperature).softmax(dim=1)
 
     def train(self) -> None:
+        if not self.teachers:
+            raise ValueError("it was loaded without teachers, to play: ActorMimic.load(..., teachers=[...]) learns on")
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         seen = self.rollout_buffer.observations  # (steps, environments, ...)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.policies import BasePolicy
@@ -79,6 +80,28 @@ LOGS_PER_VISIT = 10
 
 REPORTS_PER_VISIT = 100
 """How often a visit says at most how far it is: an off-policy agent may have as many rollouts as steps."""
+
+
+def learns(model: BaseAlgorithm, steps: int, callbacks: list[BaseCallback]) -> bool:
+    """
+    Let a model learn.
+
+    :param steps: in environment steps
+    :return: whether it could to the end; one that diverges can't act any more
+    """
+    try:
+        model.learn(steps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
+        return True
+    except ValueError as error:
+        # How torch says that actions can't be drawn from a distribution that is not finite.
+        if "found invalid values" not in str(error):
+            raise
+        return False
+
+
+def is_finite(model: BaseAlgorithm) -> bool:
+    """Whether its weights are; a policy may diverge in the last update."""
+    return all(bool(p.isfinite().all()) for p in model.policy.parameters())
 
 
 class _Visit(Episodes):
@@ -214,17 +237,12 @@ class EnvTask(Task):
         model.set_logger(Logger(None, [visit.memory]))
         ahead = model.rollout_steps if model.learner.looks_ahead else 0
         held = [FineTune(*read_strategies(self.finetune))] if self.finetune else []
-        try:
-            model.learn(self.steps + ahead, callback=[*held, visit], log_interval=None)  # type: ignore[arg-type]
-        except ValueError as error:
-            # How torch says that actions can't be drawn from a distribution that is not finite.
-            if "found invalid values" not in str(error):
-                raise
+        if not learns(model, self.steps + ahead, [*held, visit]):
             return False
         if isinstance(model.gradient_path, LookAhead):
             visit.forget_after(model.num_timesteps - ahead)
             model.gradient_path.rewind()
-        return all(bool(p.isfinite().all()) for p in model.policy.parameters())
+        return is_finite(model)
 
     def result(self, job: Job, model: ObservedTraining, visit: _Visit, went_well: bool, started: float) -> TaskResult:
         """

@@ -20,7 +20,7 @@ from leap_rl.core.initialization import what_learns
 from leap_rl.core.lead import FEWEST_SEEDS
 from leap_rl.evaluation import check_starts, plot_comparison, plot_statistics
 from leap_rl.evaluation import compare as compare_starts
-from leap_rl.evaluation.comparison import check_same_runs, folder_of
+from leap_rl.evaluation.comparison import check_same_runs, folder_of, learner_of
 from leap_rl.evaluation.human import HUMAN
 from leap_rl.evaluation.statistics import Statistics
 from leap_rl.running.files import json_number, write_text
@@ -224,6 +224,6 @@ def start_of(start: str) -> tuple[str, Initialization | None]:
     if not is_named:
         what, path = start, Path(start)  # runs/x/initialization is called x
         name = path.parent.name if path.name in ("initialization", "agent.zip") and path.parent.name else path.name
-    if name == "random":
+    if learner_of(name) in ("random", ""):
         raise ValueError(f"--starts {start}: random is what random starts are called, choose another name")
     return name, load_initialization(what)

@@ -14,14 +14,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl import zoo
-from leap_rl.agents import ObservedTraining, observed_algorithm
 from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import stored_settings
-from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
-from leap_rl.core import NoPretraining
+from leap_rl.commands.saved_runs import agent_of, new_model, settings_of
+from leap_rl.commands.tasks import algorithm, make_env
 from leap_rl.running.outside import first_line
-from leap_rl.settings import AgentSettings, AtariSettings, EvaluateSettings
+from leap_rl.settings import EvaluateSettings
 from leap_rl.transfer import Initialization
 from leap_rl.transfer.saved_agent import SavedAgent
 
@@ -66,7 +64,8 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
         elif trust:
             model = _unpickled(what, env, settings)
         elif is_run:
-            model = _as_it_was_made(what, env, settings)
+            game, env_name = settings.game, settings.env
+            model = agent_of(what, settings.agent, env, game, env_name, settings.seed, settings.device)
         else:
             kind, game = algorithm(settings.agent), settings.game or settings.env
             model = SavedAgent(what).player(kind, env, game, seed=settings.seed, device=settings.device)
@@ -106,15 +105,9 @@ def _with_settings_of(folder: Path, settings: EvaluateSettings) -> EvaluateSetti
 
     :raises ValueError: for an agent or a preprocessing that is not the run's
     """
-    stored = stored_settings(folder, "train")
-
-    def fields(section: str) -> dict[str, object]:
-        return {key.replace("-", "_"): value for key, value in stored.get(section, {}).items()}
-
+    game, env, agent, atari = settings_of(folder)
     if not (settings.game or settings.env):
-        settings = dataclasses.replace(settings, game=stored.get("game", ""), env=stored.get("env", ""))
-    agent = AgentSettings(**fields("agent"))  # type: ignore[arg-type]
-    atari = AtariSettings(**fields("atari"))  # type: ignore[arg-type]
+        settings = dataclasses.replace(settings, game=game, env=env)
     for name, given, own in (("agent", settings.agent, agent), ("atari", settings.atari, atari)):
         if given not in (type(given)(), own):
             raise ValueError(f"{folder} knows its own {name} settings: leave --{name}.* out, or evaluate its agent.zip")
@@ -129,26 +122,9 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
         raise ValueError(f"{agent} can't be loaded as {settings.agent.algorithm}: {first_line(error)}") from None
 
 
-def _as_it_was_made(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
-    """An agent whose settings lie beside it: whatever kind it is, its pickle is not needed to know its network."""
-    replays = observed_algorithm(algorithm(settings.agent)).replays()
-    plays = dataclasses.replace(settings.agent, arithmetic="exact", **({"buffer_size": 1} if replays else {}))
-    model = _new_model(env, dataclasses.replace(settings, agent=plays))
-    SavedAgent(agent).fill(model)
-    return model
-
-
-def _new_model(env: VecEnv, settings: EvaluateSettings) -> ObservedTraining:
-    name = policy(settings.agent, settings.env)
-    kind = observed_algorithm(algorithm(settings.agent))
-    kind.check_env(settings.game or settings.env, env)
-    kwargs = algorithm_kwargs(settings.agent, name)
-    return kind(name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
-
-
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
-    model = _new_model(env, settings)
+    model = new_model(settings.agent, env, settings.game, settings.env, settings.seed, settings.device)
     initialization.apply_to(model, settings.head)
     model.print_arithmetic()
     print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)
@@ -177,9 +153,10 @@ def _record(model: BaseAlgorithm, game: str, settings: EvaluateSettings, video: 
     try:
         observations = env.reset()
         frames = [env.render()]
+        state, begins = None, np.ones(1, dtype=bool)  # what a recurrent policy remembers
         for _ in range(VIDEO_STEPS):
-            actions, _ = model.predict(observations, deterministic=settings.deterministic)  # type: ignore[arg-type]
-            observations, _, _, infos = env.step(actions)
+            actions, state = model.predict(observations, state, begins, settings.deterministic)  # type: ignore[arg-type]
+            observations, _, begins, infos = env.step(actions)
             frames.append(env.render())
             if "episode" in infos[0]:
                 break

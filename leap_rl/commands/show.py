@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -122,9 +124,12 @@ def _show_train(folder: Path, everything: bool) -> None:
     print(f"{folder}: {game}, {done:,} of {settings['timesteps']:,} steps{finished}")
     if "rollout/ep_rew_mean" in tags:
         points = events.Scalars("rollout/ep_rew_mean")
-        seconds = points[-1].wall_time - points[0].wall_time
-        if seconds > 0 and not finished:
-            left = seconds / (points[-1].step - points[0].step) * (settings["timesteps"] - done)
+        # The median, since a run may have paused for a night.
+        pace = [
+            (b.wall_time - a.wall_time) / (b.step - a.step) for a, b in itertools.pairwise(points) if b.step > a.step
+        ]
+        if pace and not finished:
+            left = statistics.median(pace) * (settings["timesteps"] - done)
             print(f"  {timedelta(seconds=round(left))} left when it runs")
         values = [p.value for p in points]
         print(f"  mean return: {values[0]:,.1f} {curve(thinned(values))} {values[-1]:,.1f}")
@@ -134,8 +139,8 @@ def _show_compare(folder: Path, everything: bool) -> None:
     settings = stored_settings(folder, "compare")
     file = folder / "results.json"
     compared = read_json(file, "leap-rl compare --resume writes it again") if file.is_file() else None
-    may_grow = ("games", "envs", "starts", "seeds")
-    if compared is None or any(compared["settings"][name] != settings[name] for name in may_grow):
+    may_grow = ("games", "envs", "starts", "finetune", "seeds")
+    if compared is None or any(compared["settings"].get(name, []) != settings.get(name, []) for name in may_grow):
         kept = (folder / "results").glob("[!.]*")
         done = sum(f" from {RANDOM_POLICY} seed " not in run.name for run in kept)
         learned = settings["games"] or settings["envs"] or [f"the family {settings['family']}"]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
@@ -19,7 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from leap_rl.agents import ActorMimic, observed_algorithm
 from leap_rl.atari import POOLS, VALIDATION_GAMES, game_name, make_atari_env, rom_id
 from leap_rl.commands.initializations import load_initialization
-from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents, stored_settings
+from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
+from leap_rl.commands.saved_runs import agent_of, settings_of
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, atari_kwargs, make_env, policy
 from leap_rl.core import Initialization, NoPretraining, Strategy, TowardsStart, blocks_of, read_strategies
 from leap_rl.running.files import read_json, write_text
@@ -244,15 +244,15 @@ def school(settings: TrainSettings) -> tuple[VecEnv, list[BaseAlgorithm]]:
     :return: environments of all their games, which take turns among ``n_envs``, and the teacher of each
     :raises ValueError: for a folder without an agent, agents of other preprocessing, or too few environments
     """
-    stored = [stored_settings(Path(folder), "train") for folder in settings.teachers]
-    games = [str(of_run.get("game", "")) for of_run in stored]
-    for folder, of_run, game in zip(settings.teachers, stored, games, strict=True):
+    stored = [settings_of(Path(folder)) for folder in settings.teachers]
+    games = [game for game, *_ in stored]
+    for folder, (game, env_id, _, atari) in zip(settings.teachers, stored, strict=True):
         if not game:
-            raise ValueError(f"{folder} learned {of_run.get('env')}, which is no Atari game: it can't teach here")
+            raise ValueError(f"{folder} learned {env_id}, which is no Atari game: it can't teach here")
         if game in POOLS:
             raise ValueError(f"{folder} learned the pool {game}: a teacher has one game")
-        if {**as_dict(settings)["atari"], **of_run.get("atari", {})} != as_dict(settings)["atari"]:
-            raise ValueError(f"{folder} saw its game with {of_run['atari']}: give --atari.* the same")
+        if atari != settings.atari:
+            raise ValueError(f"{folder} saw its game with {atari_kwargs(atari)}: give --atari.* the same")
         if not (Path(folder) / "agent.zip").is_file():
             raise ValueError(f"{folder} has no agent.zip yet: leap-rl train --resume {folder} finishes it")
     n_envs = settings.agent.n_envs
@@ -260,9 +260,9 @@ def school(settings: TrainSettings) -> tuple[VecEnv, list[BaseAlgorithm]]:
         raise ValueError(f"agent.n-envs is {n_envs}: {len(games)} teachers need a multiple of {len(games)}")
     shared = atari_kwargs(settings.atari)
     teachers: list[BaseAlgorithm] = []
-    for folder, game in zip(settings.teachers, games, strict=True):
+    for folder, (game, _, agent, _) in zip(settings.teachers, stored, strict=True):
         plays = make_atari_env(game, 1, **shared)
-        teachers.append(SavedAgent(Path(folder) / "agent.zip").player(A2C, plays, game, device=settings.device))
+        teachers.append(agent_of(Path(folder) / "agent.zip", agent, plays, game, "", device=settings.device))
     several = len({rom_id(game) for game in games}) > 1
     env = make_atari_env(games, n_envs, seed=settings.seed, full_action_space=several, **shared)
     return env, [teachers[i % len(games)] for i in range(n_envs)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from leap_rl.agents import observed_algorithm
+from leap_rl.agents.observed import default_arguments
+from leap_rl.agents.tasks import is_finite, learns
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
 from leap_rl.commands.tables import print_markdown
@@ -25,7 +28,8 @@ from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import Initialization, NoPretraining, blocks_of, read_strategies
 from leap_rl.core.search import suggested_strategy
 from leap_rl.running.engines import learning_process
-from leap_rl.running.files import write_text
+from leap_rl.running.files import json_number, write_text
+from leap_rl.running.progress import mean_of
 from leap_rl.settings import AgentSettings, TuneSettings, as_dict, write_settings
 from leap_rl.transfer import FineTune
 from leap_rl.transfer.episodes import Episodes
@@ -33,8 +37,6 @@ from leap_rl.transfer.episodes import Episodes
 MAY_CHANGE = {"trials"}
 JOURNAL = "trials.journal"
 BEST = "best.yaml"
-SB3S_RATE = {"A2C": 7e-4, "PPO": 3e-4}
-"""Learning rates that Stable-Baselines3 has where none is given."""
 
 
 def suggested(trial: optuna.Trial, agent: AgentSettings, blocks: Sequence[str]) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def suggested(trial: optuna.Trial, agent: AgentSettings, blocks: Sequence[str]) 
     :return: ``finetune``, ``transfer_layers`` and ``learning_rate``, as ``leap-rl train`` takes them
     """
     finetune = suggested_strategy(trial)
-    base = agent.learning_rate or SB3S_RATE[agent.algorithm]
+    base = agent.learning_rate or default_arguments(algorithm(agent))["learning_rate"]
     times = trial.suggest_float("rate", 0.25, 4, log=True)
     taken = [block for block in blocks if trial.suggest_categorical(f"take {block}", [True, False])]
     if not taken:  # that would be a random start
@@ -71,6 +73,7 @@ def area(settings: TuneSettings, start: Initialization | None, tried: dict[str, 
     :param start: ``None`` is random
     :param tried: as ``suggested`` gives it
     :param seed: of the run
+    :return: NaN if no episode ended, or the training diverged
     :raises ValueError: for what can't be trained so
     """
     agent = replace(settings.agent, learning_rate=tried["learning_rate"])
@@ -90,10 +93,11 @@ def area(settings: TuneSettings, start: Initialization | None, tried: dict[str, 
             start.apply_to(model, settings.head, tried["transfer_layers"] or None)
         episodes = Episodes()
         with learning_process():
-            model.learn(settings.timesteps, callback=[FineTune(*read_strategies(tried["finetune"])), episodes])
+            held = FineTune(*read_strategies(tried["finetune"]))
+            went_well = learns(model, settings.timesteps, [held, episodes]) and is_finite(model)
     finally:
         env.close()
-    return episodes.curve(settings.timesteps).area()
+    return episodes.curve(settings.timesteps).area() if went_well else math.nan
 
 
 def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
@@ -157,7 +161,9 @@ def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
         print_commands(["leap-rl", "tune", "--resume", folder])
         raise
     if not any(trial.state is TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
-        raise RuntimeError("no trial has an area: in no run did an episode end; more --timesteps may help")
+        raise RuntimeError(
+            "no trial has an area: no episode ended, or each run diverged. More --timesteps may help, or a smaller rate"
+        )
     best = study.best_trial.user_attrs["tried"]
     _report(settings, start, {**best, "transfer_layers": tuple(best["transfer_layers"])}, study, folder)
 
@@ -206,13 +212,13 @@ def _report(
         "random": (None, as_it_is),
     }
     kept = folder / "report.json"
-    found: dict[str, dict[str, float]] = json.loads(kept.read_text())["areas"] if kept.is_file() else {}
+    found: dict[str, dict[str, float | None]] = json.loads(kept.read_text())["areas"] if kept.is_file() else {}
     if found and json.loads(kept.read_text())["best"] != json.loads(json.dumps(best)):
         found = {}
     for name, (of, tried) in ways.items():
         for seed in settings.report_seeds:
             if str(seed) not in found.setdefault(name, {}):
-                found[name][str(seed)] = area(settings, of, tried, seed)
+                found[name][str(seed)] = json_number(area(settings, of, tried, seed))
                 write_text(kept, json.dumps({"best": best, "areas": found}, indent=1) + "\n")
     train = {key: as_dict(settings)[key] for key in ("game", "env", "timesteps", "agent", "atari")}
     train["init"] = str(settings.init)
@@ -229,7 +235,8 @@ def _report(
     lines = [f"| | area, mean | seeds {seeds} |", "|---|---|---|"]
     for name in ways:
         areas = [found[name][str(seed)] for seed in settings.report_seeds]
-        lines.append(f"| {name} | {np.mean(areas):.2f} | {', '.join(f'{a:.2f}' for a in areas)} |")
+        mean = mean_of([math.nan if a is None else a for a in areas])
+        lines.append(f"| {name} | {mean} | {', '.join('-' if a is None else f'{a:.2f}' for a in areas)} |")
     table = "\n".join(lines)
     write_text(folder / "table.md", f"{table}\n\nThe best of {len(_finished(study))} trials, chosen on other seeds.\n")
     print("\nOn seeds that the search has not seen:\n")

@@ -21,7 +21,7 @@ class BestInitialization:
     """
     The θ⁰ from which the evaluation tasks were learned best. They are learned with the same seeds each time; the score
     is the mean over them of the area under the learning curve relative to that of the first evaluation, since games
-    have scales of their own. A task that had no area then decides nothing.
+    have scales of their own. A task that had no area then, or an area of 0, decides nothing.
 
     :param tasks: that decide
     """
@@ -54,13 +54,13 @@ class BestInitialization:
                 result.raise_for_status(f"evaluation task {result.name}")
             areas[result.name] = area = result.curve.area() if result.status == "ok" else float("nan")
             reference = self.reference.setdefault(result.name, area)
-            if math.isfinite(reference):
+            if _is_scale(reference):
                 gains.append(gain(area, reference, result.curve.maximize))
-        unknown = [name for name, reference in self.reference.items() if not math.isfinite(reference)]
+        unknown = [name for name, reference in self.reference.items() if not _is_scale(reference)]
         if is_first and unknown:
             _log.warning(
-                "%s had no learning curve in the first evaluation, so it won't decide which initialization is best: "
-                "give evaluation tasks more timesteps, in which an episode ends",
+                "%s had no learning curve in the first evaluation, or scored nothing, so it won't decide which "
+                "initialization is best: give evaluation tasks more timesteps, in which an episode ends and scores",
                 ", ".join(unknown),
             )
         score = float(np.mean(gains)) if gains else math.nan
@@ -68,3 +68,8 @@ class BestInitialization:
         if is_best:
             self.score, self.initialization = score, theta
         return areas, score, is_best
+
+
+def _is_scale(area: float) -> bool:
+    """Whether gains can be relative to it."""
+    return math.isfinite(gain(area, area))

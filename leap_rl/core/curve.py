@@ -14,8 +14,11 @@ def gain(area: float, reference: float, maximize: bool = True) -> float:
     :param area: under a learning curve
     :param reference: that of another one of the same task
     :param maximize: whether more is better
+    :return: NaN for a reference of 0, as of a game in which nothing was scored: it has no scale
     """
-    found = (area - reference) / max(abs(reference), 1e-9)
+    if abs(reference) < 1e-9:
+        return float("nan")
+    found = (area - reference) / abs(reference)
     return found if maximize else -found
 
 

@@ -95,6 +95,8 @@ class Strategy:
 
     needs_validation = False
     """Whether it waits for ``validated``."""
+    changes_start = False
+    """Whether ``begin`` may change weights."""
 
     def settings(self) -> dict[str, Any]:
         """Name and settings, JSON."""
@@ -229,7 +231,8 @@ class FineTuning:
     def add(self, strategies: Sequence[Strategy], fresh: bool = True) -> None:
         """As the constructor."""
         check([*self.strategies, *strategies], self.blocks, self._parts)
-        for strategy in strategies:
+        # What holds on to the start holds on to it as it was given.
+        for strategy in sorted(strategies, key=lambda strategy: strategy.changes_start):
             strategy.begin(fresh)
         self.strategies += strategies
         self.at(self._progress)

@@ -445,7 +445,8 @@ def cold_updates(optimizer: Optimizer) -> int:
     How many updates an optimizer is cold for. RMSprop's average of squared gradients starts at zero and, unlike
     Adam's, is not corrected for it, so that update n is 1/√(1 - αⁿ) too long: tenfold at first for α = 0.99. In A2C
     the value loss was then seen to jump by a factor of 10³ to 10⁵, and that one Δf to be the whole meta gradient.
-    Cold is what is more than three times too long: 12 updates for α = 0.99, less those that it has made already.
+    Cold is what is some three times too long or more (the last of them 2.97 times): 12 updates for α = 0.99, less those
+    that it has made already.
     """
     if not isinstance(optimizer, torch.optim.RMSprop):
         return 0

@@ -261,6 +261,7 @@ class ShrinkPerturb(Strategy):
     each_update: bool = False
     blocks: tuple[str, ...] = ("encoder",)
     seed: int = 0
+    changes_start = True
 
     def __post_init__(self) -> None:
         _between("shrink", self.shrink, 0, 1)

@@ -95,6 +95,23 @@ def test_who_can_not_teach() -> None:
     wide = A2C("CnnPolicy", make_atari_env("Pong", 1, full_action_space=True), **SMALL)
     with pytest.raises(ValueError, match="A2C takes actions that the student has not: UP"):
         ActorMimic("CnnPolicy", pong, [wide], **SMALL)
+    recurrent = pytest.importorskip("sb3_contrib").RecurrentPPO
+    forgetful = recurrent("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="RecurrentPPO can't teach: it remembers what it saw"):
+        ActorMimic("MlpPolicy", "CartPole-v1", [forgetful], device="cpu")
+
+
+def test_a_student_is_loaded_to_play_and_to_learn_on(tmp_path: Path) -> None:
+    env, teacher = make_vec_env("CartPole-v1", 2, seed=0), opposite(1)
+    ActorMimic("MlpPolicy", env, [teacher] * 2, device="cpu").learn(20).save(tmp_path / "student")
+    student = ActorMimic.load(tmp_path / "student", env=env, device="cpu")
+    student.predict(env.reset())
+    with pytest.raises(ValueError, match="it was loaded without teachers, to play"):
+        student.learn(20)
+    taught = ActorMimic.load(tmp_path / "student", env=env, teachers=[teacher] * 2, device="cpu")
+    assert taught.learn(20, reset_num_timesteps=False).num_timesteps == 40
+    with pytest.raises(ValueError, match="1 teachers for 2 environments"):
+        ActorMimic.load(tmp_path / "student", env=env, teachers=[teacher], device="cpu")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """
 The native preprocessing against gymnasium's single environment and SB3's wrappers.
 
-``pytest tests/atari/test_parity.py -m "slow or not slow" -s`` prints the tables of docs/preprocessing.md.
+``pytest tests/atari/test_parity.py -m "slow or not slow" -s`` prints the tables of
+docs/evidence/preprocessing/parity.md.
 """
 
 import ale_py

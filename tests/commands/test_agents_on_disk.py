@@ -136,3 +136,36 @@ def test_an_agent_of_another_environment(run: Path, capsys: Any) -> None:
             assert main(["evaluate", str(what), "--env", env]) == 2
             err = capsys.readouterr().err
             assert "is of another network" in err and len(err.splitlines()) == 1
+
+
+def test_a_run_of_another_algorithm_teaches_without_its_pickle(tmp_path: Path) -> None:
+    dqn = ["--agent.algorithm", "DQN", "--agent.buffer-size", "100", "--agent.learning-starts", "10"]
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    assert main(["train", "Pong", *dqn, "--timesteps", "20", "--run-dir", str(teacher), "--device", "cpu"]) == 0
+    plant(teacher / "agent.zip", tmp_path / "trace")
+    given = ["train", "--teachers", str(teacher), "--timesteps", "20", "--agent.n-envs", "2", "--device", "cpu"]
+    assert main([*given, "--run-dir", str(student)]) == 0
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_video_of_a_recurrent_agent_has_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    contrib = pytest.importorskip("sb3_contrib")
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    small = ["--agent.n-envs", "1", "--agent.n-steps", "16", "--agent.batch-size", "16"]
+    recurrent = ["train", "--env", "CartPole-v1", "--agent.algorithm", "RecurrentPPO", *small]
+    assert main([*recurrent, "--timesteps", "16", "--run-dir", str(tmp_path / "run")]) == 0
+    states: list[Any] = []
+    predict = contrib.RecurrentPPO.predict
+
+    def watched(model: Any, observation: Any, state: Any = None, *rest: Any, **more: Any) -> Any:
+        states.append(state)
+        return predict(model, observation, state, *rest, **more)
+
+    monkeypatch.setattr(contrib.RecurrentPPO, "predict", watched)
+    monkeypatch.setattr("leap_rl.commands.evaluate._play", lambda *_: None)
+    assert main(["evaluate", str(tmp_path / "run"), "--video", str(tmp_path / "v.mp4")]) == 0
+    assert len(states) > 5 and states[0] is None and all(state is not None for state in states[1:])
+    assert (tmp_path / "v.mp4").stat().st_size > 1000

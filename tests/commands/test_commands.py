@@ -88,6 +88,9 @@ def test_meta_train_leaves_what_it_promises(meta_run: Path) -> None:
 
 
 def test_a_saved_agent_is_a_start_by_its_encoder(agent_run: Path) -> None:
+    for name in ("random", "random/0", "/0"):
+        with pytest.raises(ValueError, match="random is what random starts are called"):
+            start_of(f"{name}={agent_run / 'agent.zip'}")
     name, found = start_of(str(agent_run / "agent.zip"))
     assert name == agent_run.name and found is not None and found.scope == "encoder"
     extractor = A2C.load(agent_run / "agent.zip").policy.features_extractor.state_dict()
@@ -250,10 +253,12 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     # Such random starts are what a training can be watched against, once they ended an episode.
     watched = ["train", "Qbert", "--watch", str(run), "--timesteps", "64", *ATARI[2:]]
     assert main([*watched, "--run-dir", str(tmp_path / "other")]) == 2
-    assert "0 curves from scratch: at least two seeds" in capsys.readouterr().err
+    assert "0 curves from scratch: at least 3 seeds" in capsys.readouterr().err
     file = run / "results.json"
     longer = json.loads(file.read_text())
-    for seed in longer["results"]["Qbert"]["random"]:
+    seeds = longer["results"]["Qbert"]["random"]
+    seeds.append({**seeds[0], "seed": 2})  # two tell no spread
+    for seed in seeds:
         seed["curve"] = {"steps": [100, 200], "values": [1.0, 2.0]}
     file.write_text(json.dumps(longer))
     assert main([*watched, "--run-dir", str(tmp_path / "watched")]) == 0

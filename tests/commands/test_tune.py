@@ -16,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from leap_rl import Initialization
 from leap_rl.cli import main
-from leap_rl.commands.tune import area, suggested
+from leap_rl.commands.tune import area, plain, suggested
 from leap_rl.core import read_strategies
 from leap_rl.settings import AgentSettings, TuneSettings
 
@@ -89,6 +89,27 @@ def test_a_search_goes_on_and_its_best_is_a_preset(init: Path, tmp_path: Path, c
     assert f"finetune: {best['finetune']}" in (tmp_path / "trained" / "settings.yaml").read_text()
     assert main(["tune", "--resume", str(run), "--seed", "7"]) == 2
     assert "began with seed=0, not 7" in capsys.readouterr().err
+
+
+def test_a_search_outlives_what_diverges(init: Path, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "tuned"
+    tune = ["tune", "--init", str(init), *TINY, "--agent.learning-rate", "1e9", "--trials", "2"]
+    assert main([*tune, "--run-dir", str(run)]) == 1
+    said = capsys.readouterr()
+    assert (
+        "trial 2 of 2: ended early" in said.out and "no trial has an area" in said.err and "Traceback" not in said.err
+    )
+    # Where plain fine-tuning diverges and another rate does not, the report says what has no area.
+    start = Initialization.load(init)
+    settings = TuneSettings(env="Tiles-v0", timesteps=80, agent=AgentSettings(n_envs=2, learning_rate=1e9))
+    assert np.isnan(area(settings, start, plain(settings.agent), 0))
+
+
+def test_every_algorithm_has_a_rate_to_begin_with() -> None:
+    trial = optuna.trial.FixedTrial({"finetune": "full", "rate": 2.0, "take encoder": True})
+    for name, rate in (("DQN", 2e-4), ("SAC", 6e-4), ("RecurrentPPO", 6e-4)):
+        tried = suggested(trial, AgentSettings(algorithm=name), ["encoder"])  # type: ignore[arg-type]
+        assert tried["learning_rate"] == pytest.approx(rate)
 
 
 def test_the_area_is_that_of_the_same_training_of_sb3(init: Path) -> None:

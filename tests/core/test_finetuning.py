@@ -262,6 +262,19 @@ def test_the_penalty_pulls_towards_where_the_training_began() -> None:
         torch.testing.assert_close(p.detach() - start[name], torch.full_like(p, away))
 
 
+def test_the_start_is_what_was_given_whatever_else_changes_it_first() -> None:
+    ends = []
+    for order in (1, -1):
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with FineTuning([TowardsStart(0.5), ShrinkPerturb()][::order], blocks_of(model), optimizer):
+            (0 * model(torch.ones(1, 5))).sum().backward()
+            optimizer.step()
+        ends.append(tensors(model))
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name])
+
+
 def test_a_training_that_goes_on_keeps_its_start() -> None:
     model, strategy = net(), TowardsStart(0.1)
     whole = net()

@@ -42,6 +42,7 @@ from leap_rl.core import (
     TaskResult,
     Workers,
 )
+from leap_rl.core.best import BestInitialization
 from leap_rl.core.meta_settings import sample_batch
 
 
@@ -440,6 +441,24 @@ def test_the_best_initialization_is_the_one_that_evaluation_liked_best(tmp_path:
         return float(np.mean([j.task.run(j, lambda *_: None).curve.area() for j in jobs]))
 
     assert mean_area(meta.best_initialization) < mean_area(trainer().initialization)
+
+
+def test_a_task_that_scored_nothing_at_first_decides_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Relative to 0 any score would be all that counts."""
+    tasks = [Quadratic(1), Quadratic(2)]
+    judge = BestInitialization(tasks)
+
+    def result(task: Quadratic, area: float) -> TaskResult:
+        return TaskResult(task.name, LearningCurve(np.array([1]), np.array([area]), 10), 10, 1.0)
+
+    def judged(*areas: float) -> tuple[float, bool]:
+        results = [result(task, area) for task, area in zip(tasks, areas, strict=True)]
+        return judge.judge(Quadratics().draw_initialization("all", 0), results)[1:]
+
+    assert judged(0.0, 20.0) == (0.0, True)
+    assert "scored nothing, so it won't decide which" in caplog.text
+    assert judged(0.02, 2.0) == (pytest.approx(-0.9), False)
+    assert judged(0.0, 60.0) == (pytest.approx(2.0), True)
 
 
 def test_the_average_is_of_all_from_one_meta_step_on_and_changes_none_of_them(tmp_path: Path) -> None:

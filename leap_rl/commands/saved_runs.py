@@ -1,0 +1,75 @@
+"""Agents of runs of ``leap-rl train``: how one was made lies beside it, so its pickle is left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from leap_rl.agents import ObservedTraining, observed_algorithm
+from leap_rl.commands.run_folder import stored_settings
+from leap_rl.commands.tasks import algorithm, algorithm_kwargs, policy
+from leap_rl.core import NoPretraining
+from leap_rl.settings import AgentSettings, AtariSettings
+from leap_rl.transfer.saved_agent import SavedAgent
+
+
+def settings_of(run: Path) -> tuple[str, str, AgentSettings, AtariSettings]:
+    """
+    :param run: folder of ``leap-rl train``
+    :return: game and env, one of which is empty, the agent, and the preprocessing
+    """
+    stored = stored_settings(run, "train")
+
+    def fields(section: str) -> dict[str, Any]:
+        return {key.replace("-", "_"): value for key, value in stored.get(section, {}).items()}
+
+    agent, atari = AgentSettings(**fields("agent")), AtariSettings(**fields("atari"))
+    return stored.get("game", ""), stored.get("env", ""), agent, atari
+
+
+def agent_of(
+    saved: Path,
+    agent: AgentSettings,
+    env: VecEnv,
+    game: str,
+    env_name: str,
+    seed: int | None = None,
+    device: str = "auto",
+) -> BaseAlgorithm:
+    """
+    :param saved: zip of a run
+    :param agent: that it was trained with
+    :param env: to play in
+    :param game: if it is one
+    :param env_name: of the environment, if it is no game
+    :raises ValueError: if it is damaged, or does not fit the environment
+    """
+    plays = dataclasses.replace(agent, arithmetic="exact")
+    if observed_algorithm(algorithm(agent)).replays():
+        plays = dataclasses.replace(plays, buffer_size=1)
+    model = new_model(plays, env, game, env_name, seed, device)
+    SavedAgent(saved).fill(model)
+    return model
+
+
+def new_model(
+    agent: AgentSettings, env: VecEnv, game: str, env_name: str, seed: int | None, device: str
+) -> ObservedTraining:
+    """
+    :raises ValueError: for an environment that the agent can't learn
+    """
+    policy_name = policy(agent, env_name)
+    kind = observed_algorithm(algorithm(agent))
+    kind.check_env(game or env_name, env)
+    return kind(
+        policy_name,
+        env,
+        learner=NoPretraining(),
+        seed=seed,
+        device=device,
+        **algorithm_kwargs(agent, policy_name),
+    )
