@@ -37,7 +37,7 @@ help:
 quickstart: $(USER_READY)
 	@folder="runs/quickstart_$$(date +%Y%m%d-%H%M%S)"; \
 	$(VENV)/bin/leap-rl meta-train --preset flavours --run-dir "$$folder/meta-train" && \
-	$(VENV)/bin/leap-rl compare --preset flavours --starts "Leap=$$folder/meta-train/initialization" random --run-dir "$$folder/compare"
+	$(VENV)/bin/leap-rl compare --preset flavours --starts "Leap=$$folder/meta-train/initialization" flavours-Berzerk-leap random --run-dir "$$folder/compare"
 
 test: $(DEV_READY)
 	@$(PY) $(PYTEST)

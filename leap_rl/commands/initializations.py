@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -177,7 +178,8 @@ def next_commands(name: str) -> list[list[str]]:
     if network is not None:
         from leap_rl.commands.tasks import EXTRACTORS
 
-        agent = AgentSettings(network=next((n for n, kind in EXTRACTORS.items() if kind.__name__ == network), None))
+        named = next((n for n, kind in EXTRACTORS.items() if kind.__name__ == network), None)
+        agent = replace(_agent_of(initialization.config), network=named)
         channels = initialization.parameters["encoder.cnn.0.weight"].shape[1]
         grayscale = (initialization.config.get("env_kwargs") or {}).get("grayscale") is not False
         atari = AtariSettings(grayscale=grayscale, frame_stack=channels if grayscale else channels // 3)
@@ -186,6 +188,23 @@ def next_commands(name: str) -> list[list[str]]:
         game = unseen_games(initialization.config.get("tasks", ()))[0]
         commands.append(["leap-rl", "train", game, "--init", name, *options])
     return commands
+
+
+def _agent_of(config: Mapping[str, Any]) -> AgentSettings:
+    """That it was learned with, as far as its config says so; what is for no option of an agent is left out."""
+    options = AgentSettings.__dataclass_fields__
+    kwargs = config.get("algorithm_kwargs") or {}
+    given: dict[str, Any] = {
+        name: value for name, value in kwargs.items() if name in options and type(value) in (bool, int, float)
+    }
+    if kwargs.get("arithmetic") == "fast":
+        given["arithmetic"] = "fast"
+    if type(config.get("n_envs")) is int:
+        given["n_envs"] = config["n_envs"]
+    algorithm = str(config.get("algorithm", "")).removeprefix("Leap")
+    if algorithm in get_args(get_type_hints(AgentSettings)["algorithm"]):
+        given["algorithm"] = algorithm
+    return AgentSettings(**given)
 
 
 def pull(repository: str, name: str | None, revision: str) -> None:
