@@ -17,10 +17,10 @@ from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_setting
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core.initialization import what_learns
-from leap_rl.core.lead import FEWEST_SEEDS
+from leap_rl.core.lead import FEWEST_SEEDS, learner_of
 from leap_rl.evaluation import check_starts, plot_comparison, plot_statistics
 from leap_rl.evaluation import compare as compare_starts
-from leap_rl.evaluation.comparison import check_same_runs, folder_of, learner_of
+from leap_rl.evaluation.comparison import check_same_runs, folder_of
 from leap_rl.evaluation.human import HUMAN
 from leap_rl.evaluation.statistics import Statistics
 from leap_rl.running.files import json_number, write_text

@@ -12,6 +12,11 @@ FEWEST_SEEDS = 3
 """Random starts that a spread is told from: that of two is next to nothing as often as not."""
 
 
+def learner_of(start: str) -> str:
+    """``"leap"`` for ``"leap/0"``, the first of its meta-trainings; a start that is none is its own."""
+    return start.partition("/")[0]
+
+
 def lead(
     own: float | Sequence[float] | np.ndarray, random: Sequence[float] | np.ndarray, maximize: bool = True
 ) -> float:

@@ -22,7 +22,7 @@ from leap_rl.core import (
 )
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.kept_results import run_kept
-from leap_rl.core.lead import NEGATIVE, lead
+from leap_rl.core.lead import NEGATIVE, lead, learner_of
 from leap_rl.running import record
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import json_number, write_text
@@ -30,11 +30,6 @@ from leap_rl.running.integers import integer
 from leap_rl.running.logger import TensorBoardLogger
 from leap_rl.running.progress import mean_of, return_spec
 from leap_rl.running.run_file import begin_run, run_id
-
-
-def learner_of(start: str) -> str:
-    """``"leap"`` for ``"leap/0"``, the first of its meta-trainings; a start that is none is its own."""
-    return start.partition("/")[0]
 
 
 @dataclass

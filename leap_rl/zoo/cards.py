@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
-from leap_rl.evaluation.comparison import learner_of
+from leap_rl.core.lead import learner_of
 from leap_rl.running.files import read_json
 from leap_rl.zoo.artifacts import ZooError, figure_name, total_steps
 

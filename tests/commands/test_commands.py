@@ -413,7 +413,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("compare --family cartpole --games Pong", "--games or --family, not both"),
         ("train --env cartpole/test-10", "there are cartpole/test-0 to cartpole/test-9"),
         ("train --env cartpole/tests-1", "cartpole has no split 'tests': there are training, validation, test"),
-        ("meta-train --preset quik", "did you mean quick?"),
+        ("meta-train --preset flavors", "did you mean flavours?"),
         ("meta-train --resume nowhere", "nowhere is no run folder"),
         ("meta-train --resume nowhere --preset flavours", "leave --preset out"),
         ("meta-train --envs CartPole-v1 CartPole-v1", "envs are listed twice: CartPole-v1"),

@@ -389,7 +389,8 @@ def test_one_bad_entry_does_not_hide_the_others(entry: Path, nature: Initializat
     assert main(["zoo", "list"]) == 0
     shown = capsys.readouterr().out
     assert "some-nature" in shown and "can't be trusted" in shown and "[/foo]" in shown
-    assert "12,000" in shown  # all that it cost
+    assert main(["zoo", "show", "longer"]) == 0
+    assert "12,000" in capsys.readouterr().out  # all that it cost
     assert main(["zoo", "show", "bad"]) == 2
     assert "timesteps is '1M', not as leap_rl writes it" in capsys.readouterr().err
     assert main(["zoo", "show", "some-nature"]) == 0
