@@ -37,7 +37,8 @@ help:
 quickstart: $(USER_READY)
 	@folder="runs/quickstart_$$(date +%Y%m%d-%H%M%S)"; \
 	$(VENV)/bin/leap-rl meta-train --preset flavours --run-dir "$$folder/meta-train" && \
-	$(VENV)/bin/leap-rl compare --preset flavours --starts "Leap=$$folder/meta-train/initialization" flavours-Berzerk-leap random --run-dir "$$folder/compare"
+	$(VENV)/bin/leap-rl compare --preset flavours --starts "Leap=$$folder/meta-train/initialization" flavours-Berzerk-leap random --run-dir "$$folder/compare" && \
+	echo "In $$folder/compare/figure.png both starts rise above random weights, which are grey. What is printed as leap-rl is $(VENV)/bin/leap-rl."
 
 test: $(DEV_READY)
 	@$(PY) $(PYTEST)
@@ -118,7 +119,7 @@ $(VENV)/.created:
 
 $(USER_READY): pyproject.toml | $(VENV)/.created
 	@echo "Installing leap_rl and what it needs into $(VENV) (PyTorch is large: some minutes the first time)"
-	@$(PY) -m pip $(PIP_INSTALL) -e '.[evaluation]'
+	@$(PY) -m pip $(PIP_INSTALL) -e '.[evaluation,video]'
 	@touch $@
 
 # Holds all that a user needs, too.

@@ -34,8 +34,8 @@ from leap_rl.threads import sleep_when_idle
 app = App(
     "leap-rl",
     help="Meta-learn initializations on Atari games and start new games from them.",
-    help_epilogue="""A gain that one can see, within half an hour:
-  leap-rl meta-train --preset cartpole --run-dir runs/cartpole
+    help_epilogue="""A gain that one can see, within minutes:
+  leap-rl meta-train --preset flavours --run-dir runs/berzerk
 An Atari game from a pretrained encoder:
   leap-rl train Breakout --init atari-a2c-reptile""",
     version=lambda: version("leap-rl"),
@@ -50,7 +50,7 @@ app.register_install_completion_command(
 
 RunDir = Annotated[Path | None, Parameter(help="folder of a new run; without it the next number under runs")]
 Resume = Annotated[Path | None, Parameter(help="folder of a run to go on with; nothing else is needed")]
-Preset = Annotated[str | None, Parameter(help="quick, atari-100k, paper, a family such as cartpole, or a YAML file")]
+Preset = Annotated[str | None, Parameter(help="flavours, atari-100k, paper, a family such as cartpole, or a YAML file")]
 Folders = Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative=())]
 _DEFAULT: Any = None
 Checked = TypeVar("Checked", bound=Settings)

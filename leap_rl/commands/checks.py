@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from leap_rl.atari.games import POOLS, game_name
+from leap_rl.atari.games import POOLS, flavours, game_name
 from leap_rl.settings import EvaluateSettings, MetaTrainSettings, Settings, TrainSettings, TuneSettings
 
 
@@ -74,6 +75,12 @@ def check_games(option: str, names: Sequence[str], instead: str) -> None:
 
             if name in gym.registry:
                 raise ValueError(f"{name} is no Atari game, but a Gymnasium id: {instead} {name}") from None
+            pool = re.fullmatch(r"flavours-(.+)-(train|validation|test)", name)
+            if pool is not None:
+                try:
+                    flavours(pool[1], "train")
+                except ValueError as of_game:
+                    raise ValueError(f"--{option} {name}: {of_game}") from None
             near = difflib.get_close_matches(name, POOLS, n=1)
             hint = f" Or the pool {near[0]}?" if near else ""
             raise ValueError(f"--{option}: {error}{hint}" if option != "game" else f"{error}{hint}") from None

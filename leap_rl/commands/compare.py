@@ -31,6 +31,10 @@ from leap_rl.transfer import Initialization
 
 _log = logging.getLogger(__name__)
 
+MEASURES = (
+    "Area: mean over the steps of what the figure shows, the mean return of the last 50 episodes. Final score: mean "
+    "return of the episodes that end in the last tenth of the steps."
+)
 # A kept run is known by game, start and seed: others may join it.
 MAY_CHANGE = {"games", "envs", "starts", "finetune", "seeds", "note", *WHERE_IT_RUNS}
 
@@ -111,7 +115,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         raise
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
-    table = f"{comparison.table(over_tasks=not settings.games)}\n\n({note})"
+    table = f"{comparison.table(over_tasks=not settings.games)}\n\n({note})\n\n{MEASURES}"
     statistics = Statistics(comparison, random_policy) if random_policy else None
     if statistics:
         table += (

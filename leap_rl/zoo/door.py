@@ -21,7 +21,9 @@ def by_name(name: str) -> Initialization:
     try:
         return load(name)
     except ZooError as error:
-        raise ZooError(f"{name} is no initialization: there is no such folder, and {error}") from None
+        is_path = "/" in name and not name.startswith("hf:")  # of which the zoo has nothing to say
+        also = "" if is_path else f", and {error}"
+        raise ZooError(f"{name} is no initialization: there is no such folder{also}") from None
 
 
 open_door(by_name)

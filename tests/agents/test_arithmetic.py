@@ -115,8 +115,8 @@ def test_weights_are_cast_once_in_a_rollout_and_whenever_they_change(monkeypatch
         agent = made(LeapA2C, arithmetic="fast")
         agent.learn(15)
     n_cast = len(list(agent.policy.features_extractor.parameters()))
-    # 3 rollouts, 3 updates; 6 forward passes each while rolling out. The first convolution's weights are divided before,
-    # and what comes of it counts as a parameter with some releases of torch.
+    # 3 rollouts, 3 updates; 6 forward passes each while rolling out. The first convolution's weights are divided
+    # before, and what comes of it counts as a parameter with some releases of torch.
     assert casts.n in (3 * (2 * n_cast - 1), 3 * 2 * n_cast)
 
     moved = made(LeapA2C, arithmetic="fast").learn(15, callback=(callback := WithinRollout()))

@@ -44,7 +44,7 @@ def test_names_and_folders_and_what_lies_here_comes_first(tmp_path: Path, monkey
             "atari-a2c-reptil",
             r"^atari-a2c-reptil is no initialization: there is no such folder.*did you mean atari-a2c",
         ),
-        ("runs/mine", r"^runs/mine is no initialization: there is no such folder, .*is no name of an initialization"),
+        ("runs/mine", r"^runs/mine is no initialization: there is no such folder$"),
         ("hf://owner", "is no name of an initialization"),
         ("hf://owner/na me", "is no name of an initialization"),
         (Path("atari-a2c-reptile"), "is no initialization: config.json is missing"),
