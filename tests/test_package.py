@@ -238,7 +238,7 @@ def test_readme_example(tmp_path: Path) -> None:
         ("timesteps=2_048", "timesteps=512"),
         ("meta_steps=3", "meta_steps=1"),
         ("model.learn(2_048", "model.learn(64"),
-        ("n_envs=8", "n_envs=2"),
+        ('"Breakout", n_envs=8', '"Breakout", n_envs=2'),
         ("model.learn(200_000", "model.learn(256"),
     ]:
         assert script.count(budget) == 1, f"README.md should have {budget!r} once"

@@ -431,7 +431,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("train --env CartPole-v1 --freeze-encoder-steps 10", "need an encoder"),
         ("train Pong --encoder-lr-factor 2", "Must be <= 1"),
         ("train Pong --watch nowhere", "nowhere is no finished comparison"),
-        ("train Pong --init ../x", "is no name of an initialization"),
+        ("train Pong --init ../x", "../x is no initialization: there is no such folder"),
         ("zoo show nowhere", "no initialization 'nowhere' in the zoo"),
         ("zoo import nowhere.zip --name x", "nowhere.zip does not exist"),
         ("zoo import nowhere --name x --evidence nothing", "nowhere does not exist"),
