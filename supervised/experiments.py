@@ -181,10 +181,13 @@ def grouped(found: Sequence[Found]) -> dict[tuple[str, int], list[Found]]:
     return groups
 
 
-def _names(groups: Mapping[tuple[str, int], object]) -> list[str]:
-    """Labels, with the images where there are groups that differ in them alone."""
+def _named(groups: Mapping[tuple[str, int], list[Found]]) -> dict[str, list[Found]]:
+    """By label, with the images where there are groups that differ in them alone."""
     labels = [label for label, _ in groups]
-    return [f"{label}, {images:,} images" if labels.count(label) > 1 else label for label, images in groups]
+    return {
+        f"{label}, {images:,} images" if labels.count(label) > 1 else label: runs
+        for (label, images), runs in groups.items()
+    }
 
 
 def table(found: Sequence[Found], column: str, reference: str | None = None) -> str:
@@ -214,8 +217,7 @@ def table(found: Sequence[Found], column: str, reference: str | None = None) -> 
             cells.insert(len(columns) + 3, _difference(runs, found, column, reference))
         rows.append(f"| {' | '.join(cells)} |")
     seeds = sorted({run.seed for run in found})
-    named = dict(zip(_names(groups), groups.values(), strict=True))
-    lacking = missing_runs({name: {run.seed for run in runs} for name, runs in named.items()}, seeds)
+    lacking = missing_runs({name: {run.seed for run in runs} for name, runs in _named(groups).items()}, seeds)
     return "\n".join(rows) + lacking
 
 
@@ -243,11 +245,8 @@ def plot(found: Sequence[Found], file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    of = grouped(found)
-    groups = {
-        name: [next(iter(run.scores.values())) for run in runs]
-        for name, runs in zip(_names(of), of.values(), strict=True)
-    }
+    named = _named(grouped(found))
+    groups = {name: [next(iter(run.scores.values())) for run in runs] for name, runs in named.items()}
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(groups)), layout="constrained")
     ax = figure.subplots()
     for i, values in enumerate(groups.values()):

@@ -23,6 +23,7 @@ from leap_rl.agents.observed import default_arguments
 from leap_rl.agents.tasks import is_finite, learns
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
+from leap_rl.commands.saved_runs import new_model
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import Initialization, NoPretraining, blocks_of, read_strategies
@@ -77,18 +78,9 @@ def area(settings: TuneSettings, start: Initialization | None, tried: dict[str, 
     :raises ValueError: for what can't be trained so
     """
     agent = replace(settings.agent, learning_rate=tried["learning_rate"])
-    kind = observed_algorithm(algorithm(agent))
-    name = policy(agent, settings.env)
     env = make_env(settings.game, settings.env, agent.n_envs, settings.atari, seed)
     try:
-        model = kind(
-            name,
-            env,
-            learner=NoPretraining(),
-            seed=seed,
-            device=settings.device,
-            **algorithm_kwargs(agent, name),
-        )
+        model = new_model(agent, env, settings.game, settings.env, seed, settings.device)
         if start is not None:
             start.apply_to(model, settings.head, tried["transfer_layers"] or None)
         episodes = Episodes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,14 @@ FEWEST_SEEDS = 3
 def learner_of(start: str) -> str:
     """``"leap"`` for ``"leap/0"``, the first of its meta-trainings; a start that is none is its own."""
     return start.partition("/")[0]
+
+
+def by_learner(starts: Iterable[str]) -> dict[str, list[str]]:
+    """The starts of each learner: its meta-trainings, or one start that is none."""
+    found: dict[str, list[str]] = {}
+    for start in starts:
+        found.setdefault(learner_of(start), []).append(start)
+    return found
 
 
 def lead(

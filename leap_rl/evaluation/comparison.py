@@ -22,7 +22,7 @@ from leap_rl.core import (
 )
 from leap_rl.core.initialization import what_learns
 from leap_rl.core.kept_results import run_kept
-from leap_rl.core.lead import NEGATIVE, lead, learner_of
+from leap_rl.core.lead import NEGATIVE, by_learner, lead
 from leap_rl.running import record
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import json_number, write_text
@@ -49,10 +49,7 @@ class Comparison:
 
     def learners(self) -> dict[str, list[str]]:
         """The starts of each learner: its meta-trainings, or one start that is none."""
-        found: dict[str, list[str]] = {}
-        for start in self.curves:
-            found.setdefault(learner_of(start), []).append(start)
-        return found
+        return by_learner(self.curves)
 
     def areas(self, start: str, task: str) -> np.ndarray:
         """Area under each curve, shape ``(seeds,)``; NaN where no episode ended, or the run diverged."""

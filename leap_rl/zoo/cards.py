@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
-from leap_rl.core.lead import learner_of
+from leap_rl.core.lead import by_learner, learner_of
 from leap_rl.running.files import read_json
 from leap_rl.zoo.artifacts import ZooError, figure_name, total_steps
 
@@ -71,20 +71,14 @@ class Evidence:
     def title(self) -> str:
         games = self.results["results"]
         seeds = {run["seed"] for starts in games.values() for runs in starts.values() for run in runs}
-        several = len(self._learners()[learner_of(self.start)])
+        several = len(by_learner(self.results["sha256"])[learner_of(self.start)])
         each = f" from each of {several} meta-trainings, this one is {self.start}" if several > 1 else ""
         steps = f"{self.results['settings']['timesteps']:,} steps"
         return f"{', '.join(games)}: {steps}, {len(seeds)} seeds{each}"
 
-    def _learners(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for start in self.results["sha256"]:
-            found.setdefault(learner_of(start), []).append(start)
-        return found
-
     def summary(self) -> str:
         """Mean areas of every start on every game, and the gains over all games, Markdown."""
-        games, learners = self.results["results"], self._learners()
+        games, learners = self.results["results"], by_learner(self.results["sha256"])
         rows = [f"| mean return while learning | {' | '.join(learners)} |", "|---|" + "---|" * len(learners)]
         for game, runs in games.items():
             areas = [[run["area"] for start in starts for run in runs.get(start, ())] for starts in learners.values()]

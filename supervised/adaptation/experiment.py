@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,37 @@ from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
 from supervised.experiments import Run
 from supervised.runs import evaluate
-from supervised.tasks import ClassificationTasks, as_float
+from supervised.tasks import ClassificationTask, ClassificationTasks, as_float
 
 WEIGHTS: dict[str, float] = {"coral": 1.0, "mmd": 1.0, "transport": 1.0, "dann": 1.0, "self-training": 1.0}
 """Of the penalties, where none is given. None was chosen by looking at labels of a target."""
 KNOWN = (*ALONE, *METHODS)
 
 
+class TaskRun(Run):
+    """One task, learned once from scratch: its test error."""
+
+    @abstractmethod
+    def task(self) -> ClassificationTask:
+        """
+        :raises ValueError: if it can't be
+        """
+
+    def images(self) -> int:
+        return self.task().steps
+
+    def job(self) -> Job:
+        task = self.task()
+        start = ClassificationTasks([task], "all", {"data": task.name}).draw_initialization(None, self.seed)
+        return Job(task, start, NoPretraining(), self.seed)
+
+    def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
+        job = self.job()
+        return {"error": 100 * checked(evaluate([job], job.name, folder / "0000", engine)[job.name])}
+
+
 @dataclass(frozen=True)
-class AdaptationRun(Run):
+class AdaptationRun(TaskRun):
     """
     The settings of a run.
 
@@ -64,18 +87,6 @@ class AdaptationRun(Run):
         self.task()  # says what is wrong with it
         domains = [load_domain(self.data_dir, name) for name in (self.source, self.target)]
         return {f"{d.name} {half}": len(x) for d in domains for half, x in (("train", d.train), ("test", d.test))}
-
-    def images(self) -> int:
-        return self.task().steps
-
-    def job(self) -> Job:
-        task = self.task()
-        start = ClassificationTasks([task], "all", {"data": task.name}).draw_initialization(None, self.seed)
-        return Job(task, start, NoPretraining(), self.seed)
-
-    def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
-        job = self.job()
-        return {"error": 100 * checked(evaluate([job], job.name, folder / "0000", engine)[job.name])}
 
 
 def checked(result: TaskResult) -> float:

@@ -6,22 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leap_rl.core import Engine, Job, NoPretraining
 from supervised.adaptation.domains import DIGITS, SIZE, TEST_IMAGES, check_pair, load_domain
-from supervised.adaptation.experiment import checked
+from supervised.adaptation.experiment import TaskRun
 from supervised.adaptation.methods import MMD, Computed, Coral, Method
 from supervised.adaptation.tasks import LEARNING_RATE
-from supervised.experiments import Run
 from supervised.networks import Classifier, ConvNet
-from supervised.runs import evaluate
-from supervised.tasks import ClassificationTask, ClassificationTasks, Images, Minibatches, as_float
+from supervised.tasks import ClassificationTask, Images, Minibatches, as_float
 
 POOLED = "pooled"
 """Nothing but the images of all domains together: what is to be surpassed."""
@@ -148,7 +144,7 @@ class GeneralizationTask(ClassificationTask):
 
 
 @dataclass(frozen=True)
-class GeneralizationRun(Run):
+class GeneralizationRun(TaskRun):
     """
     The settings of a run.
 
@@ -194,15 +190,6 @@ class GeneralizationRun(Run):
     def data(self) -> dict[str, int]:
         images = self.task().images()
         return {"train": len(images.train), "test": len(images.test)}
-
-    def images(self) -> int:
-        return self.task().steps
-
-    def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
-        task = self.task()
-        start = ClassificationTasks([task], "all", {"data": task.name}).draw_initialization(None, self.seed)
-        job = Job(task, start, NoPretraining(), self.seed)
-        return {"error": 100 * checked(evaluate([job], job.name, folder / "0000", engine)[job.name])}
 
 
 def runs_of(
