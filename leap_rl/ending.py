@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -93,6 +94,8 @@ def run_program(main: Callable[[], int], log_format: str) -> None:
     :param log_format: of warnings
     """
     logging.basicConfig(format=log_format)
+    logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, *_, **__: str(message)  # where it came from is nothing for a user
     # Not by raising SIGINT, which a shell has its background jobs ignore.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

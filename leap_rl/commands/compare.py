@@ -131,6 +131,12 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         table += f"\n\n{not_new}"
     for start, task, seed in sorted(comparison.diverged):
         table += f"\n\nDiverged: {task} from {start}, seed {seed}; it has no area, and no final score."
+    areas = np.concatenate([comparison.areas(start, task.name) for start in starts for task in tasks])
+    if without_episode := int(np.isnan(areas).sum()) - len(comparison.diverged):
+        table += (
+            f"\n\nIn {without_episode} of {areas.size} runs no episode ended within {settings.timesteps:,} steps: more "
+            "--timesteps measure them."
+        )
     for (task, start), deviations in comparison.behind().items():
         behind = (
             f"Negative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts "

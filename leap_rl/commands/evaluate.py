@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -17,8 +19,10 @@ from leap_rl import zoo
 from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.saved_runs import agent_of, new_model, settings_of
+from leap_rl.commands.score_bar import ScoreBar
 from leap_rl.commands.tasks import algorithm, make_env
 from leap_rl.running.outside import first_line
+from leap_rl.running.progress import JobsProgress
 from leap_rl.settings import EvaluateSettings
 from leap_rl.transfer import Initialization
 from leap_rl.transfer.saved_agent import SavedAgent
@@ -85,15 +89,29 @@ def _play(model: BaseAlgorithm, game: str, n_envs: int, settings: EvaluateSettin
     :param game: one game, if it is not an ``env`` of the settings
     """
     env = make_env(game, settings.env, n_envs, settings.atari, settings.seed)
+    what = game or settings.env
+
+    def count(found: dict[str, Any], _: object) -> None:
+        ended = found["episode_rewards"]
+        bar.job_at(0, len(ended), float(np.mean(ended)) if ended else math.nan)
+
     try:
-        returns, lengths = evaluate_policy(
-            model, env, settings.episodes, settings.deterministic, return_episode_rewards=True
-        )
+        with JobsProgress(unit="episodes") as bar:
+            bar.outer(f"Playing {what}", settings.episodes)
+            bar.jobs([what], [settings.episodes])
+            returns, lengths = evaluate_policy(
+                model,
+                env,
+                settings.episodes,
+                settings.deterministic,
+                callback=count,
+                return_episode_rewards=True,
+            )
     finally:
         env.close()
     assert isinstance(returns, list)
     print(
-        f"{game or settings.env}: mean return {np.mean(returns):,.1f} ± {np.std(returns):,.1f} over "
+        f"{what}: mean return {np.mean(returns):,.1f} ± {np.std(returns):,.1f} over "
         f"{len(returns)} episodes, {np.mean(lengths):,.0f} steps each",
         flush=True,
     )
@@ -127,8 +145,10 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
     model = new_model(settings.agent, env, settings.game, settings.env, settings.seed, settings.device)
     initialization.apply_to(model, settings.head)
     model.print_arithmetic()
-    print(f"Learning {settings.game or settings.env} from the initialization: {settings.timesteps:,} steps", flush=True)
-    return model.learn(settings.timesteps)
+    what = settings.game or settings.env
+    print(f"Learning {what} from the initialization: {settings.timesteps:,} steps", flush=True)
+    with JobsProgress() as bar:
+        return model.learn(settings.timesteps, ScoreBar(bar, what, settings.timesteps))
 
 
 def _check_can_be_drawn(settings: EvaluateSettings) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from leap_rl import zoo
@@ -91,7 +91,7 @@ def show_initialization(name: str, as_json: bool) -> None:
         print(printable(json.dumps(summary, indent=2), artifacts.MOST_SHOWN, keep="\n"))
         return
     worth = worths().get(name)
-    table = Table.grid("", "", padding=(0, 2))
+    table = Table.grid(Column(), Column(overflow="fold"), padding=(0, 2))  # a folder's name is read whole
     if worth:
         table.add_row("for", worth.what_for)
         table.add_row("gain", f"{worth.said}, {worth.verdict}: {worth.measured}")

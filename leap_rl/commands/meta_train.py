@@ -57,7 +57,8 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of one that was ended before its first checkpoint
         trainer = make_trainer(settings, tasks, folder)
-        print(f"Meta-training on {len(tasks)} tasks, {settings.meta_steps} meta steps, in {folder}", flush=True)
+        of = f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}"
+        print(f"Meta-training on {of}, {settings.meta_steps} meta steps, in {folder}", flush=True)
     begin(folder, "meta-train", settings, MAY_CHANGE)
     write_settings(folder, "meta-train", settings)
     try:
@@ -89,8 +90,8 @@ def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path)
     :param scope: of the initialization
     :param initialization: folder of it
     """
-    agent = as_options(settings.agent, settings.atari)
-    starts = ["--starts", f"{settings.learner}={initialization}", "random", "--timesteps", settings.timesteps]
+    agent = ["--timesteps", settings.timesteps, *as_options(settings.agent, settings.atari)]
+    starts = ["--starts", f"{settings.learner}={initialization}", "random"]
     if settings.family or settings.envs:
         env = f"{settings.family}/test-0" if settings.family else (settings.eval_envs or settings.envs)[0]
         new = ["--family", settings.family] if settings.family else ["--envs", env]

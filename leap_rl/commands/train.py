@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from leap_rl.atari import POOLS, VALIDATION_GAMES, game_name, make_atari_env, ro
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
 from leap_rl.commands.saved_runs import agent_of, settings_of
+from leap_rl.commands.score_bar import ScoreBar
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, atari_kwargs, make_env, policy
 from leap_rl.core import Initialization, NoPretraining, Strategy, TowardsStart, blocks_of, read_strategies
 from leap_rl.running.files import read_json, write_text
@@ -69,32 +69,6 @@ class SaveAgent(BaseCallback):
         save_agent(model, self.folder / f"{model.num_timesteps:012d}.zip")
         for old in saved_agents(self.folder)[:-2]:
             old.unlink()
-
-
-class ScoreBar(BaseCallback):
-    """
-    The bar that all commands have, with the mean return of the last episodes beside it.
-
-    :param bar: drawn by whoever made it
-    :param what: is learned
-    :param steps: to come
-    """
-
-    def __init__(self, bar: JobsProgress, what: str, steps: int) -> None:
-        super().__init__()
-        self.bar, self.what, self.steps = bar, what, steps
-
-    def _on_training_start(self) -> None:
-        self._before = self.num_timesteps
-        self.bar.jobs([self.what], [self.steps])
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-        score = float(np.mean(returns)) if returns else math.nan
-        self.bar.job_at(0, self.num_timesteps - self._before, score)
 
 
 def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
@@ -233,6 +207,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             raise
         saving.save(model)
         save_agent(model, folder / "agent.zip")
+        if not model.ep_info_buffer:
+            print(f"No episode ended in its {model.num_timesteps:,} steps: more --timesteps show what it scores")
     finally:
         env.close()
     _say_what_next(folder, settings)

@@ -414,6 +414,12 @@ class MetaTrainer:
             before = self._steps_of.get(result.name, 0)
             self._steps_of[result.name] = before + result.steps
             log.visit(result, before)
+        if all(row["status"] == "ok" and math.isnan(row["area"]) for row in rows):
+            warnings.warn(
+                f"no episode ended in any visit, so no area says how it goes: give visits more timesteps than "
+                f"{max(result.steps for result in results):,}",
+                stacklevel=3,
+            )
         log.meta_step(rows, meta_gradient, change)
         log.run.record("meta/learning_rate", self._meta_optimizer.learning_rate)
         log.run.record("time/steps_per_second", steps / seconds)

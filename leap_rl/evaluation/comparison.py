@@ -231,8 +231,7 @@ def compare(
             result.raise_for_status(names[index])
             results[index] = result
             if verbose and ran_now:
-                score = mean_of([result.curve.final_score()])
-                print(f"{names[index]}: area {mean_of([result.curve.area()])}, final score {score}", flush=True)
+                print(f"{names[index]}: {_said(result)}", flush=True)
             if run_dir is not None and result.log:
                 _log_run(run_dir / "tensorboard", runs[index], result, ran_now)
     curves: dict[str, dict[str, list[LearningCurve]]] = {start: {task.name: [] for task in tasks} for start in starts}
@@ -242,6 +241,15 @@ def compare(
         (start, task.name, seed) for i, (start, task, seed) in enumerate(runs) if results[i].status == "non_finite"
     }
     return Comparison(curves, seeds, diverged)
+
+
+def _said(result: TaskResult) -> str:
+    """How a run went, in a line."""
+    if result.status == "non_finite":
+        return "it diverged"
+    if not len(result.curve.values):
+        return "no episode ended"
+    return f"area {mean_of([result.curve.area()])}, final score {mean_of([result.curve.final_score()])}"
 
 
 @dataclass(frozen=True)

@@ -33,28 +33,33 @@ def return_spec(value: float) -> str:
 
 
 class _RateOrScore(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Row) -> Text:
         if "last" in task.fields:
             return Text(task.fields["last"])
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} steps/s" if speed else "")
+        return Text(f"{speed:{',.0f' if speed >= 10 else '.1f'}} {self.unit}/s" if speed else "")
 
 
 class JobsProgress:
     """
-    Nested bars, in steps: an outer one over all jobs, and one per job that runs, with the score that the last job of
+    Nested bars: an outer one over all jobs, and one per job that runs, with the score that the last job of
     its name ended with, or its own once there is one. Draws nothing when the output is no terminal.
 
     :param enabled: whether to draw at all
+    :param unit: what is counted
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, unit: str = "steps") -> None:
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),  # names are no markup
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            _RateOrScore(),
+            _RateOrScore(unit),
             TimeRemainingColumn(),
             console=console,
             redirect_stdout=sys.stdout.isatty(),  # what goes to a file stays out of the terminal

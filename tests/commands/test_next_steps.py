@@ -35,7 +35,7 @@ def paste(words: list[str]) -> None:
         assert words[1] == "--logdir" and len(words) == 3
         assert list(Path(words[2]).rglob("events.out.tfevents.*")), words
         return
-    more = [] if "--resume" in words else SMALLER.get(words[1], [])
+    more = [] if "--resume" in words or (words[1] == "train" and "--timesteps" in words) else SMALLER.get(words[1], [])
     assert main([*words[1:], *more]) == 0, words
 
 
@@ -76,6 +76,7 @@ def test_of_a_meta_training(arguments: list[str], capsys: Any) -> None:
     assert main(["meta-train", *arguments, *TINY, *run]) == 0
     commands = next_steps(capsys)
     assert [words[:2] for words in commands[1:]] == [["leap-rl", "train"], ["leap-rl", "compare"]]
+    assert all(words[words.index("--timesteps") + 1] == "64" for words in commands[1:])  # as long as its visits were
     for words in commands:
         paste(words)
     # Theirs lead on.

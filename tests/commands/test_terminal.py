@@ -151,3 +151,27 @@ def test_training_shows_steps_and_score(tmp_path: Path, monkeypatch: pytest.Monk
     told.clear()
     assert main(["train", "--resume", str(tmp_path / "run"), "--timesteps", "600"]) == 0
     assert [steps for steps, _ in told] == [*range(10, 101, 10)]
+
+
+def test_runs_without_an_episode_are_told_what_would_end_one(tmp_path: Path, capsys: Any) -> None:
+    short = ["--envs", "Pendulum-v1", "--agent.algorithm", "PPO", "--agent.n-envs", "2", "--agent.n-steps", "32"]
+    short += ["--timesteps", "64", "--n-workers", "1"]
+    with pytest.warns(UserWarning, match="no episode ended in any visit.* more timesteps than 64"):
+        assert main(["meta-train", *short, "--meta-steps", "1", "--run-dir", str(tmp_path / "made")]) == 0
+    assert "Meta-training on 1 task, 1 meta steps" in capsys.readouterr().out
+    assert main(["compare", *short, "--starts", "random", "--seeds", "0", "1", "--run-dir", str(tmp_path / "two")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "seed 1: no episode ended" in shown
+    assert "In 2 of 2 runs no episode ended within 64 steps: more --timesteps measure them" in shown
+    train = ["train", "--env", "Pendulum-v1", *short[2:-2], "--run-dir", str(tmp_path / "trained")]
+    assert main(train) == 0
+    assert "No episode ended in its 64 steps: more --timesteps" in capsys.readouterr().out
+
+
+def test_evaluating_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    train = ["train", "--env", "CartPole-v1", "--agent.n-envs", "2", "--timesteps", "100"]
+    assert main([*train, "--run-dir", str(tmp_path / "run")]) == 0
+    told: list[tuple[int, float]] = []
+    monkeypatch.setattr(JobsProgress, "job_at", lambda bar, index, done, score: told.append((done, score)))
+    assert main(["evaluate", str(tmp_path / "run"), "--episodes", "3"]) == 0
+    assert {done for done, _ in told} == {0, 1, 2} and told[-1][1] > 5
