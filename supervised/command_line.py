@@ -23,7 +23,8 @@ Rates = Annotated[
     tuple[Annotated[float, Parameter(validator=Number(gt=0))], ...], Parameter(consume_multiple=True, negative=())
 ]
 Seeds = Annotated[
-    tuple[Annotated[int, Parameter(validator=Number(gte=0))], ...], Parameter(consume_multiple=True, negative=())
+    tuple[Annotated[int, Parameter(validator=Number(gte=0, lt=2**31))], ...],
+    Parameter(consume_multiple=True, negative=()),
 ]
 
 

@@ -13,7 +13,7 @@ from supervised.experiments import Run
 from supervised.multi_cv.data import DATA_SETS, SIZE, load
 from supervised.multi_cv.tasks import DataSets
 from supervised.networks import Classifier, ConvNet
-from supervised.runs import evaluate
+from supervised.runs import evaluate, test_error
 from supervised.tasks import ClassificationTask, ClassificationTasks, Images
 
 TEMPERATURE = 4.0
@@ -139,10 +139,10 @@ class DistillationRun(Run):
             teacher = self.task(TEACHER_FILTERS)
             job = replace(self._job(teacher), return_final=True)
             ((_, result),) = engine.run([job], lambda *_: None)
-            result.raise_for_status("the teacher")
+            test_error(result, "the teacher")
             task = replace(task, teacher=result.final)
         result = evaluate([self._job(task)], task.name, folder / "0000", engine)[task.name]
-        return {"error": 100 * result.scores["test_error"]}
+        return {"error": 100 * test_error(result)}
 
     def _job(self, task: SmallNetTask) -> Job:
         # Both students start from the same weights: that of the teacher draws after them.

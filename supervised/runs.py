@@ -128,3 +128,15 @@ def evaluate(
             logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
             logger.close()
     return results
+
+
+def test_error(result: TaskResult, what: str | None = None) -> float:
+    """
+    :param what: to call it; ``None``: its task
+    :return: from 0 to 1
+    :raises RuntimeError: if the process failed or diverged
+    """
+    result.raise_for_status(what)
+    if result.status != "ok":
+        raise RuntimeError(f"{what or result.name} diverged: it has no test error")
+    return result.scores["test_error"]

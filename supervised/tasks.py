@@ -340,11 +340,16 @@ class ClassificationTask(Task):
             status="ok" if all(g.isfinite().all() for g in gradient.values()) else "non_finite",
         )
 
+    @property
+    def judged_at_once(self) -> int:
+        """Images of a forward pass that is not learned from."""
+        return 256
+
     @torch.no_grad()
     def _judge(self, model: Classifier, x: Tensor, y: Tensor) -> tuple[float, float]:
         """Mean loss, and share of the images that are classified wrongly."""
         model.eval()
-        logits = torch.cat([self.logits(model, part) for part in x.split(256)])
+        logits = torch.cat([self.logits(model, part) for part in x.split(self.judged_at_once)])
         train_mode(model, self.batch_norm)
         return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(dim=1) != y).float().mean().item()
 
@@ -404,9 +409,9 @@ class Minibatches:
         return self._same_each_time(self.images.validation, self.images.validation_labels)
 
     def train_images(self) -> Iterator[Tensor]:
-        """All that may be learned from, transformed the same way each time, in minibatches."""
+        """All that may be learned from, transformed the same way each time, in minibatches as good as equally large."""
         generator = torch.Generator().manual_seed(self._seed)
-        for rows in self._rows.split(self._batch_size):
+        for rows in self._rows.tensor_split(-(-len(self._rows) // self._batch_size)):
             if len(rows) > 1:
                 yield self._transformed(self.images.train[rows], generator)
 

@@ -87,7 +87,7 @@ class Strategy:
         """
         When an optimizer has stepped, and each block is at its part of the way.
 
-        :param stepping: as of ``before_step``
+        :param stepping: as of ``before_step``, without frozen blocks
         """
 
     def validated(self, error: float) -> None:
@@ -203,6 +203,8 @@ class FineTuning:
         self._frozen: dict[str, list[Tensor]] = {}
         self._slowed: list[dict[str, list[Tensor]]] = [{} for _ in self._parts]
         """Of each optimizer: where each block that is slowed was before the step."""
+        self._learning: list[Blocks] = []
+        """Of each optimizer: the blocks that are not frozen."""
         self._progress = 0.0
         self._handles = []
         for part, each in enumerate(optimizers):
@@ -262,6 +264,8 @@ class FineTuning:
                 elif name not in slowed and name in part:
                     slowed[name] = [tensor.detach().clone() for tensor in part[name]]
 
+        self._learning = [{name: part[name] for name in part if self.rates[name] != 0} for part in self._parts]
+
     @property
     def more_will_learn(self) -> bool:
         """Whether a block is frozen that is not at the end of training."""
@@ -308,4 +312,4 @@ class FineTuning:
             torch._foreach_lerp_(before, blocks[name], self.rates[name])
             torch._foreach_copy_(blocks[name], before)
         for strategy in self.strategies:
-            strategy.after_step(blocks)
+            strategy.after_step(self._learning[part])

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from leap_rl.core import Engine, Job, NoPretraining, TaskResult
+from leap_rl.core import Engine, Job, NoPretraining
 from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
 from supervised.experiments import Run
-from supervised.runs import evaluate
+from supervised.runs import evaluate, test_error
 from supervised.tasks import ClassificationTask, ClassificationTasks, as_float
 
 WEIGHTS: dict[str, float] = {"coral": 1.0, "mmd": 1.0, "transport": 1.0, "dann": 1.0, "self-training": 1.0}
@@ -41,7 +41,7 @@ class TaskRun(Run):
 
     def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
         job = self.job()
-        return {"error": 100 * checked(evaluate([job], job.name, folder / "0000", engine)[job.name])}
+        return {"error": 100 * test_error(evaluate([job], job.name, folder / "0000", engine)[job.name])}
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,6 @@ class AdaptationRun(TaskRun):
         return {f"{d.name} {half}": len(x) for d in domains for half, x in (("train", d.train), ("test", d.test))}
 
 
-def checked(result: TaskResult) -> float:
-    """
-    The test error.
-
-    :raises RuntimeError: if the process failed or diverged
-    """
-    result.raise_for_status()
-    if result.status != "ok":
-        raise RuntimeError(f"{result.name} diverged: a smaller weight may help")
-    return result.scores["test_error"]
-
-
 @dataclass(frozen=True)
 class ReverseValidation(AdaptationRun):
     """
@@ -121,7 +109,7 @@ class ReverseValidation(AdaptationRun):
     def learn(self, folder: Path, engine: Engine, progress_bar: bool) -> dict[str, float]:
         job = replace(self.job(), return_final=True)
         ((_, result),) = engine.run([job], lambda *_: None)
-        checked(result)
+        test_error(result)
         assert result.final is not None and isinstance(job.task, AdaptationTask)
         pair = load_pair(self.data_dir, self.source, self.target, self.limit, self.seed)
         model = job.task.network()
@@ -132,4 +120,4 @@ class ReverseValidation(AdaptationRun):
             labels = torch.cat([model(part).argmax(dim=1) for part in parts]).tolist()
         back = replace(job.task, name=f"{self.target} back to {self.source}", pseudo_labels=tuple(labels))
         ((_, reverse),) = engine.run([Job(back, result.final, NoPretraining(), self.seed)], lambda *_: None)
-        return {"reverse error": 100 * checked(reverse)}
+        return {"reverse error": 100 * test_error(reverse)}

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from supervised.adaptation.domains import DIGITS, SIZE, TEST_IMAGES, check_pair, load_domain
 from supervised.adaptation.experiment import TaskRun
 from supervised.adaptation.methods import MMD, Computed, Coral, Method
-from supervised.adaptation.tasks import LEARNING_RATE
+from supervised.adaptation.tasks import LEARNING_RATE, check_weight
 from supervised.networks import Classifier, ConvNet
 from supervised.tasks import ClassificationTask, Images, Minibatches, as_float
 
+DOMAINS = ("mnist", "digits", "mnist-m", "rotated")
+"""Where no others are asked for; a table names the others."""
 POOLED = "pooled"
 """Nothing but the images of all domains together: what is to be surpassed."""
 METHODS: dict[str, type[Method]] = {"coral": Coral, "mmd": MMD}
@@ -169,7 +171,8 @@ class GeneralizationRun(TaskRun):
 
     @property
     def cells(self) -> dict[str, str]:
-        return {"method": self.method, "held out": self.held_out}
+        domains = {} if self.domains == DOMAINS else {"domains": " ".join(self.domains)}
+        return {"method": self.method, "held out": self.held_out, **domains}
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"domains": list(self.domains)}
@@ -178,6 +181,7 @@ class GeneralizationRun(TaskRun):
         """
         :raises ValueError: as ``load_others``
         """
+        check_weight(self.weight)
         learned = tuple(name for name in self.domains if name != self.held_out)
         task = GeneralizationTask(
             f"{self.held_out} held out", self.updates, BATCH_SIZE * len(learned), LEARNING_RATE, as_float,

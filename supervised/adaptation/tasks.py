@@ -95,6 +95,12 @@ class AdaptationTask(ClassificationTask):
         return PairedMinibatches(self, seed, device)
 
 
+def check_weight(weight: float) -> None:
+    """:raises ValueError: if it is not positive and finite"""
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"weight={weight} of a penalty must be above 0, and finite")
+
+
 def adaptation_task(
     data_dir: str,
     source: str,
@@ -114,8 +120,7 @@ def adaptation_task(
     """
     if method not in (*ALONE, *METHODS):
         raise ValueError(f"no method {method!r}: there are {', '.join((*ALONE, *METHODS))}")
-    if not 0 < weight < float("inf"):
-        raise ValueError(f"weight={weight} of a penalty must be above 0, and finite")
+    check_weight(weight)
     pair = load_pair(data_dir, source, target, limit, seed)
     fewest = min(len(pair.source), len(pair.target))
     if fewest < BATCH_SIZE:

@@ -64,6 +64,11 @@ class RotatedCharacters(Sequence[Tensor]):
         return torch.rot90(self._images[character], turns, (1, 2)).unsqueeze(1)
 
 
+def is_of_folders(data_dir: str) -> bool:
+    """Whether it has ``train/CLASS`` and ``test/CLASS``; else it is of Omniglot."""
+    return all((Path(data_dir) / name).is_dir() for name in PARTS)
+
+
 @lru_cache(maxsize=4)
 def load_classes(data_dir: str, part: Part) -> Sequence[Tensor]:
     """
@@ -74,7 +79,7 @@ def load_classes(data_dir: str, part: Part) -> Sequence[Tensor]:
     :param part: ``"train"`` or ``"test"``
     :raises ValueError: if it is missing or damaged, or a class is in both parts
     """
-    if all((Path(data_dir) / name).is_dir() for name in PARTS):
+    if is_of_folders(data_dir):
         return _from_folders(Path(data_dir), part)
     try:
         omniglot = load_omniglot(data_dir)

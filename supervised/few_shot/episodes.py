@@ -63,6 +63,10 @@ class EpisodeTask(ClassificationTask):
         """Images through forward and backward; those of a comparing network's whole episode."""
         return self.updates * self.batch_size or self.ways * (self.shots + self.queries)
 
+    @property
+    def judged_at_once(self) -> int:
+        return self.ways * self.queries  # whose statistics are those of all queries
+
     def images(self) -> Images:
         rng = np.random.default_rng(self.episode)
         classes = load_classes(self.data_dir, self.part)
@@ -102,6 +106,11 @@ class EpisodeTask(ClassificationTask):
         model, minibatches = self.start(job)
         assert isinstance(model, Comparing)
         learns = not isinstance(job.learner, NoPretraining)
+        if not learns and _has_fresh_statistics(model):
+            raise ValueError(
+                "the batch norm of this initialization has the statistics of a fresh network: with_statistics computes "
+                "them on classes to learn from"
+            )
         model.train(learns)
         (support, labels), (queries, of_queries) = minibatches.next(), minibatches.unseen()
         scope = {name: p for name, p in model.named_parameters() if name in job.initialization.parameters}
@@ -123,6 +132,12 @@ class EpisodeTask(ClassificationTask):
             log=[(self.steps, {f"score/{name}": score for name, score in scores.items()})],
             final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
         )
+
+
+def _has_fresh_statistics(model: torch.nn.Module) -> bool:
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    means = [mean for norm in norms if (mean := norm.running_mean) is not None]
+    return bool(means) and not any(mean.any() for mean in means)
 
 
 class Episodes(ClassificationTasks):
@@ -234,17 +249,18 @@ class TestEpisodes(Task):
     def run(self, job: Job, report: Report) -> TaskResult:
         started = time.perf_counter()
         seeds = np.random.SeedSequence(job.seed).generate_state(self.n) & 0x7FFFFFFF
-        errors = []
+        results = []
         for i, seed in enumerate(seeds.tolist()):
-            result = self.task.run(replace(job, task=self.task, seed=seed), lambda *_: None)
-            errors.append(result.scores["test_error"])
+            results.append(self.task.run(replace(job, task=self.task, seed=seed), lambda *_: None))
             report((i + 1) * self.task.steps)
+        errors = [result.scores["test_error"] for result in results]
         scores = {"test_error": float(np.mean(errors))}
         return TaskResult(
             name=self.name,
             curve=LearningCurve((np.arange(self.n) + 1) * self.task.steps, np.array(errors), self.steps, 1, False),
             steps=self.steps,
             seconds=time.perf_counter() - started,
+            status=next((result.status for result in results if result.status != "ok"), "ok"),
             scores=scores,
             log=[(self.steps, {f"score/{name}": score for name, score in scores.items()})],
         )

@@ -21,10 +21,10 @@ from leap_rl.core import (
 )
 from leap_rl.running.checkpoint import Checkpoints
 from supervised.experiments import Run
-from supervised.few_shot.classes import PARTS, load_classes
+from supervised.few_shot.classes import PARTS, is_of_folders, load_classes
 from supervised.few_shot.comparing import NETWORKS, QueryLoss
 from supervised.few_shot.episodes import Episodes, TestEpisodes, with_statistics
-from supervised.runs import evaluate
+from supervised.runs import evaluate, test_error
 from supervised.tasks import ClassificationTasks
 
 TEST_QUERIES = 15
@@ -102,7 +102,8 @@ class FewShotRun(Run):
 
     @property
     def cells(self) -> dict[str, str]:
-        return {"learner": self.learner, "episodes": f"{self.ways}-way {self.shots}-shot"}
+        data = {"data": Path(self.data_dir).resolve().name} if is_of_folders(self.data_dir) else {}
+        return {"learner": self.learner, "episodes": f"{self.ways}-way {self.shots}-shot", **data}
 
     @property
     def comparison(self) -> str | None:
@@ -140,7 +141,13 @@ class FewShotRun(Run):
 
     def data(self) -> dict[str, int]:
         self.to_test(), self.meta_steps()  # say what is wrong with them
-        return {f"classes to {part}": len(load_classes(self.data_dir, part)) for part in PARTS}
+        sizes = {}
+        for part in PARTS:
+            classes = load_classes(self.data_dir, part)
+            sizes[f"classes to {part}"] = len(classes)
+            if is_of_folders(self.data_dir):
+                sizes[f"images to {part}"] = sum(map(len, classes))
+        return sizes
 
     def images(self) -> int:
         return 0 if self.learner == "none" else self.budget
@@ -156,7 +163,7 @@ class FewShotRun(Run):
         start = Initialization.load(evaluated / "initialization")
         job = Job(test, start, NoPretraining(), self.seed)
         result = evaluate([job], test.name, evaluated, engine)[test.name]
-        return {"error": 100 * result.scores["test_error"]}
+        return {"error": 100 * test_error(result)}
 
     def _meta_learn(self, folder: Path, engine: Engine, progress_bar: bool) -> Initialization:
         if self.learner == "none":

@@ -168,7 +168,7 @@ def load(data_dir: str, name: str) -> DataSet:
 
     - ``NAME/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz``, or the same without ``.gz``. Of notMNIST one half
       is enough, of which a fifth becomes the test
-    - ``NAME/{train,test}/CLASS/IMAGE``, of which the classes are numbered by name
+    - ``NAME/{train,test}/CLASS/IMAGE``, of which the classes are numbered by name; names that are all numbers by these
     - the same in ``NAME.zip``, ``NAME/NAME.zip`` or ``cifar/NAME.zip``
     - torchvision's download
 
@@ -181,7 +181,9 @@ def load(data_dir: str, name: str) -> DataSet:
     if found is None:
         raise MultiCVError(_missing(Path(data_dir), name))
     sources, decode = found
-    arrays = {key: torch.from_numpy(array) for key, array in decoded_once(f"multi-cv-{name}", sources, decode).items()}
+    arrays = {
+        key: torch.from_numpy(array) for key, array in decoded_once(f"multi-cv-2-{name}", sources, decode).items()
+    }
     for half in HALVES:
         if arrays[half].ndim == 3:
             # Three views of one grey channel.
@@ -485,10 +487,12 @@ def _check_classes(name: str, where: Path, train: Iterable[Any], test: Iterable[
     """
     :param train: class of each image
     :param test: as ``train``
-    :return: the classes, sorted
+    :return: the classes, sorted; names that are all numbers by these
     """
     in_train, in_test = Counter(train), Counter(test)
     classes = sorted({*in_train, *in_test})
+    if all(str(label).isdecimal() for label in classes):
+        classes.sort(key=int)
     description = DATA_SETS[name]
     if len(classes) != description.n_classes:
         raise MultiCVError(

@@ -25,6 +25,8 @@ SHARING: dict[str, Callable[..., TaskNetwork]] = {
     "soft": SoftSharing,
     "cross-stitch": CrossStitch,
 }
+TASKS = ("mnist", "fashion-mnist", "gtsrb")
+"""Where no others are asked for; a table names the others."""
 BATCH_SIZE = 32
 """Images of each task in an update."""
 UPDATES_PER_PASS = 20
@@ -59,7 +61,8 @@ class MultiTaskRun(Run):
     @property
     def cells(self) -> dict[str, str]:
         large = "" if self.large is None else f"{self.large} times {self.factor:g}"
-        return {"sharing": self.sharing, "balancing": self.balancing, "loss": large}
+        tasks = {} if self.tasks == TASKS else {"tasks": " ".join(self.tasks)}
+        return {"sharing": self.sharing, "balancing": self.balancing, "loss": large, **tasks}
 
     def data_sets(self) -> DataSets:
         """

@@ -62,11 +62,11 @@ def read_attributes(file: Path = FILE, n_classes: int = N_CLASSES) -> Attributes
 
 def unseen_classes(seed: int, n: int = UNSEEN) -> list[int]:
     """
-    Labels to hold out, drawn such that each of their attributes is one of a seen class, too, if it can be.
+    Labels to hold out, drawn such that each of their attributes is one of a seen class, too.
 
     :param seed: of the draw
     :param n: how many
-    :raises ValueError: if n is not between 2 and the classes that must be left
+    :raises ValueError: if there are not so many
     """
     has = read_attributes().has
     if not 2 <= n <= len(has) - 2:
@@ -77,6 +77,11 @@ def unseen_classes(seed: int, n: int = UNSEEN) -> list[int]:
         seen = [i for i in range(len(has)) if i not in (*held_out, label)]
         if len(held_out) < n and (has[label] <= has[seen].any(dim=0)).all():
             held_out.append(label)
+    if len(held_out) < n:
+        raise ValueError(
+            f"{n} unseen classes: of those that seed {seed} draws only {len(held_out)} leave all their attributes to "
+            "a seen class"
+        )
     return sorted(held_out)
 
 

@@ -152,6 +152,14 @@ def test_a_frozen_block_does_not_move_and_learns_afterwards(make: Make) -> None:
     assert not any(torch.equal(middle[name], now[name]) for name in middle)
 
 
+@pytest.mark.parametrize("frozen", [LinearProbe(), Slow(0.0), LPFT(1.0)], ids=repr)
+def test_a_frozen_block_is_not_shrunk_or_perturbed_either(frozen: Strategy) -> None:
+    model = net()
+    before = tensors(model)
+    train(model, [frozen, SoftShrinkPerturb(0.9, 0.1)])
+    assert same(before, tensors(model), "encoder") and not same(before, tensors(model), "policy")
+
+
 def test_frozen_gradients_are_not_clipped_by() -> None:
     """The head alone, with the encoder's gradients away: as if the encoder were a fixed function."""
     probed, alone = net(), net()

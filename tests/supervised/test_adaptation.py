@@ -258,10 +258,11 @@ def test_each_domain_is_held_out_in_turn(tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["generalize", "table", str(root), "--figure", str(tmp_path / "f.png")]) == 0
     found = {
-        name: json.loads((root / f"{name}-dark-seed0/found.json").read_text())["scores"]["error"]
+        name: json.loads((root / f"{name}-dark-light-dark-darker-seed0/found.json").read_text())["scores"]["error"]
         for name in ("pooled", "coral")
     }
-    row = f"| coral | dark | 256 | 1 | {found['coral']:.1f} | {found['coral'] - found['pooled']:+.1f} |"
+    less = found["coral"] - found["pooled"]
+    row = f"| coral | dark | light dark darker | 256 | 1 | {found['coral']:.1f} | {less:+.1f} |"
     assert row in capsys.readouterr().out and (tmp_path / "f.png").is_file()
 
 
@@ -307,6 +308,7 @@ def test_a_minibatch_has_as_many_images_of_each_domain_and_a_penalty_is_the_mean
         (["--domains", "light", "dark", "dark"], "name each domain once"),
         (["--domains", "light", "dark", "usps"], "no domain 'usps': there are mnist, digits"),
         (["--methods", "dann"], "no method 'dann': there are pooled, coral, mmd"),
+        (["--weight", "inf"], "weight=inf of a penalty must be above 0, and finite"),
         (["--limit", "20"], "20 images of a domain are too few for minibatches of 32 of each"),
     ],
 )

@@ -2,7 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import supervised.adaptation.__main__ as adaptation
+import supervised.multi_cv.__main__ as multi_cv
+from leap_rl.core import LearningCurve, TaskResult
+from supervised.adaptation.generalization import DOMAINS, GeneralizationRun
 from supervised.experiments import Found, plot, table
+from supervised.multi_task.experiment import TASKS, MultiTaskRun
+from supervised.runs import test_error
+
+test_error.__test__ = False  # type: ignore[attr-defined]  # it is no test of pytest's
+
+
+def test_what_is_not_learned_by_default_is_told_apart() -> None:
+    default = MultiTaskRun("data", 0, "hard", "equal", TASKS, 1, 10)
+    other = replace(default, tasks=("mnist", "gtsrb"))
+    assert default.name == "hard-equal-seed0" and other.name == "hard-equal-mnist-gtsrb-seed0"
+    held_out = GeneralizationRun("data", 0, "coral", DOMAINS, "mnist", 1, 10)
+    assert held_out.name == "coral-mnist-seed0"
+    assert replace(held_out, domains=DOMAINS[:3]).name == "coral-mnist-mnist-digits-mnist-m-seed0"
+    # As the commands have them, which import neither before they are asked.
+    assert inspect.signature(multi_cv.at_once).parameters["tasks"].default == TASKS
+    assert inspect.signature(adaptation.leave_one_out).parameters["domains"].default == DOMAINS
+
+
+def test_a_diverged_process_has_no_test_error() -> None:
+    curve = LearningCurve(np.array([1]), np.array([0.5]), 1, 1, maximize=False)
+    result = TaskResult("digits", curve, 1, 0.1, scores={"test_error": 0.5})
+    assert test_error(result) == 0.5
+    with pytest.raises(RuntimeError, match="the teacher diverged"):
+        test_error(replace(result, status="non_finite"), "the teacher")
+    with pytest.raises(RuntimeError, match="digits failed: out of memory"):
+        test_error(replace(result, status="failed", error="Traceback\nout of memory"))
 
 
 def runs(method: str, images: int, *errors: float) -> list[Found]:

@@ -171,6 +171,14 @@ def test_statistics_of_classes_to_learn_from_are_what_a_test_normalizes_by(drawn
     torch.testing.assert_close(counted.buffers["encoder.1.running_mean"], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_without_statistics_a_comparing_network_is_not_tested(drawn: Path) -> None:
+    tasks = episodes(drawn)
+    with pytest.raises(ValueError, match="statistics of a fresh network: with_statistics computes"):
+        tasks.task.run(Job(tasks.task, start(tasks), NoPretraining(), 0, "cpu"), lambda *_: None)
+    # What learns takes those of its episode.
+    assert tasks.task.run(Job(tasks.task, start(tasks), QueryLoss(), 0, "cpu"), lambda *_: None).status == "ok"
+
+
 # -- learners that make updates ----------------------------------------------------------------------
 
 
@@ -189,6 +197,25 @@ def test_maml_with_one_step_is_differentiated_through_the_support_to_the_queries
     loss = torch.nn.functional.cross_entropy(torch.func.functional_call(model, learned, (queries,)), of_queries)
     for name, g in zip(p, torch.autograd.grad(loss, list(p.values())), strict=True):
         torch.testing.assert_close((result.meta_gradient or {})[name], g, atol=1e-5, rtol=1e-3)
+
+
+def test_queries_are_normalized_by_all_of_them_however_many(drawn: Path) -> None:
+    task = episodes(drawn, None, ways=20, shots=1, queries=15).task
+    job = Job(task, start(episodes(drawn, None, ways=20, shots=1, queries=15)), NoPretraining(), 3, "cpu")
+    result = task.run(replace(job, return_final=True), lambda *_: None)
+    model, minibatches = task.start(job)
+    assert result.final is not None
+    result.final.apply_to(model)
+    queries, of_queries = minibatches.unseen()
+    assert len(queries) == 300
+    expected = (model(queries).argmax(dim=1) != of_queries).float().mean().item()
+    assert result.scores["test_error"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_episodes_of_which_one_diverges_are_no_result(drawn: Path) -> None:
+    tasks = episodes(drawn, None, learning_rate=1e30)
+    test = TestEpisodes(tasks.task, 2)
+    assert test.run(Job(test, start(tasks), NoPretraining(), 0, "cpu"), lambda *_: None).status == "non_finite"
 
 
 def test_fomaml_looks_ahead_at_the_queries_and_reptile_never_sees_them(drawn: Path) -> None:

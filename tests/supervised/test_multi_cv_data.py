@@ -107,6 +107,19 @@ def test_folders_are_classes_in_order_of_their_names(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read.permute(1, 2, 0).numpy(), np.asarray(image))
 
 
+def test_folders_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
+    for half, n in (("train", 2), ("test", 1)):
+        for of_class in range(43):
+            folder = tmp_path / "gtsrb" / half / str(of_class)
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (32, 32), (of_class, i, 0)).save(folder / f"{half}{of_class}_{i}.png")
+    data = load(str(tmp_path), "gtsrb")
+    assert torch.equal(data.train[:, 0, 0, 0].long(), data.train_labels)
+    assert data.test[:, 0, 0, 0].tolist() == data.test_labels.tolist()
+    assert sorted(data.test_labels.tolist()) == list(range(43))
+
+
 def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
     folder = write_folders(tmp_path / "cifar10", 10)
     image = Image.fromarray(noise(32, 32, 3))
@@ -417,7 +430,7 @@ def test_nothing_half_done_is_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("cache/**/*.npz"))
     write_image(folder / "test" / "class009" / "1_0.png", noise(32, 32, 3))
     load(str(tmp_path), "cifar10")
-    assert [file.name[:17] for file in tmp_path.glob("cache/leap_rl/*")] == ["multi-cv-cifar10-"]
+    assert [file.name[:19] for file in tmp_path.glob("cache/leap_rl/*")] == ["multi-cv-2-cifar10-"]
 
 
 # -- what cannot be used ---------------------------------------------------------------------------

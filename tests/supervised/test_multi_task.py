@@ -262,13 +262,17 @@ def test_all_kinds_run_and_are_in_the_table(data: Path, tmp_path: Path, capsys: 
     assert f"7 runs, {7 * 20 * 32 * 2:,} images" in capsys.readouterr().out and not root.exists()
     assert main(given) == 0 and main(given) == 0
     found = {f.parent.name: json.loads(f.read_text())["scores"] for f in root.glob("*/found.json")}
-    assert len(found) == 7 and set(found["hard-scale-mnist-times-100-seed0"]) == {"mean error", "mnist", "notmnist"}
+    assert len(found) == 7 and set(found["hard-scale-mnist-times-100-mnist-notmnist-seed0"]) == {
+        "mean error",
+        "mnist",
+        "notmnist",
+    }
     capsys.readouterr()
     assert main(["multi-task", "table", str(root), "--figure", str(tmp_path / "f.png")]) == 0
     shown = capsys.readouterr().out
-    mean = found["hard-equal-mnist-times-100-seed0"]["mean error"]
-    less = mean - found["single-equal-mnist-times-100-seed0"]["mean error"]
-    assert f"| hard | equal | mnist times 100 | 1,280 | 1 | {mean:.1f} | {less:+.1f}" in shown
+    mean = found["hard-equal-mnist-times-100-mnist-notmnist-seed0"]["mean error"]
+    less = mean - found["single-equal-mnist-times-100-mnist-notmnist-seed0"]["mean error"]
+    assert f"| hard | equal | mnist times 100 | mnist notmnist | 1,280 | 1 | {mean:.1f} | {less:+.1f}" in shown
     (data / "mnist" / "train" / "3" / "0.png").unlink()  # other data is another run
     load.cache_clear()
     assert main(given) == 2 and "is of another run: its data is {'mnist': 80, " in capsys.readouterr().err

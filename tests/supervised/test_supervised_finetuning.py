@@ -110,6 +110,17 @@ def test_statistics_are_recomputed_on_the_target() -> None:
     assert int(buffers["encoder.1.num_batches_tracked"]) == 5
 
 
+def test_no_image_counts_more_than_another_where_the_last_minibatch_is_small() -> None:
+    of = task(batch_norm="recompute", finetune="linear-probe", batch_size=13)
+    buffers = final(learn(of, pretrained())).buffers
+    network = of.network()
+    pretrained().apply_to(network)
+    with torch.no_grad():
+        layer = network.encoder[0](of.images().train)
+    assert len(layer) % 13 not in (0, 12) and int(buffers["encoder.1.num_batches_tracked"]) == -(-len(layer) // 13)
+    torch.testing.assert_close(buffers["encoder.1.running_mean"], layer.mean((0, 2, 3)), rtol=2e-2, atol=2e-3)
+
+
 def test_what_cannot_be_is_said_before_any_update() -> None:
     fresh = Initialization.of(ConvNet(4, image_size=16), "encoder")
     for of, start, message in (

@@ -50,6 +50,8 @@ def test_what_is_held_out_has_no_attribute_that_no_seen_sign_has(seed: int) -> N
     seen = [label for label in range(43) if label not in held_out]
     assert len(set(held_out)) == 8 and (has[held_out].any(dim=0) <= has[seen].any(dim=0)).all()
     assert held_out == unseen_classes(seed) != unseen_classes(seed + 1)
+    with pytest.raises(ValueError, match=r"30 unseen classes: .* only 2\d leave all their attributes"):
+        unseen_classes(seed, 30)
 
 
 def test_logits_are_sums_over_attributes_and_the_penalty_is_their_cross_entropy() -> None:
