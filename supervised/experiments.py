@@ -250,7 +250,7 @@ def plot(found: Sequence[Found], file: Path) -> None:
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(groups)), layout="constrained")
     ax = figure.subplots()
     for i, values in enumerate(groups.values()):
-        ax.plot(values, np.full(len(values), i), "o", color="tab:blue", alpha=0.4)
+        ax.plot(values, np.full(len(values), i), "o", color="tab:blue", alpha=0.4, clip_on=False)
         ax.plot([np.mean(values)], [i], "|", color="black", markersize=14)
         if len(values) > 1:
             ax.plot(t_interval(values), [i, i], color="black")

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
 from leap_rl.agents import ActorMimic, observed_algorithm
-from leap_rl.atari import POOLS, VALIDATION_GAMES, game_name, make_atari_env, rom_id
+from leap_rl.atari import POOLS, game_name, make_atari_env, rom_id
+from leap_rl.atari.games import unseen_games
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
 from leap_rl.commands.saved_runs import agent_of, settings_of
@@ -130,6 +131,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         )
     if resume:
         check_same_settings(folder, "train", settings, MAY_CHANGE)
+    # Of its teachers a student knows the games now; when it has learned their folders may be gone.
+    unseen = unseen_games([settings_of(Path(teacher))[0] for teacher in settings.teachers])[0]
     env: VecEnv
     if settings.teachers:
         kind, what = ActorMimic, f"to act as {', '.join(settings.teachers)} do"
@@ -151,7 +154,7 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
                 # Interrupted between the two.
                 if not agent.is_file() or agent.stat().st_mtime < last.stat().st_mtime:
                     save_agent(model, agent)
-                    _say_what_next(folder, settings)
+                    _say_what_next(folder, settings, unseen)
                     return
                 raise ValueError(
                     f"{folder} is finished, with {model.num_timesteps:,} steps: --timesteps with more of them goes on"
@@ -211,7 +214,7 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             print(f"No episode ended in its {model.num_timesteps:,} steps: more --timesteps show what it scores")
     finally:
         env.close()
-    _say_what_next(folder, settings)
+    _say_what_next(folder, settings, unseen)
 
 
 def school(settings: TrainSettings) -> tuple[VecEnv, list[BaseAlgorithm]]:
@@ -258,12 +261,12 @@ def _remember_start(strategies: Sequence[Strategy], model: BaseAlgorithm, start:
             strategy.begin()
 
 
-def _say_what_next(folder: Path, settings: TrainSettings) -> None:
+def _say_what_next(folder: Path, settings: TrainSettings, unseen: str) -> None:
     print(f"The agent is in {folder / 'agent.zip'}. Next:")
     tensorboard = ["tensorboard", "--logdir", folder / "tensorboard"]
     if settings.teachers:  # it was learned for its encoder
         print_commands(
-            ["leap-rl", "compare", "--games", VALIDATION_GAMES[0], "--starts", folder / "agent.zip", "random"],
+            ["leap-rl", "compare", "--games", unseen, "--starts", folder / "agent.zip", "random"],
             tensorboard,
         )
         return

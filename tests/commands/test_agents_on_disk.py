@@ -138,14 +138,17 @@ def test_an_agent_of_another_environment(run: Path, capsys: Any) -> None:
             assert "is of another network" in err and len(err.splitlines()) == 1
 
 
-def test_a_run_of_another_algorithm_teaches_without_its_pickle(tmp_path: Path) -> None:
+def test_a_run_of_another_algorithm_teaches_without_its_pickle(tmp_path: Path, capsys: Any) -> None:
     dqn = ["--agent.algorithm", "DQN", "--agent.buffer-size", "100", "--agent.learning-starts", "10"]
     teacher, student = tmp_path / "teacher", tmp_path / "student"
-    assert main(["train", "Pong", *dqn, "--timesteps", "20", "--run-dir", str(teacher), "--device", "cpu"]) == 0
+    learned = ["--timesteps", "20", "--run-dir", str(teacher), "--device", "cpu"]
+    assert main(["train", "Berzerk-m3", *dqn, *learned]) == 0
     plant(teacher / "agent.zip", tmp_path / "trace")
     given = ["train", "--teachers", str(teacher), "--timesteps", "20", "--agent.n-envs", "2", "--device", "cpu"]
     assert main([*given, "--run-dir", str(student)]) == 0
     assert not (tmp_path / "trace").exists()
+    # What is tried next is a flavour that no teacher was trained on.
+    assert f"leap-rl compare --games Berzerk-m6 --starts {student / 'agent.zip'} random" in capsys.readouterr().out
 
 
 def test_a_video_of_a_recurrent_agent_has_its_memory(
