@@ -21,20 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FEW_SHOT = "-m supervised.omniglot few-shot --preset cpu"
 OMNIGLOT = "-m supervised.omniglot train --arithmetic fast"
-STRATEGIES = (
-    "slow:factor=0.1 discriminative:decay=2.6 linear-probe lp-ft:probe=0.1 gradual:over=0.5 "
-    "surgical:blocks=encoder.cnn.0 rgn l2:strength=0.001 shrink-perturb soft-shrink-perturb"
-)
 FINETUNING = "docs/evidence/finetuning"
 # By their folders in docs/evidence, whose plan.md says what they are for. The short ones first.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "finetuning": (
         f"benchmarks/surgical.py --json {FINETUNING}/surgical.json",
-        *(
-            f"benchmarks/gentle_starts.py --game {game} --steps 100000 --seeds 5 --runs runs/finetuning/atari "
-            f"--json {FINETUNING}/{game}.json --figure {FINETUNING}/{game}.png --strategies {STRATEGIES}"
-            for game in ("Assault", "Breakout-m40")
-        ),
+        f"-m leap_rl compare --preset {FINETUNING}/strategies.yaml --run-dir runs/finetuning/strategies",
         *(f"benchmarks/plasticity.py --seed {seed} --json {FINETUNING}/plasticity-{seed}.json" for seed in range(3)),
     ),
     "zero-shot": (
@@ -82,6 +74,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
+def going_on(words: list[str]) -> list[str]:
+    """A command of leap-rl, which goes on by ``--resume`` where its folder is there."""
+    if "--run-dir" not in words:
+        return words
+    folder = words[words.index("--run-dir") + 1]
+    return [*words[:3], "--resume", folder] if (ROOT / folder / "settings.yaml").is_file() else words
+
+
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--only", nargs="+", choices=COMMANDS, default=[*COMMANDS])
@@ -94,7 +94,7 @@ def main() -> None:
             if args.list:
                 continue
             done = subprocess.run(
-                [sys.executable, *shlex.split(command)],
+                [sys.executable, *going_on(shlex.split(command))],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 preexec_fn=lambda: os.nice(19),

@@ -28,7 +28,7 @@ def numbers(what: object) -> list[float]:
 
 
 def test_there_are_quick_benchmarks() -> None:
-    assert {"throughput", "observation", "memory", "gentle_starts", "peers", "scaling"} <= set(quick_ones())
+    assert {"throughput", "observation", "memory", "peers", "scaling"} <= set(quick_ones())
 
 
 @pytest.mark.slow
