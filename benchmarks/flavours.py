@@ -34,8 +34,11 @@ META_TRAININGS = 3
 # What the starts are meta-trained by; the presets are beside the plan.
 META_LEARNERS = ("leap", "reptile", "finetune")
 # What people do without meta-learning: an agent of the default flavour, and one of all training flavours at once.
-AGENTS = ("default", "joint")
+AGENTS = ("default", "joint", "mimic")
 STARTS = (*META_LEARNERS, *AGENTS)
+TEACHERS = 7
+"""Of a student, at most: those of the first training flavours. Each learns as long as the student, and together with it
+as long as the others."""
 JUDGED = 2
 """Flavours of each game's test pool, the first ones."""
 
@@ -83,33 +86,46 @@ class Step:
 
 def steps_of(
     game: str, runs: Path, judged_in: Path, starts: Sequence[str] = STARTS, scope: str = "encoder"
-) -> tuple[list[Step], list[Step]]:
+) -> list[list[Step]]:
     """
     :param game: whose flavours are learned
     :param runs: folder of the meta-trainings
     :param judged_in: folder of the comparisons
     :param starts: of them; random weights are judged beside them
     :param scope: of the initializations; with ``all`` Leap is the only start
-    :return: the meta-trainings, which need nothing, and the comparison of what came of them
+    :return: in stages, of which each needs those before it: teachers, the starts, the comparison of these
     """
     here = runs / (game if scope == "encoder" else f"{game}-{scope}")
     if scope == "all":
         starts = ("leap",)
-    made, judged = [], []
+    teachers, made, judged = [], [], []
+    learned = flavours(game, "train")
     for start in starts:
         preset = ("--preset", str(EVIDENCE / f"{start}.yaml"))
         for seed in range(META_TRAININGS):
             folder = here / f"{start}-{seed}"
-            if start in AGENTS:
-                what = game if start == "default" else f"flavours-{game}-train"
-                arguments, result = ("train", what, *preset), "agent.zip"
+            if start in META_LEARNERS:
+                what: tuple[str, ...] = ("meta-train", *preset, "--games", f"flavours-{game}-train")
+                what, result = (*what, *(("--scope", scope) if scope == "all" else ())), "initialization"
             else:
-                arguments, result = ("meta-train", *preset, "--games", f"flavours-{game}-train"), "initialization"
-                arguments = (*arguments, *(("--scope", scope) if scope == "all" else ()))
-            made.append(Step((*arguments, "--seed", str(seed)), folder, result))
+                result = "agent.zip"
+            if start == "default":
+                what = ("train", game, *preset)
+            elif start == "joint":
+                what = ("train", f"flavours-{game}-train", *preset, "--agent.n-envs", str(len(learned)))
+            elif start == "mimic":
+                alone = [
+                    Step(("train", flavour, *preset, "--seed", str(seed)), here / f"{flavour}-{seed}", result)
+                    for flavour in learned[:TEACHERS]
+                ]
+                teachers += alone
+                n = ("--agent.n-envs", str(len(alone)))
+                what = ("train", "--teachers", *(str(teacher.folder) for teacher in alone), *preset, *n)
+            made.append(Step((*what, "--seed", str(seed)), folder, result))
             judged.append(f"{start}/{seed}={folder / result}")
     compared = ("compare", "--preset", str(EVIDENCE / "judged.yaml"), "--games", *flavours(game, "test")[:JUDGED])
-    return made, [Step(compared, judged_in / here.name, "results.json", ("--starts", *judged, "random"))]
+    comparison = Step(compared, judged_in / here.name, "results.json", ("--starts", *judged, "random"))
+    return [teachers, made, [comparison]]
 
 
 def main() -> None:
@@ -124,12 +140,13 @@ def main() -> None:
     args = cli.parse_args()
     os.chdir(ROOT)  # what is kept names folders, and nobody's machine
     for game in args.games:
-        made, judged = steps_of(game, args.runs, args.judged, args.starts, args.scope)
+        *made, judged = steps_of(game, args.runs, args.judged, args.starts, args.scope)
         if args.list:
-            for step in (*made, *judged):
+            for step in (step for stage in (*made, judged) for step in stage):
                 print(f"{'done' if step.done else 'to do'}  {step.folder}")
             continue
-        _run_all([step for step in made if not step.done], args.processes)
+        for stage in made:
+            _run_all([step for step in stage if not step.done], args.processes)
         _run_all([step for step in judged if not step.done], 1)
 
 
