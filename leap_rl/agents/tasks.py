@@ -82,21 +82,30 @@ REPORTS_PER_VISIT = 100
 """How often a visit says at most how far it is: an off-policy agent may have as many rollouts as steps."""
 
 
-def learns(model: BaseAlgorithm, steps: int, callbacks: list[BaseCallback]) -> bool:
+def learns(
+    model: BaseAlgorithm,
+    steps: int,
+    callbacks: list[BaseCallback],
+    log_interval: int | None = None,
+    reset_num_timesteps: bool = True,
+) -> bool:
     """
     Let a model learn.
 
     :param steps: in environment steps
+    :param callbacks: as of SB3's ``learn``
+    :param log_interval: as of SB3's ``learn``
+    :param reset_num_timesteps: as of SB3's ``learn``
     :return: whether it could to the end; one that diverges can't act any more
     """
     try:
-        model.learn(steps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
-        return True
+        model.learn(steps, callbacks, log_interval, reset_num_timesteps=reset_num_timesteps)  # type: ignore[arg-type]
     except ValueError as error:
         # How torch says that actions can't be drawn from a distribution that is not finite.
         if "found invalid values" not in str(error):
             raise
         return False
+    return True
 
 
 def is_finite(model: BaseAlgorithm) -> bool:
@@ -349,12 +358,7 @@ class EnvTasks(TaskFamily):
                     f"algorithm_kwargs has {name!r}, which {observed.plain().__name__} does not take here{hint}"
                 )
         timesteps = integer("timesteps", timesteps, least=1)
-        starts = {**default_arguments(observed), **algorithm_kwargs}.get("learning_starts", 0)
-        if timesteps <= starts:
-            raise ValueError(
-                f"timesteps={timesteps} ends before the first update: learning_starts of {observed.plain().__name__} "
-                f"is {starts}"
-            )
+        check_learns(observed, timesteps, algorithm_kwargs)
         return observed, timesteps, integer("n_envs", n_envs, least=1)
 
     def check_learner(self, learner: MetaLearner) -> None:
@@ -513,6 +517,16 @@ def one_line(text: str, most: int = 200) -> str:
     """:param most: characters"""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def check_learns(algorithm: type[ObservedTraining], timesteps: int, algorithm_kwargs: Mapping[str, Any]) -> None:
+    """:raises ValueError: if no update is made in so many steps"""
+    starts = {**default_arguments(algorithm), **algorithm_kwargs}.get("learning_starts", 0)
+    if timesteps <= starts:
+        raise ValueError(
+            f"timesteps={timesteps} ends before the first update: learning_starts of {algorithm.plain().__name__} "
+            f"is {starts}"
+        )
 
 
 def python_numbers(kwargs: Mapping[str, Any]) -> dict[str, Any]:

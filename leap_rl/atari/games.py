@@ -106,18 +106,22 @@ POOLS: dict[str, tuple[str, ...]] = {
 }
 
 
-def unseen_games(learned: Collection[str]) -> tuple[str, ...]:
+def unseen_games(learned: Collection[str], judged: Collection[str] = ()) -> tuple[str, ...]:
     """
-    Where to try what was learned: on the test flavours of the game whose training flavours these are, if they are some,
-    else on the validation games.
+    Where to try what was learned, the best place first: the test flavours of the game whose training flavours these
+    are, if they are some, then validation games, held-out ones, and all others of the pools.
 
     :param learned: names of games and flavours
+    :param judged: of those that an initialization was chosen by, which say nothing of others either
     """
+    places: list[str] = []
     if any("-" in game for game in learned):
         for pool, games in FLAVOUR_POOLS.items():
             if pool.endswith("-train") and set(learned) <= set(games):
-                return POOLS[f"{pool.removesuffix('train')}test"]
-    return VALIDATION_GAMES
+                places += POOLS[f"{pool.removesuffix('train')}test"]
+                break
+    places += [*VALIDATION_GAMES, *HELD_OUT_GAMES, *PAPER_GAMES, *LARGER_ACTION_SPACE_GAMES]
+    return tuple(game for game in dict.fromkeys(places) if game not in {*learned, *judged}) or VALIDATION_GAMES
 
 
 @dataclass(frozen=True)

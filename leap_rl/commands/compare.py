@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -138,10 +139,10 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
             "--timesteps measure them."
         )
     for (task, start), deviations in comparison.behind().items():
-        behind = (
-            f"Negative transfer: on {task} {start} is {deviations:.1f} standard deviations behind random starts "
-            f"({len(settings.seeds)} seeds)."
-        )
+        how = f"{start} is {deviations:.1f} standard deviations behind random starts"
+        if math.isinf(deviations):
+            how = f"every run from {start} diverged"
+        behind = f"Negative transfer: on {task} {how} ({len(settings.seeds)} seeds)."
         table += f"\n\n{behind}"
         _log.warning(behind)
         logger = TensorBoardLogger(folder / "tensorboard" / folder_of(task, start), last_step=-1)
@@ -159,7 +160,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
     files = ["figure.png", "table.md", "results.json"]
-    plot_comparison(comparison, folder / "figure.png", random_policy=random_policy or None)
+    plot_comparison(comparison, folder / "figure.png", settings.note, random_policy or None)
     if statistics and len(starts) > 1:
         plot_statistics(statistics, folder / "statistics.png")
         files.insert(1, "statistics.png")
@@ -202,7 +203,7 @@ def finetuned(
 def learned_from(tasks: set[str], starts: Mapping[str, Initialization | None]) -> str:
     """What is to be said where a task is judged that an initialization was learned from; nothing, if none is."""
     known = {
-        name: sorted(tasks & set(map(str, initialization.config.get("tasks", ()))))
+        name: sorted(tasks & initialization.learned_from)
         for name, initialization in starts.items()
         if initialization is not None
     }

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shlex
 import tempfile
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,20 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl import zoo
+from leap_rl.agents import observed_algorithm
+from leap_rl.agents.tasks import check_learns, is_finite, learns
 from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.saved_runs import agent_of, new_model, settings_of
 from leap_rl.commands.score_bar import ScoreBar
-from leap_rl.commands.tasks import algorithm, make_env
+from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.running.outside import first_line
 from leap_rl.running.progress import JobsProgress
 from leap_rl.settings import EvaluateSettings
 from leap_rl.transfer import Initialization
-from leap_rl.transfer.saved_agent import SavedAgent
+from leap_rl.transfer.saved_agent import AgentError, SavedAgent
 
+FULL_ACTIONS = 18
 VIDEO_STEPS = 3_000
 """A video ends after so many steps, if its episode does not."""
 
@@ -59,9 +63,8 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
     if video is not None:
         _check_can_be_drawn(settings)
     games = POOLS.get(settings.game, (settings.game,))  # of a pool, whose games were learned together, each alone
-    env = make_env(
-        settings.game if is_initialization else games[0], settings.env, n_envs, settings.atari, settings.seed
-    )
+    full = bool(settings.game) and not is_initialization and _has_all_actions(what)
+    env = _make_env(settings.game if is_initialization else games[0], settings, n_envs, full)
     try:
         if is_initialization:
             model = _learned_from(load_initialization(what), env, settings)
@@ -76,19 +79,32 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
     finally:
         env.close()
     for game in games:
-        _play(model, game, n_envs, settings)
+        _play(model, game, n_envs, settings, full)
     if video is not None:
-        _record(model, games[0], settings, video)
+        _record(model, games[0], settings, video, full)
         print(f"One more episode is in {video}")
 
 
-def _play(model: BaseAlgorithm, game: str, n_envs: int, settings: EvaluateSettings) -> None:
+def _make_env(game: str, settings: EvaluateSettings, n_envs: int, full_action_space: bool) -> VecEnv:
+    return make_env(game, settings.env, n_envs, settings.atari, settings.seed, full_action_space)
+
+
+def _has_all_actions(agent: Path) -> bool:
+    """Whether it acts in ALE's full action set, as a student of several games does."""
+    with suppress(AgentError):
+        outputs = SavedAgent(agent).policy().get("action_net.weight")
+        return outputs is not None and len(outputs) == FULL_ACTIONS
+    return False
+
+
+def _play(model: BaseAlgorithm, game: str, n_envs: int, settings: EvaluateSettings, full: bool) -> None:
     """
     Print the mean return.
 
     :param game: one game, if it is not an ``env`` of the settings
+    :param full: whether the model acts in ALE's full action set
     """
-    env = make_env(game, settings.env, n_envs, settings.atari, settings.seed)
+    env = _make_env(game, settings, n_envs, full)
     what = game or settings.env
 
     def count(found: dict[str, Any], _: object) -> None:
@@ -142,13 +158,19 @@ def _unpickled(agent: Path, env: VecEnv, settings: EvaluateSettings) -> BaseAlgo
 
 def _learned_from(initialization: Initialization, env: VecEnv, settings: EvaluateSettings) -> BaseAlgorithm:
     """An initialization plays nothing by itself: an agent learns from it first."""
-    model = new_model(settings.agent, env, settings.game, settings.env, settings.seed, settings.device)
+    kwargs = algorithm_kwargs(settings.agent, policy(settings.agent, settings.env))
+    check_learns(observed_algorithm(algorithm(settings.agent)), settings.timesteps, kwargs)
+    given = (settings.agent, env, settings.game, settings.env, settings.timesteps)
+    model = new_model(*given, settings.seed, settings.device)
     initialization.apply_to(model, settings.head)
     model.print_arithmetic()
     what = settings.game or settings.env
     print(f"Learning {what} from the initialization: {settings.timesteps:,} steps", flush=True)
     with JobsProgress() as bar:
-        return model.learn(settings.timesteps, ScoreBar(bar, what, settings.timesteps))
+        went_well = learns(model, settings.timesteps, [ScoreBar(bar, what, settings.timesteps)])
+    if not (went_well and is_finite(model)):
+        raise RuntimeError("the learning diverged: a smaller --agent.learning-rate may help")
+    return model
 
 
 def _check_can_be_drawn(settings: EvaluateSettings) -> None:
@@ -165,11 +187,11 @@ def _check_can_be_drawn(settings: EvaluateSettings) -> None:
         env.close()
 
 
-def _record(model: BaseAlgorithm, game: str, settings: EvaluateSettings, video: Path) -> None:
+def _record(model: BaseAlgorithm, game: str, settings: EvaluateSettings, video: Path, full: bool) -> None:
     """The first episode of one environment, by Gymnasium's recorder."""
     from gymnasium.utils.save_video import save_video  # needs the extra `video`
 
-    env = make_env(game, settings.env, 1, settings.atari, settings.seed)
+    env = _make_env(game, settings, 1, full)
     try:
         observations = env.reset()
         frames = [env.render()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -15,8 +16,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from leap_rl import zoo
-from leap_rl.atari.games import unseen_games
-from leap_rl.commands.run_folder import print_commands
+from leap_rl.atari.games import POOLS, game_name, unseen_games
+from leap_rl.commands.run_folder import print_commands, stored_settings
 from leap_rl.running.outside import printable
 from leap_rl.settings import AgentSettings, AtariSettings, as_options
 from leap_rl.zoo import artifacts
@@ -40,8 +41,28 @@ def load_initialization(what: str | Path) -> Initialization:
         if path not in made:
             raise ValueError(f"{path} is a run that has made no initialization yet: --resume finishes it")
     if path.suffix == ".zip" and not path.is_dir():
-        return zoo.encoder_of(path)
+        encoder = zoo.encoder_of(path)
+        tasks = _learned_by(path)
+        return replace(encoder, config={**encoder.config, "tasks": tasks}) if tasks else encoder
     return Initialization.load(path if path.exists() else str(what))
+
+
+def _learned_by(agent: Path) -> list[str]:
+    """What an agent, its teachers and its start learned; nothing if it is of no run that is known."""
+    from leap_rl.commands.saved_runs import settings_of
+
+    run = next((folder for folder in list(agent.absolute().parents)[:2] if (folder / "settings.yaml").is_file()), None)
+    if run is None:
+        return []
+    found: set[str] = set()
+    with suppress(ValueError, OSError):  # what can't be read is not known
+        stored = stored_settings(run, "train")
+        for folder in (run, *map(Path, stored.get("teachers", ()))):
+            game, env, *_ = settings_of(folder)
+            found |= {game_name(name) for name in POOLS.get(game, (game,))} if game else {env}
+        if stored.get("init"):
+            found |= load_initialization(stored["init"]).learned_from
+    return sorted(found - {""})
 
 
 def list_zoo() -> None:
@@ -185,7 +206,7 @@ def next_commands(name: str) -> list[list[str]]:
         atari = AtariSettings(grayscale=grayscale, frame_stack=channels if grayscale else channels // 3)
         head = ["--head", "map"] if "action_meanings" in initialization.config else []
         options = [*head, *as_options(agent, atari)]
-        game = unseen_games(initialization.config.get("tasks", ()))[0]
+        game = unseen_games(initialization.learned_from)[0]
         commands.append(["leap-rl", "train", game, "--init", name, *options])
     return commands
 

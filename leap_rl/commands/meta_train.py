@@ -102,7 +102,7 @@ def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path)
     judged, learned = (
         [name for game in games for name in POOLS.get(game, (game,))] for games in (settings.eval_games, settings.games)
     )
-    game = (judged or unseen_games(learned))[0]
+    game = unseen_games(learned, judged)[0]  # not one that chose what is tried
     head = ["--head", "map"] if scope == "all" else []
     return [
         ["leap-rl", "train", game, "--init", initialization, *head, *agent],
@@ -128,6 +128,11 @@ def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | No
     if settings.recycle_dormant:
         RecycleDormant.check(tasks, tasks.draw_initialization(settings.scope, settings.seed), settings.average_from)
     given = _always_given(settings)
+    start = None if settings.init is None else load_initialization(settings.init)
+    if start is not None and given["eval_tasks"]:
+        both = sorted(start.learned_from & {task.name for task in given["eval_tasks"]})
+        if both:
+            raise ValueError(f"{settings.init} was learned from {', '.join(both)}: evaluate on others")
     return MetaTrainer(
         tasks,
         **{
@@ -135,7 +140,7 @@ def make_trainer(settings: MetaTrainSettings, tasks: EnvTasks, folder: Path | No
             "meta_batch_size": batch_size(settings, len(tasks)),
             "eval_freq": settings.eval_freq if given["eval_tasks"] else 0,
         },
-        initialization=None if settings.init is None else load_initialization(settings.init),
+        initialization=start,
         run_dir=folder,
         tensorboard_log=None if folder is None else folder / "tensorboard",
         **given,

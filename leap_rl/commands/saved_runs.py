@@ -10,9 +10,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import ObservedTraining, observed_algorithm
+from leap_rl.agents.observed import default_arguments
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, policy
 from leap_rl.core import NoPretraining
+from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer.saved_agent import SavedAgent
 
@@ -49,27 +51,29 @@ def agent_of(
     :raises ValueError: if it is damaged, or does not fit the environment
     """
     plays = dataclasses.replace(agent, arithmetic="exact")
-    if observed_algorithm(algorithm(agent)).replays():
-        plays = dataclasses.replace(plays, buffer_size=1)
-    model = new_model(plays, env, game, env_name, seed, device)
+    kind = observed_algorithm(algorithm(agent))
+    if not kind.replays() and "batch_size" in default_arguments(kind):
+        plays = dataclasses.replace(plays, n_steps=2, batch_size=2)  # with one environment those of its run may not do
+    model = new_model(plays, env, game, env_name, 1, seed, device)
     SavedAgent(saved).fill(model)
     return model
 
 
 def new_model(
-    agent: AgentSettings, env: VecEnv, game: str, env_name: str, seed: int | None, device: str
+    agent: AgentSettings, env: VecEnv, game: str, env_name: str, steps: int, seed: int | None, device: str
 ) -> ObservedTraining:
     """
+    :param env: to learn in
+    :param game: if it is one
+    :param env_name: of the environment, if it is no game
+    :param steps: that it will learn for
     :raises ValueError: for an environment that the agent can't learn
     """
     policy_name = policy(agent, env_name)
     kind = observed_algorithm(algorithm(agent))
     kind.check_env(game or env_name, env)
-    return kind(
-        policy_name,
-        env,
-        learner=NoPretraining(),
-        seed=seed,
-        device=device,
-        **algorithm_kwargs(agent, policy_name),
-    )
+    kwargs = kind.arguments(algorithm_kwargs(agent, policy_name), steps, env.num_envs)
+    try:
+        return kind(policy_name, env, learner=NoPretraining(), seed=seed, device=device, **kwargs)
+    except AssertionError as error:  # how SB3 says what it does not take
+        raise ValueError(f"{agent.algorithm} can't learn {game or env_name} so: {first_line(error)}") from None

@@ -120,7 +120,7 @@ def _show_train(folder: Path, everything: bool) -> None:
     logged = [e.step for tag in tags for e in events.Scalars(tag)]
     done = max([*logged, *(int(agent.stem) for agent in saved_agents(folder / "agents"))], default=0)
     finished = " (finished)" if (folder / "agent.zip").is_file() and done >= settings["timesteps"] else ""
-    game = settings.get("game") or settings.get("env")
+    game = settings.get("game") or settings.get("env") or f"a student of {', '.join(settings['teachers'])}"
     print(f"{folder}: {game}, {done:,} of {settings['timesteps']:,} steps{finished}")
     if "rollout/ep_rew_mean" in tags:
         points = events.Scalars("rollout/ep_rew_mean")

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTasks
 from leap_rl.agents.observed import default_arguments
+from leap_rl.agents.spaces import check_spaces
 from leap_rl.agents.tasks import OBSERVED, check_names
 from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
 from leap_rl.families import FAMILIES, Split, family_named
@@ -29,6 +30,8 @@ EXTRACTORS: dict[Literal["nature-ln", "mnih2013"], type[BaseFeaturesExtractor]] 
     "mnih2013": Mnih2013CNN,
 }
 """Those of images that are not SB3's, by the names of settings."""
+JUDGE_ACTIONS = ("SAC", "TD3", "DDPG", "TQC")
+"""Their critics take actions beside the features. SB3 gives them hidden layers behind any extractor: they need some."""
 SMALLEST_IMAGE = 36
 """Of fewer pixels, in height or width, SB3's network of images has no output."""
 
@@ -89,12 +92,17 @@ def algorithm_kwargs(agent: AgentSettings, policy_name: str) -> dict[str, Any]:
             raise ValueError(f"{option} is of agents without a replay buffer: of {agent.algorithm} it is train-freq")
         if name not in known:
             raise ValueError(f"{option} is of other algorithms: {agent.algorithm} has none")
-    if not policy_name.startswith("Mlp") and agent.algorithm in ("SAC", "TD3", "DDPG", "TQC"):
-        kwargs["policy_kwargs"] = {"share_features_extractor": True}
+    network: dict[str, Any] = {}
     if agent.network in EXTRACTORS:
+        network["features_extractor_class"] = EXTRACTORS[agent.network]
+    if agent.algorithm in JUDGE_ACTIONS:
+        if not policy_name.startswith("Mlp"):
+            network["share_features_extractor"] = True
+    elif network:
         # SB3 puts two hidden layers between any extractor but NatureCNN and the heads, unless told not to.
-        extractor = {"features_extractor_class": EXTRACTORS[agent.network], "net_arch": []}
-        kwargs.setdefault("policy_kwargs", {}).update(extractor)
+        network["net_arch"] = []
+    if network:
+        kwargs["policy_kwargs"] = network
     if agent.arithmetic == "fast":
         kwargs["arithmetic"] = "fast"
     return kwargs
@@ -183,9 +191,12 @@ def check_env(env: str) -> gym.Space[Any]:
         raise ValueError(f"{env} can't be made: its constructor raised {raised}") from error
 
 
-def make_env(game: str, env: str, n_envs: int, atari: AtariSettings, seed: int) -> VecEnv:
+def make_env(
+    game: str, env: str, n_envs: int, atari: AtariSettings, seed: int, full_action_space: bool = False
+) -> VecEnv:
     """
     :param game: or a pool of flavours of one, which are then learned together, by the environments in turn
+    :param full_action_space: of a game: ALE's 18 actions
     :raises ValueError: for none or both of game and env, or what is unknown
     """
     if bool(game) == bool(env):
@@ -194,6 +205,6 @@ def make_env(game: str, env: str, n_envs: int, atari: AtariSettings, seed: int) 
         games = POOLS.get(game, (game,))
         if len({rom_id(name) for name in games}) > 1:
             raise ValueError(f"{game} is a pool of different games: one game is learned, or the flavours of one")
-        return make_atari_env(games, n_envs, seed=seed, **atari_kwargs(atari))
+        return make_atari_env(games, n_envs, seed=seed, full_action_space=full_action_space, **atari_kwargs(atari))
     check_env(env)
-    return make_vec_env(id_or_maker(env), n_envs, seed=seed)
+    return make_vec_env(id_or_maker(env), n_envs, seed=seed, wrapper_class=check_spaces)

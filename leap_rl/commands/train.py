@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -14,12 +15,13 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoa
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
-from leap_rl.agents import ActorMimic, observed_algorithm
+from leap_rl.agents import ActorMimic, ObservedTraining, observed_algorithm
+from leap_rl.agents.tasks import check_learns, is_finite, learns
 from leap_rl.atari import POOLS, game_name, make_atari_env, rom_id
 from leap_rl.atari.games import unseen_games
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
-from leap_rl.commands.saved_runs import agent_of, settings_of
+from leap_rl.commands.saved_runs import agent_of, new_model, settings_of
 from leap_rl.commands.score_bar import ScoreBar
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, atari_kwargs, make_env, policy
 from leap_rl.core import Initialization, NoPretraining, Strategy, TowardsStart, blocks_of, read_strategies
@@ -67,6 +69,9 @@ class SaveAgent(BaseCallback):
         return True
 
     def save(self, model: BaseAlgorithm) -> None:
+        """:param model: that is kept, if it has not diverged"""
+        if not is_finite(model):
+            return
         save_agent(model, self.folder / f"{model.num_timesteps:012d}.zip")
         for old in saved_agents(self.folder)[:-2]:
             old.unlink()
@@ -106,8 +111,9 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     """
     # A run that has begun needs neither the initialization nor the comparison any more.
     strategies = read_strategies(settings.finetune) if settings.finetune else []
-    if settings.transfer_layers and settings.init is None:
-        raise ValueError("--transfer-layers says what is taken of an initialization: give one with --init")
+    for option, given in (("--transfer-layers", settings.transfer_layers), ("--head", settings.head)):
+        if given and settings.init is None:
+            raise ValueError(f"{option} says what is taken of an initialization: give one with --init")
     begun = folder if resume else None
     saved = saved_agents(begun / "agents") if begun else []
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
@@ -124,6 +130,7 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         from_scratch = random_starts(watched, settings)
     kwargs = algorithm_kwargs(settings.agent, policy_name)
     kind = observed_algorithm(algorithm(settings.agent))  # SB3's bits in less time, and what it saves opens in SB3's
+    check_learns(kind, settings.timesteps, kwargs)
     if saved and kind.replays():
         raise ValueError(
             f"{folder} can't be gone on with: the replay buffer of {settings.agent.algorithm} is not saved with its "
@@ -134,15 +141,21 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     # Of its teachers a student knows the games now; when it has learned their folders may be gone.
     unseen = unseen_games([settings_of(Path(teacher))[0] for teacher in settings.teachers])[0]
     env: VecEnv
+    teachers: list[BaseAlgorithm] = []
     if settings.teachers:
         kind, what = ActorMimic, f"to act as {', '.join(settings.teachers)} do"
-        env, kwargs["teachers"] = school(settings)
+        env, teachers = school(settings)
     else:
         what = f"on {settings.game or settings.env}"
         env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
-        kind.check_env(settings.game or settings.env, env)
-        model = kind(policy_name, env, learner=NoPretraining(), seed=settings.seed, device=settings.device, **kwargs)
+        model: ObservedTraining
+        if teachers:
+            seeded: dict[str, Any] = {"seed": settings.seed, "device": settings.device}
+            model = ActorMimic(policy_name, env, teachers, learner=NoPretraining(), **seeded, **kwargs)
+        else:
+            of = (settings.agent, env, settings.game, settings.env, settings.timesteps)
+            model = new_model(*of, settings.seed, settings.device)
         finetune = FineTune(*strategies)
         if strategies:
             finetune.check(model)
@@ -159,6 +172,9 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
                 raise ValueError(
                     f"{folder} is finished, with {model.num_timesteps:,} steps: --timesteps with more of them goes on"
                 )
+            # Of the seed of the run alone its first episodes would come again.
+            drawn = np.random.SeedSequence([settings.seed, model.num_timesteps]).generate_state(1)
+            model.set_random_seed(int(drawn[0]) >> 1)
             print(f"Going on in {folder} from the agent saved after {model.num_timesteps:,} steps, with new episodes")
         else:
             if initialization is not None:
@@ -193,12 +209,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         log_interval = 4 if kind.replays() else max(1, min(100, rollouts // LOGS))
         try:
             with JobsProgress() as bar:
-                model.learn(
-                    left,
-                    callback=[*callbacks, ScoreBar(bar, settings.game or settings.env or "a student", left)],
-                    log_interval=log_interval,
-                    reset_num_timesteps=not saved,
-                )
+                callbacks.append(ScoreBar(bar, settings.game or settings.env or "a student", left))
+                went_well = learns(model, left, callbacks, log_interval, reset_num_timesteps=not saved)
         except KeyboardInterrupt:
             saving.save(model)
             print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved.", end=" ")
@@ -208,6 +220,13 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
                 print("To go on:")
                 print_commands(["leap-rl", "train", "--resume", folder])
             raise
+        if not (went_well and is_finite(model)):
+            before = saved_agents(folder / "agents")[-1:]
+            last_one = "".join(f". The last agent before that is {agent}" for agent in before)
+            raise RuntimeError(
+                f"the training diverged within {model.num_timesteps:,} steps: try a smaller --agent.learning-rate in "
+                f"another folder{last_one}"
+            )
         saving.save(model)
         save_agent(model, folder / "agent.zip")
         if not model.ep_info_buffer:

@@ -20,13 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from leap_rl.agents import observed_algorithm
 from leap_rl.agents.observed import default_arguments
-from leap_rl.agents.tasks import is_finite, learns
+from leap_rl.agents.tasks import check_learns, is_finite, learns
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
 from leap_rl.commands.saved_runs import new_model
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
-from leap_rl.core import Initialization, NoPretraining, blocks_of, read_strategies
+from leap_rl.core import Initialization, blocks_of, read_strategies
+from leap_rl.core.blocks import HEAD
 from leap_rl.core.search import suggested_strategy
 from leap_rl.running.engines import learning_process
 from leap_rl.running.files import json_number, write_text
@@ -80,7 +81,7 @@ def area(settings: TuneSettings, start: Initialization | None, tried: dict[str, 
     agent = replace(settings.agent, learning_rate=tried["learning_rate"])
     env = make_env(settings.game, settings.env, agent.n_envs, settings.atari, seed)
     try:
-        model = new_model(agent, env, settings.game, settings.env, seed, settings.device)
+        model = new_model(agent, env, settings.game, settings.env, settings.timesteps, seed, settings.device)
         if start is not None:
             start.apply_to(model, settings.head, tried["transfer_layers"] or None)
         episodes = Episodes()
@@ -103,12 +104,18 @@ def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
     """
     if settings.init is None:
         raise ValueError("--init names the initialization that is fine-tuned")
+    for option, seeds in (("seeds", settings.seeds), ("report-seeds", settings.report_seeds)):
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"--{option} {list(seeds)}: at least one is needed, and none twice")
     if both := set(settings.seeds) & set(settings.report_seeds):
         raise ValueError(f"--seeds and --report-seeds share {', '.join(map(str, sorted(both)))}: report on others")
     if resume:
         check_same_settings(folder, "tune", settings, MAY_CHANGE)
     start = load_initialization(settings.init)
-    blocks = [block for block in blocks_of_start(settings, start) if block != "head"]
+    kwargs = algorithm_kwargs(settings.agent, policy(settings.agent, settings.env))
+    check_learns(observed_algorithm(algorithm(settings.agent)), settings.timesteps, kwargs)
+    blocks = [block for block in blocks_of_start(settings, start) if block != HEAD]
+    head = (HEAD,) if start.scope == "all" else ()  # of a search the head is taken whole, as it is without one
     begin(folder, "tune", settings, MAY_CHANGE)
     write_settings(folder, "tune", settings)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -128,6 +135,8 @@ def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
 
     def objective(trial: optuna.Trial) -> float:
         tried = suggested(trial, settings.agent, blocks)
+        if tried["transfer_layers"]:
+            tried["transfer_layers"] = (*tried["transfer_layers"], *head)
         trial.set_user_attr("tried", tried)
         areas: list[float] = []
         for number, seed in enumerate(settings.seeds):
@@ -166,14 +175,11 @@ def blocks_of_start(settings: TuneSettings, start: Initialization) -> list[str]:
 
     :raises ValueError: if the initialization does not fit it, or it has no encoder
     """
-    env = make_env(settings.game, settings.env, 1, settings.atari, settings.seed)
+    env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
-        kind = observed_algorithm(algorithm(settings.agent))
-        name = policy(settings.agent, settings.env)
-        kwargs = algorithm_kwargs(settings.agent, name)
-        if name.startswith("Mlp"):
+        if policy(settings.agent, settings.env).startswith("Mlp"):
             raise ValueError("what is tuned is how an encoder is fine-tuned: this network has none")
-        model = kind(name, env, learner=NoPretraining(), device="cpu", **kwargs)
+        model = new_model(settings.agent, env, settings.game, settings.env, settings.timesteps, settings.seed, "cpu")
         start.apply_to(model, settings.head)
         return list(blocks_of(model))
     finally:

@@ -252,6 +252,16 @@ class Initialization:
         return {n: t.contiguous() for n, t in tensors.items()}
 
     @property
+    def learned_from(self) -> set[str]:
+        """Names of the tasks that it was learned from, those of what it started from included, as far as recorded."""
+        found: set[str] = set()
+        learned: Any = self.config
+        while isinstance(learned, dict):
+            found |= set(map(str, learned.get("tasks") or ()))
+            learned = learned.get("started_from")
+        return found
+
+    @property
     def sha256(self) -> str:
         """Of ``model.safetensors``, as ``save`` writes it: what tells one initialization from another."""
         return hashlib.sha256(safetensors.torch.save(self._tensors())).hexdigest()

@@ -34,12 +34,14 @@ def lead(
     :param own: areas, returns or errors, one for each seed
     :param random: the same of random starts
     :param maximize: whether more is better, as of returns; if not, less, as of errors
-    :return: NaN where no spread of the random starts is known: fewer than three seeds, no difference, or one that is
-        not finite
+    :return: NaN where nothing of the own is known, or no spread of the random starts: fewer than three seeds, no
+        difference, or one that is not finite
     """
     reference = np.asarray(random, dtype=np.float64)
     spread = float(reference.std(ddof=1)) if len(reference) >= FEWEST_SEEDS else 0.0
     if not spread > 0:
+        return float("nan")
+    if not np.size(own):
         return float("nan")
     difference = float(np.mean(own)) - float(reference.mean())
     return (difference if maximize else -difference) / spread

@@ -72,14 +72,20 @@ class Comparison:
         Negative transfer: starts whose mean area lies more than two standard deviations of the reference's seeds below
         (for losses: above) the reference's mean.
 
-        :param reference: a start; without it, with fewer than three seeds, or seeds that don't differ, nothing is known
+        Runs that diverged have no area; a start of which all did is infinitely far behind.
+
+        :param reference: a start; without it, with fewer than three seeds, where one of them diverged, or where they
+            don't differ, nothing is known
         :return: by task and start, how many standard deviations
         """
         found: dict[tuple[str, str], float] = {}
         for task, curves in self.curves.get(reference, {}).items():
             areas = self.areas(reference, task)
             for start in self.curves:
-                ahead = lead(self.areas(start, task), areas, curves[0].maximize)
+                own = self.areas(start, task)
+                if all((start, task, seed) in self.diverged for seed in self.seeds):
+                    own = np.array([-np.inf if curves[0].maximize else np.inf])
+                ahead = lead(own[~np.isnan(own)], areas, curves[0].maximize)
                 if start != reference and ahead < NEGATIVE:
                     found[task, start] = -ahead
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def styles(learners: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def plot_comparison(
-    comparison: Comparison, file: Path, title: str = "", random_policy: Mapping[str, np.ndarray] | None = None
+    comparison: Comparison, file: Path, note: str = "", random_policy: Mapping[str, np.ndarray] | None = None
 ) -> None:
     """
     Draw the moving average of the return against steps: the mean over the seeds, and over the meta-trainings of a
@@ -55,7 +56,7 @@ def plot_comparison(
 
     :param comparison: what to draw, one panel per task, four in a row
     :param file: PNG to write
-    :param title: above all panels; without it what is drawn
+    :param note: above all panels, behind what is drawn
     :param random_policy: by task, areas of actions drawn at random; their mean is a thin line
     """
     tasks = list(next(iter(comparison.curves.values())))
@@ -106,7 +107,9 @@ def plot_comparison(
         for text in legend.get_texts():
             text.set_parse_math(False)
     window = next(iter(comparison.curves.values()))[tasks[0]][0].window
-    figure.suptitle(title or f"Mean return of the last {window} episodes", wrap=True, parse_math=False)
+    title = f"Mean return of the last {window} episodes" + f"; {note}" * bool(note)
+    # Matplotlib's own wrapping takes what it measures for formulas.
+    figure.suptitle(textwrap.fill(title, int(10 * figure.get_figwidth())), parse_math=False)
     with replacing_file(file) as unfinished:
         figure.savefig(unfinished, dpi=150)
 

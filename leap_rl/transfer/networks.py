@@ -106,6 +106,9 @@ def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
     """
     What an SB3 model must be given so that it has the network of an initialization.
 
+    Behind SB3's ``NatureCNN`` each algorithm has its own heads. Behind other networks they are linear, as those of A2C,
+    PPO and DQN are there: SAC, TD3 and their kin, whose critics take actions, need a ``net_arch`` beside it.
+
     :param initialization: whose config names its network
     :return: for ``A2C("CnnPolicy", env, policy_kwargs=...)``
     :raises InitializationError: for a network that is not of SB3 or leap_rl
@@ -119,11 +122,11 @@ def policy_kwargs(initialization: Initialization) -> dict[str, Any]:
             f"the initialization says that it is for {network}, but its tensors are not: damaged or foreign"
         )
     features = initialization.parameters["encoder.linear.0.bias"]
+    extractor = NETWORKS[network]
     return {
-        "features_extractor_class": NETWORKS[network],
+        "features_extractor_class": extractor,
         "features_extractor_kwargs": {"features_dim": features.shape[0]},
-        # Heads on the encoder itself, which is SB3's default for NatureCNN alone.
-        "net_arch": [],
+        **({} if extractor is NatureCNN else {"net_arch": []}),
     }
 
 

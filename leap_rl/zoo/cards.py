@@ -41,11 +41,13 @@ class Evidence:
     :param results: what ``leap-rl compare`` wrote as ``results.json``
     :param start: what the initialization is called there
     :param figure: its learning curves, a PNG file
+    :param learned_from: names of the tasks that the initialization knows
     """
 
     results: dict[str, Any]
     start: str
     figure: Path
+    learned_from: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, comparison: Path, initialization: Initialization) -> Evidence:
@@ -66,7 +68,7 @@ class Evidence:
             raise ZooError(f"{comparison} compared other initializations ({', '.join(starts)}): compare this one")
         # Where the folders of the starts lay is nobody's business.
         results["settings"]["starts"] = list(starts)
-        return cls(results, found[0], comparison / "figure.png")
+        return cls(results, found[0], comparison / "figure.png", frozenset(initialization.learned_from))
 
     def title(self) -> str:
         games = self.results["results"]
@@ -82,7 +84,8 @@ class Evidence:
         rows = [f"| mean return while learning | {' | '.join(learners)} |", "|---|" + "---|" * len(learners)]
         for game, runs in games.items():
             areas = [[run["area"] for start in starts for run in runs.get(start, ())] for starts in learners.values()]
-            rows.append(f"| {game} | {' | '.join(map(_mean, areas))} |")
+            known_already = " (learned from)" * (game in self.learned_from)
+            rows.append(f"| {game}{known_already} | {' | '.join(map(_mean, areas))} |")
         known = self.results.get("statistics", {})
         if any(known.get(learner, {}).get("gain") for learner in learners):
             cells = [_gain(known.get(learner, {}), len(games)) for learner in learners]
@@ -99,7 +102,7 @@ class Evidence:
             made.append(
                 EvalResult(
                     task_type="reinforcement-learning",
-                    task_name="learning a new game",
+                    task_name=f"learning a {'known' if game in self.learned_from else 'new'} game",
                     dataset_type=game,
                     dataset_name=game,
                     # A mean over a learning curve is no mean_reward, which is a finished agent's.

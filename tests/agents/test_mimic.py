@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from leap_rl import make_atari_env
 from leap_rl.agents import ActorMimic
 from leap_rl.cli import main
+from leap_rl.commands.initializations import load_initialization
 
 SMALL: dict[str, Any] = {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 16}}, "device": "cpu"}
 
@@ -114,6 +115,23 @@ def test_a_student_is_loaded_to_play_and_to_learn_on(tmp_path: Path) -> None:
         ActorMimic.load(tmp_path / "student", env=env, teachers=[teacher], device="cpu")
 
 
+def test_a_student_of_different_games_plays_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = ["--agent.n-envs", "2", "--device", "cpu", "--timesteps", "20"]
+    for game in ("Breakout", "Asterix"):
+        assert main(["train", game, "--run-dir", str(tmp_path / game), *agent]) == 0
+    teachers = [str(tmp_path / "Breakout"), str(tmp_path / "Asterix")]
+    student = tmp_path / "student"
+    assert main(["train", "--teachers", *teachers, "--run-dir", str(student), *agent]) == 0
+    for what in (student, student / "agent.zip"):
+        capsys.readouterr()
+        assert main(["evaluate", str(what), "--game", "Breakout", "--episodes", "1"]) == 0
+        assert "Breakout: mean return" in capsys.readouterr().out
+    assert main(["show", str(student)]) == 0
+    assert f"a student of {', '.join(teachers)}, 20 of 20 steps" in capsys.readouterr().out
+    # What its teachers learned is not new to it.
+    assert load_initialization(student).config["tasks"] == ["Asterix", "Breakout"]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = ["--agent.n-envs", "2", "--device", "cpu"]
     teachers = []
@@ -125,7 +143,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*given, *agent]) == 0
     said = capsys.readouterr().out
     assert f"to act as {', '.join(teachers)} do" in said
-    assert f"leap-rl compare --games Assault --starts {student}/agent.zip random" in said
+    assert f"leap-rl compare --games Breakout-m4-d1 --starts {student}/agent.zip random" in said
     assert A2C.load(student / "agent.zip", device="cpu").num_timesteps == 20
     assert main(["train", "--resume", str(student), "--timesteps", "40"]) == 0
     assert A2C.load(student / "agent.zip", device="cpu").num_timesteps == 40

@@ -77,7 +77,12 @@ def test_the_games_have_the_numbers_of_actions_that_the_paper_states(game: str) 
 
 
 def test_where_to_try_what_was_learned() -> None:
-    assert unseen_games(flavours("Berzerk", "train")[:2]) == flavours("Berzerk", "test")
-    assert unseen_games(POOLS["flavours-train"]) == POOLS["flavours-test"]
+    assert unseen_games(flavours("Berzerk", "train")[:2])[:4] == (*flavours("Berzerk", "test"), "Assault")
+    assert unseen_games(POOLS["flavours-train"])[0] == POOLS["flavours-test"][0]
     for other in ((), ("Breakout",), ("Breakout", "Pong"), ("Breakout-m4", "Pong-m1"), flavours("Berzerk", "test")):
-        assert unseen_games(other) == VALIDATION_GAMES
+        assert unseen_games(other)[:3] == VALIDATION_GAMES
+    # Nothing that was learned, nor what an initialization was chosen by.
+    assert unseen_games(POOLS["paper-pretraining"])[:2] == POOLS["held-out"]
+    assert unseen_games(("Pong",), judged=("Assault", "Phoenix"))[0] == "Qbert"
+    assert unseen_games(flavours("Berzerk", "train"), judged=("Berzerk-m6",))[0] == "Berzerk-m8"
+    assert unseen_games(POOLS["paper"])[0] == "Alien"

@@ -83,7 +83,10 @@ def test_recurrent_policies_and_shared_encoders_are_chosen() -> None:
     assert policy(recurrent) == "CnnLstmPolicy" and policy(recurrent, "CartPole-v1") == "MlpLstmPolicy"
     sac = AgentSettings(algorithm="SAC", n_envs=1, buffer_size=50, network="mnih2013")
     kwargs = algorithm_kwargs(sac, "CnnPolicy")
-    assert kwargs["policy_kwargs"]["share_features_extractor"] is True and kwargs["policy_kwargs"]["net_arch"] == []
+    # Its critic, which takes the actions beside the features, keeps the hidden layers that SB3 gives it.
+    assert kwargs["policy_kwargs"]["share_features_extractor"] is True and "net_arch" not in kwargs["policy_kwargs"]
+    dqn = algorithm_kwargs(AgentSettings(algorithm="DQN", network="nature-ln"), "CnnPolicy")
+    assert dqn["policy_kwargs"]["net_arch"] == []
     assert "policy_kwargs" not in algorithm_kwargs(AgentSettings(algorithm="SAC"), "MlpPolicy")
 
 

@@ -11,9 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -25,14 +28,17 @@ from torch.optim import Adam
 from leap_rl import Initialization, LeapA2C, Mnih2013CNN
 from leap_rl.atari import POOLS
 from leap_rl.cli import _script, main
-from leap_rl.commands.compare import start_of
+from leap_rl.commands.compare import learned_from, start_of
 from leap_rl.commands.dry_run import makespan, sensible_timeout
+from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.meta_train import MAY_CHANGE, make_trainer
-from leap_rl.commands.run_folder import begin, check_same_settings
-from leap_rl.commands.tasks import make_tasks
+from leap_rl.commands.run_folder import begin, check_same_settings, saved_agents
+from leap_rl.commands.saved_runs import new_model
+from leap_rl.commands.tasks import make_env, make_tasks
+from leap_rl.commands.tune import blocks_of_start
 from leap_rl.core import Workers
 from leap_rl.running.files import write_text
-from leap_rl.settings import MetaTrainSettings, write_settings
+from leap_rl.settings import AgentSettings, AtariSettings, MetaTrainSettings, TuneSettings, write_settings
 from leap_rl.transfer import policy_kwargs
 
 ATARI = ["--timesteps", "256", "--agent.n-envs", "2", "--agent.network", "mnih2013"]
@@ -552,3 +558,79 @@ def test_torch_is_imported_to_threads_that_sleep(chosen: dict[str, str], spins: 
     env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | chosen
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=env)
     assert done.stdout.split()[-1] == spins, done.stderr
+
+
+def test_what_was_learned_from_is_known_of_agents_and_of_what_they_started_from(
+    meta_run: Path, agent_run: Path
+) -> None:
+    encoder = load_initialization(agent_run)
+    assert encoder.config["tasks"] == ["Breakout", "Pong", "Qbert"]
+    assert load_initialization(agent_run / "agents" / next((agent_run / "agents").iterdir())).learned_from >= {"Qbert"}
+    begun = Initialization.load(meta_run / "initialization")
+    later = replace(begun, config={**begun.config, "tasks": ["Alien"], "started_from": {"tasks": ["Skiing"]}})
+    assert later.learned_from == {"Alien", "Skiing"}
+    said = learned_from({"Qbert", "Skiing"}, {"agent": encoder, "later": later, "random": None})
+    assert "agent from Qbert; later from Skiing" in said
+
+
+@pytest.mark.parametrize("algorithm", ["A2C", "DQN"])
+def test_a_training_that_diverges_is_no_agent(algorithm: str, tmp_path: Path, capsys: Any) -> None:
+    given = [
+        "train",
+        "--env",
+        "CartPole-v1",
+        "--agent.algorithm",
+        algorithm,
+        "--timesteps",
+        "400",
+        "--save-freq",
+        "100",
+    ]
+    given += ["--agent.learning-starts", "150"] if algorithm == "DQN" else []
+    assert main([*given, "--agent.learning-rate", "1e30", "--run-dir", str(tmp_path)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "the training diverged within" in said and "try a smaller --agent.learning-rate" in said
+    assert not (tmp_path / "agent.zip").exists()
+    kept = saved_agents(tmp_path / "agents")
+    assert (f"The last agent before that is {kept[-1]}" in said) if kept else algorithm == "A2C"
+
+
+def test_a_run_that_goes_on_begins_with_other_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drawn(gym.Env[Any, Any]):
+        observation_space = gym.spaces.Box(0, 1, (1,))
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            seen.append(self.np_random.random())
+            return np.array([seen[-1]], np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            return np.zeros(1, np.float32), 0.0, True, False, {}
+
+    seen: list[float] = []
+    gym.register("Drawn-v0", Drawn)
+    try:
+        given = ["train", "--env", "Drawn-v0", "--agent.n-envs", "1", "--timesteps", "10", "--run-dir", str(tmp_path)]
+        assert main(given) == 0
+        first, seen = list(seen), []
+        assert main(["train", "--resume", str(tmp_path), "--timesteps", "20"]) == 0
+        assert len(seen) >= 10 and not set(first) & set(seen)
+    finally:
+        del gym.registry["Drawn-v0"]
+
+
+def test_a_replay_buffer_has_no_more_room_than_is_filled() -> None:
+    """SB3's default of a million images would be 28 GB."""
+    env = make_env("Pong", "", 1, AtariSettings(), 0)
+    try:
+        model = new_model(AgentSettings(algorithm="DQN"), env, "Pong", "", 300, 0, "cpu")
+        assert model.replay_buffer.buffer_size < 400  # type: ignore[attr-defined]
+    finally:
+        env.close()
+
+
+def test_a_pool_of_flavours_can_be_tuned() -> None:
+    settings = TuneSettings(game="flavours-Berzerk-train", agent=AgentSettings(n_envs=7))
+    start = load_initialization("flavours-Berzerk-leap")
+    assert blocks_of_start(settings, start)[-1] == "head"

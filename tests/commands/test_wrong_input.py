@@ -39,6 +39,17 @@ WRONG = [
     ("meta-train --games Pong --address auto", "--address is of --engine ray, not of local"),
     ("compare --games Pong --gpus-per-task 0.5", "--gpus-per-task is of --engine ray, not of local"),
     ("meta-train --games Pong --engine ray --n-workers 2", "--n-workers is of --engine local, not of ray"),
+    ("train Pong --head map", "--head says what is taken of an initialization: give one with --init"),
+    (
+        "train --env CartPole-v1 --agent.algorithm DQN --agent.learning-starts 500 --timesteps 400",
+        "timesteps=400 ends before the first update: learning_starts of DQN is 500",
+    ),
+    ("train --env CartPole-v1 --agent.algorithm PPO --agent.n-steps 1 --agent.n-envs 1", "PPO can't learn CartPole-v1"),
+    ("tune Pong --init atari-a2c-leap --seeds 0 0", "--seeds [0, 0]: at least one is needed, and none twice"),
+    (
+        "meta-train --games Pong --init atari-a2c-leap --eval-games Freeway",
+        "was learned from Freeway: evaluate on others",
+    ),
     ("tran Pong", 'Did you mean "train"?'),
     ("zoo shwo x", 'Did you mean "show"?'),
 ]

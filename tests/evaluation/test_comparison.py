@@ -236,5 +236,11 @@ def test_a_start_behind_the_spread_of_random_ones_is_named(maximize: bool) -> No
     found = Comparison(starts, [0, 1, 2]).behind()
     assert found == {("game", "worse"): pytest.approx(3)}
     assert Comparison({"worse": starts["worse"]}, [0, 1, 2]).behind() == {}  # nothing to compare with
+    # One run that diverged hides nothing; a start of which all did is behind whatever it is compared with.
+    some = Comparison(starts, [0, 1, 2], {("worse", "game", 1)}).behind()
+    assert some == {("game", "worse"): pytest.approx(3)}
+    every = Comparison(starts, [0, 1, 2], {("good", "game", seed) for seed in range(3)}).behind()
+    assert every == {("game", "worse"): pytest.approx(3), ("game", "good"): np.inf}
+    assert Comparison(starts, [0, 1, 2], {("random", "game", 0)}).behind() == {}  # nothing is known of the random ones
     two_seeds = {name: {"game": c["game"][:2]} for name, c in starts.items()}
     assert Comparison(two_seeds, [0, 1]).behind() == {}  # too few to know a spread

@@ -105,4 +105,8 @@ def test_it_is_known_by_its_shapes_and_starts_a_model() -> None:
     model.learn(10)
     with pytest.raises(InitializationError, match="another network, NatureLNCNN"):
         start.apply_to(A2C("CnnPolicy", env, device="cpu"))
+    # SB3 knows what is right behind its own network, which is another thing for SAC.
+    nature = Initialization.of(A2C("CnnPolicy", env, device="cpu"), "encoder", {"network": "NatureCNN"})
+    assert "net_arch" not in policy_kwargs(nature)
+    assert A2C("CnnPolicy", env, policy_kwargs=policy_kwargs(nature), device="cpu").policy.action_net.in_features == 512
     env.close()
