@@ -73,7 +73,7 @@ def list_zoo() -> None:
         return
     known = worths()
     table = Table("name", "for", "gain (95 %)", "", box=None, header_style="")
-    for name in sorted(names, key=lambda name: (name not in known, name in known and -known[name].gain[0])):
+    for name in sorted(names, key=lambda name: known[name].order if name in known else (True,)):
         try:
             config = artifacts.summary(name)
         except ValueError:
@@ -90,7 +90,10 @@ def list_zoo() -> None:
     for name in known.keys() & set(names):
         where.setdefault(known[name].measured, []).append(name)
     if where:
-        console.print("\nGain over random weights while learning what none of them saw; 1 is none:", highlight=False)
+        said = "\nGain over random weights while learning what none of them saw; 1 is none."
+        if any(worth.lead for worth in known.values()):
+            said += " SD: lead over random weights, in standard deviations of their seeds."
+        console.print(said, highlight=False)
         for measured, of in sorted(where.items()):
             console.print(f"- {measured} ({', '.join(sorted(of))})", highlight=False)
 

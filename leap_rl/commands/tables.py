@@ -21,7 +21,7 @@ def print_markdown(text: str) -> None:
         if isinstance(part, str):
             console.print(Text(part))
         else:
-            console.print(_table(part))
+            console.print(_table(part, console.width))
 
 
 def _parts(text: str) -> Iterator[str | list[list[str]]]:
@@ -45,16 +45,17 @@ def _parts(text: str) -> Iterator[str | list[list[str]]]:
         yield "\n".join(lines).rstrip("\n")
 
 
-def _table(rows: list[list[str]]) -> Table:
+def _table(rows: list[list[str]], width: int) -> Table:
+    """
+    :param rows: cells, those of the header first
+    :param width: of the terminal
+    """
     names, *body = rows
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for column, name in enumerate(names):
-        cells = [row[column] for row in body if column < len(row) and row[column]]
-        numbers = bool(cells) and all(re.match(r"[-+\d–.,]", cell) for cell in cells)
-        # A name is read whole, whatever becomes of the numbers beside it.
-        words = [word for cell in cells for word in cell.split()] if not numbers else [""]
-        width = max(map(len, words), default=0)
-        table.add_column(Text(name), justify="right" if numbers else "left", min_width=width, overflow="fold")
+    columns = [[name, *(row[n] for row in body if n < len(row))] for n, name in enumerate(names)]
+    for cells, wide in zip(columns, _widths(columns, width - 2 * len(columns)), strict=True):
+        numbers = any(cells[1:]) and all(re.match(r"[-+\d–.,]", cell) for cell in cells[1:] if cell)
+        table.add_column(Text(cells[0]), justify="right" if numbers else "left", width=wide, overflow="fold")
     last: list[str] = []
     for row in body:
         # What the row above says in its first column, as the name of a game, is not said again.
@@ -62,3 +63,13 @@ def _table(rows: list[list[str]]) -> Table:
         table.add_row(*(Text(cell) for cell in (first, *row[1:])))
         last = row
     return table
+
+
+def _widths(columns: list[list[str]], together: int) -> list[int]:
+    """As wide as they must be, or as their longest words, if that is too much: the widest gives way."""
+    widths = [max(map(len, cells)) for cells in columns]
+    least = [max(len(word) for cell in cells for word in (cell.split() or [""])) for cells in columns]
+    while sum(widths) > together and widths != least:
+        _, n = max((width, n) for n, width in enumerate(widths) if width > least[n])
+        widths[n] -= 1
+    return widths

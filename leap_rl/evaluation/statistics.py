@@ -169,12 +169,18 @@ class Statistics:
             floor,
         )
 
-    def lead(self, start: str, task: str) -> Estimate:
-        """Area less the reference's, in standard deviations of the reference's seeds; NaN where these are all equal."""
-        reference = self._areas(self.reference, task)
-        unit = float(reference.std(ddof=1)) or np.nan
+    def lead(self, start: str, *tasks: str) -> Estimate:
+        """
+        Area less the reference's, each task in standard deviations of the reference's seeds; NaN where the seeds of one
+        are all equal.
+        """
+        reference = self._areas(self.reference, *tasks)
+        spread = reference.std(axis=(0, 1), ddof=1)
+        middle, unit = reference.mean(axis=(0, 1)), np.where(spread > 0, spread, np.nan)
         return estimate(
-            lambda a, b: (interquartile_mean(a) - interquartile_mean(b)) / unit, self._areas(start, task), reference
+            lambda a, b: interquartile_mean((a - middle) / unit) - interquartile_mean((b - middle) / unit),
+            self._areas(start, *tasks),
+            reference,
         )
 
     def probability_of_improvement(self, start: str, *tasks: str, over: str | None = None) -> Estimate:
@@ -256,14 +262,15 @@ class Statistics:
 
     def as_dict(self) -> dict[str, Any]:
         """
-        For JSON: of each learner but the reference the gain over the tasks that the reference learns, and the
-        probability of improvement, each with its interval, over all tasks and by task.
+        For JSON: of each learner but the reference the gain over the tasks that the reference learns, the lead over the
+        others, and the probability of improvement, each with its interval.
         """
         found: dict[str, Any] = {}
         for learner in self.learners:
             if learner == self.reference:
                 continue
             learned, ranked = self.learned(learner), self.rankable(learner)
+            others = [task for task in self._measurable(learner, self.reference) if task not in learned]
             found[learner] = {
                 "learned": learned,
                 "gain": self.ratio_of_areas(learner, *learned).as_dict() if learned else None,
@@ -271,11 +278,8 @@ class Statistics:
                     self.probability_of_improvement(learner, *ranked).as_dict() if ranked else None
                 ),
                 "gains": {task: self.ratio_of_areas(learner, task).as_dict() for task in learned},
-                "leads": {
-                    task: self.lead(learner, task).as_dict()
-                    for task in self._measurable(learner, self.reference)
-                    if task not in learned
-                },
+                "lead": self.lead(learner, *others).as_dict() if others else None,
+                "leads": {task: self.lead(learner, task).as_dict() for task in others},
             }
         return found
 
@@ -303,7 +307,10 @@ class Statistics:
             if start != self.reference and len(self.tasks) > 1:
                 learned = self.learned(start)
                 ranked = self._rankable(start, self.reference)
+                measured = self._measurable(start, self.reference)
                 cells = [f"{self.ratio_of_areas(start, *learned):.2f}" if learned else ""]
+                if measured and not learned:
+                    cells = [self._lead_said(start, *measured)]
                 cells += [_probability(self.probability_of_improvement(start, *ranked)) if ranked else ""]
                 counts = f"ratio: {len(learned)} {of_all}, probability: {len(ranked)} {of_all}"
                 rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
@@ -353,9 +360,12 @@ class Statistics:
         if measurable and self.learns(task):
             gain = f"{self.ratio_of_areas(start, task):.2f}"
         elif measurable:
-            lead = self.lead(start, task)
-            gain = "no spread" if np.isnan(lead.value) else f"{lead:+.1f} SD"
+            gain = self._lead_said(start, task)
         return [gain, _probability(self.probability_of_improvement(start, task)) if ranked else ""]
+
+    def _lead_said(self, start: str, *tasks: str) -> str:
+        lead = self.lead(start, *tasks)
+        return "no spread" if np.isnan(lead.value) else f"{lead:+.1f} SD"
 
 
 def _returns(runs: np.ndarray) -> str:

@@ -87,9 +87,10 @@ class Evidence:
             known_already = " (learned from)" * (game in self.learned_from)
             rows.append(f"| {game}{known_already} | {' | '.join(map(_mean, areas))} |")
         known = self.results.get("statistics", {})
-        if any(known.get(learner, {}).get("gain") for learner in learners):
-            cells = [_gain(known.get(learner, {}), len(games)) for learner in learners]
-            rows.append(f"| **gain over random weights** | {' | '.join(cells)} |")
+        for said, of in (("gain over random weights", _gain), ("lead where these learn nothing", _lead)):
+            cells = [of(known.get(learner, {}), len(games)) for learner in learners]
+            if any(cells):
+                rows.append(f"| **{said}** | {' | '.join(cells)} |")
         return "\n".join(rows) + "\n"
 
     def for_model_index(self) -> list[EvalResult]:
@@ -184,6 +185,16 @@ def _gain(statistics: dict[str, Any], games: int) -> str:
     of = len(statistics["learned"])
     some = f", {of} of {games} games" if of < games else ""
     return f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f}{some})"
+
+
+def _lead(statistics: dict[str, Any], games: int) -> str:
+    """Of a learner, in standard deviations of random weights' seeds, where these are not above a random policy."""
+    lead = statistics.get("lead")
+    if not lead or lead["value"] is None:
+        return ""
+    of = len(statistics["leads"])
+    some = f", {of} of {games} games" if of < games else ""
+    return f"{lead['value']:+.1f} SD ({lead['low']:+.1f} to {lead['high']:+.1f}{some})"
 
 
 def _mean(areas: Sequence[Any]) -> str:

@@ -78,9 +78,10 @@ def test_the_zoo_says_what_its_entries_are_worth(capsys: Any) -> None:
     assert {name for name, worth in known.items() if worth.recommended} == {
         "atari-a2c-reptile",
         "flavours-Berzerk-leap",
+        "flavours-Breakout-leap",
     }
     assert shown.index("atari-a2c-reptile") < shown.index("atari-a2c-leap")
-    assert shown.count("recommended") == 2
+    assert shown.count("recommended") == 3
 
 
 def test_the_zoo_shows_a_card_and_no_json(capsys: Any) -> None:

@@ -344,6 +344,12 @@ def test_json_holds_what_the_table_says() -> None:
     said = statistics.table()
     assert f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f})" in said
     assert f"{lead['value']:+.1f} ({lead['low']:+.1f} to {lead['high']:+.1f}) SD" in said
+    both = Statistics(two_games(), {task: np.full(4, 1e3) for task in FLOORS})  # random starts learn neither
+    lead = both.as_dict()["leap"]["lead"]
+    areas = [np.array([both.comparison.areas(start, task) for task in both.tasks]).T for start in ("leap", "random")]
+    a, b = ((of - areas[1].mean(axis=0)) / areas[1].std(axis=0, ddof=1) for of in areas)
+    assert lead["value"] == pytest.approx(interquartile_mean(a) - interquartile_mean(b))
+    assert f"| {lead['value']:+.1f} ({lead['low']:+.1f} to {lead['high']:+.1f}) SD |" in both.table().splitlines()[-1]
     alike = {"random": {"easy": [1.0] * 4}, "leap": {"easy": [2.0] * 4}}
     nothing = Statistics(comparison(**alike), {"easy": np.full(4, 1.0)}).as_dict()["leap"]
     assert nothing["gain"] is None and nothing["leads"]["easy"] == dict.fromkeys(("value", "low", "high"))
