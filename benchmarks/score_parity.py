@@ -32,7 +32,7 @@ from leap_rl.evaluation.statistics import estimate
 from leap_rl.running.files import json_number, write_rows
 
 GAMES = ["Breakout", "DemonAttack"]
-SCORES = Path(__file__).parents[1] / "docs" / "score-parity.json"
+SCORES = Path(__file__).parents[1] / "docs" / "evidence" / "score-parity.json"
 
 
 @dataclass(frozen=True)
