@@ -41,9 +41,7 @@ def load_initialization(what: str | Path) -> Initialization:
         if path not in made:
             raise ValueError(f"{path} is a run that has made no initialization yet: --resume finishes it")
     if path.suffix == ".zip" and not path.is_dir():
-        encoder = zoo.encoder_of(path)
-        tasks = _learned_by(path)
-        return replace(encoder, config={**encoder.config, "tasks": tasks}) if tasks else encoder
+        return zoo.encoder_of(path, _learned_by(path))
     return Initialization.load(path if path.exists() else str(what))
 
 
@@ -182,7 +180,7 @@ def import_initialization(what: Path, name: str, evidence: Sequence[Path]) -> No
             "--evidence is for folders of initializations: import the agent first, compare it, then import its folder"
         )
     else:
-        folder = zoo.import_agent(what, name)
+        folder = zoo.import_agent(what, name, _learned_by(what))
         print(f"The encoder of {printable(what)} is the initialization {name}, in {folder}. Next:")
     print_commands(*next_commands(name))
 

@@ -17,28 +17,30 @@ from leap_rl.transfer.saved_agent import AgentError, SavedAgent
 from leap_rl.zoo.artifacts import MOST_EVIDENCE, ZooError, check, figure_name, filling, new_folder
 
 
-def import_agent(agent: Path, name: str) -> Path:
+def import_agent(agent: Path, name: str, tasks: Sequence[str] = ()) -> Path:
     """
     Give a name to the encoder of an agent that SB3 saved.
 
     :param agent: zip that ``model.save`` wrote
     :param name: of the initialization to make
+    :param tasks: what the agent learned, if that is known
     :return: its folder
     :raises ZooError: as ``encoder_of``, or for what is no name
     """
     folder = new_folder(name)
-    encoder = encoder_of(agent)
+    encoder = encoder_of(agent, tasks)
     with filling(folder, agent) as new:
         encoder.save(new)
     return folder
 
 
-def encoder_of(agent: Path) -> Initialization:
+def encoder_of(agent: Path, tasks: Sequence[str] = ()) -> Initialization:
     """
     The encoder of an agent that SB3 saved. Of its zip only the tensors are read, as tensors: the rest of such a file is
     pickled, and whoever unpickles it runs what its author wrote.
 
     :param agent: zip that ``model.save`` wrote
+    :param tasks: what the agent learned, if that is known
     :raises ZooError: if it is no agent of SB3, or has no encoder of a known network
     """
     try:
@@ -55,6 +57,7 @@ def encoder_of(agent: Path) -> Initialization:
         "observation_shape": [encoder["encoder.cnn.0.weight"].shape[1], None, None],
         "source": f"imported from an agent, {printable(agent.name, 100)}",
         "learner": None,
+        **({"tasks": list(tasks)} if tasks else {}),
     }
     return Initialization(encoder, "encoder", {}, config)
 

@@ -561,8 +561,11 @@ def test_torch_is_imported_to_threads_that_sleep(chosen: dict[str, str], spins: 
 
 
 def test_what_was_learned_from_is_known_of_agents_and_of_what_they_started_from(
-    meta_run: Path, agent_run: Path
+    meta_run: Path, agent_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LEAP_RL_ZOO", str(tmp_path))
+    assert main(["zoo", "import", str(agent_run / "agent.zip"), "--name", "qbert"]) == 0
+    assert load_initialization("qbert").learned_from == {"Breakout", "Pong", "Qbert"}
     encoder = load_initialization(agent_run)
     assert encoder.config["tasks"] == ["Breakout", "Pong", "Qbert"]
     assert load_initialization(agent_run / "agents" / next((agent_run / "agents").iterdir())).learned_from >= {"Qbert"}
