@@ -1,7 +1,7 @@
 """
 How much of what an initialization does is done by the norms of its weights?
 
-    python benchmarks/weight_norms.py runs/multi_cv --json docs/evidence/multi-cv-norms.json  # two minutes a run; goes on
+    python benchmarks/weight_norms.py runs/multi_cv --json docs/evidence/multi-cv-norms.json  # 2 minutes a run; goes on
 
 Batch norm undoes the scale of a convolution, but the larger its weights are, the less a step of SGD turns them: of
 twice the norm, by a quarter. So each convolution that Leap found is given the norm that the same one has in the random
