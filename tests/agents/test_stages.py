@@ -28,7 +28,7 @@ def test_every_stage_has_its_time(kind: type, tmp_path: Path) -> None:
     slow.step = lambda action: (time.sleep(1e-3), step(action))[1]
     model.set_logger(configure(str(tmp_path), ["tensorboard"]))
     started = time.perf_counter()
-    model.learn(400, log_interval=20)
+    model.learn(400, log_interval=4)  # of DQN in episodes, of which there are some twenty
     spent = time.perf_counter() - started
     assert "step" not in vars(env)
     seconds = {name: getattr(model._stages, name) for name in STAGES}
