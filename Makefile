@@ -36,9 +36,11 @@ help:
 
 quickstart: $(USER_READY)
 	@folder="runs/quickstart_$$(date +%Y%m%d-%H%M%S)"; \
+	echo "1 of 2: meta-train on flavours (modes) of the game Berzerk. leap-rl is $(VENV)/bin/leap-rl." && \
 	$(VENV)/bin/leap-rl meta-train --preset flavours --run-dir "$$folder/meta-train" && \
+	echo && echo "2 of 2: learn Berzerk-m6, a flavour never seen, from this initialization, from the zoo's, and from random weights." && \
 	$(VENV)/bin/leap-rl compare --preset flavours --starts "Leap=$$folder/meta-train/initialization" flavours-Berzerk-leap random --run-dir "$$folder/compare" && \
-	echo "In $$folder/compare/figure.png both starts rise above random weights, which are grey. What is printed as leap-rl is $(VENV)/bin/leap-rl."
+	echo "Look at $$folder/compare/figure.png: do both starts rise above random weights, which are grey? Two seeds are a demonstration."
 
 test: $(DEV_READY)
 	@$(PY) $(PYTEST)

@@ -187,13 +187,18 @@ def games(*, flavours: bool = False) -> None:
 
 
 @app.command
-def show(folder: Path, *, all_: Annotated[bool, Parameter(name="--all", negative=())] = False) -> None:
+def show(folder: Path | None = None, *, all_: Annotated[bool, Parameter(name="--all", negative=())] = False) -> None:
     """
     Show where a run stands: curves as text, time left.
 
     :param folder: of the run
     :param all_: every task and table, not only what fits into a terminal of 80 columns and 24 lines
     """
+    if folder is None:
+        there = sorted(Path("runs").glob("*/settings.yaml"), key=lambda file: file.stat().st_mtime)
+        raise ValueError(
+            "which run? Name its folder" + "".join(f"; the newest is {file.parent}" for file in there[-1:])
+        )
     from leap_rl.commands.show import show as run
 
     run(folder, all_)
@@ -216,7 +221,7 @@ def zoo_show(name: str, *, json: Annotated[bool, Parameter(negative=())] = False
     """
     Show what an initialization is for, where it comes from, and its model card.
 
-    :param name: of the initialization
+    :param name: of the initialization, or its folder
     :param json: its whole config instead, for programs
     """
     from leap_rl.commands.initializations import show_initialization as run

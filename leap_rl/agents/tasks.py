@@ -329,6 +329,7 @@ class EnvTasks(TaskFamily):
             algorithm, policy, len(named), timesteps, n_envs, algorithm_kwargs or {}
         )
         kwargs = python_numbers(algorithm_kwargs or {})
+        warn_of_rollouts(observed, timesteps, n_envs, kwargs)
         self._tasks: list[EnvTask] = [
             EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in named.items()
         ]
@@ -526,6 +527,23 @@ def check_learns(algorithm: type[ObservedTraining], timesteps: int, algorithm_kw
         raise ValueError(
             f"timesteps={timesteps} ends before the first update: learning_starts of {algorithm.plain().__name__} "
             f"is {starts}"
+        )
+
+
+def warn_of_rollouts(
+    algorithm: type[ObservedTraining], timesteps: int, n_envs: int, algorithm_kwargs: Mapping[str, Any]
+) -> None:
+    """Where whole rollouts are many more steps than were asked for, as of PPO's, which are long."""
+    if algorithm.replays():
+        return
+    n_steps = {**default_arguments(algorithm), **algorithm_kwargs}["n_steps"]
+    rollout = n_steps * n_envs
+    whole = -(-timesteps // rollout) * rollout
+    if whole > 1.1 * timesteps:
+        warnings.warn(
+            f"{timesteps:,} timesteps are {whole:,} of each visit: a rollout has {rollout:,} ({n_envs} environments, "
+            f"{n_steps:,} steps in each). Fewer n_steps keep to what was asked for",
+            stacklevel=3,
         )
 
 

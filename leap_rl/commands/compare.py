@@ -67,7 +67,8 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         tasks.finetuned(strategies)
     engine = engine_of(settings)
     n_runs = len(tasks) * len(starts) * len(settings.seeds)
-    print(f"Comparing {', '.join(starts)}: {n_runs} runs of {settings.timesteps:,} steps, in {folder}", flush=True)
+    each = f"{settings.timesteps:,} steps, {settings.timesteps // settings.agent.n_envs:,} in each environment"
+    print(f"Comparing {', '.join(starts)}: {n_runs} runs of {each}, in {folder}", flush=True)
 
     scope = check_starts(tasks, starts, settings.scope)
     # Before the settings are written: a folder that refuses runs keeps those that it can be resumed with.
@@ -165,7 +166,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         plot_statistics(statistics, folder / "statistics.png")
         files.insert(1, "statistics.png")
     print()
-    print_markdown(table)
+    print_markdown(table if not np.isnan(areas).all() else table[table.index(MEASURES) + len(MEASURES) :].strip())
     print()
     for file in files:
         print(f"  {folder / file}")

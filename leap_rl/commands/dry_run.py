@@ -33,16 +33,19 @@ def dry_run(settings: MetaTrainSettings) -> None:
     theta, size, eval_tasks = trainer.initialization, trainer.settings.meta_batch_size, trainer.eval_tasks
     rollout, updates, before = _updates(settings.agent)
     visits = settings.meta_steps * size
-    steps = visits * settings.timesteps
+    timesteps = math.ceil(settings.timesteps / rollout) * rollout  # rollouts are collected whole
+    steps = visits * timesteps
     evaluations = (1 + settings.meta_steps // settings.eval_freq) * len(eval_tasks)
     eval_steps = evaluations * (settings.eval_timesteps or settings.timesteps)
 
-    print(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
+    names = [task.name for task in tasks]
+    shown = names if len(names) <= 25 else [*names[:3], "...", names[-1]]
+    print(f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}: {', '.join(shown)}")
     print(f"scope {theta.scope}: {sum(t.numel() for t in theta.parameters.values()):,} parameters")
     print(f"{settings.meta_steps} meta steps × {size} tasks = {visits:,} visits")
     per_visit = math.ceil(max(0, settings.timesteps - before) / rollout) * updates
     print("What a training step counts:")
-    print(f"  environment steps (what will be run): {settings.timesteps:,} steps = {per_visit:,} updates a visit, ")
+    print(f"  environment steps (what will be run): {timesteps:,} steps = {per_visit:,} updates a visit, ")
     print(f"    {steps:,} steps = {per_visit * visits:,} updates in all")
     other = math.ceil(settings.timesteps / updates) * rollout + before
     print(f"  updates: {settings.timesteps:,} updates = {other:,} steps a visit (--timesteps {other}), ")
@@ -66,7 +69,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
             raise RuntimeError(f"{result.name} diverges at once: nothing can be measured, try a smaller learning rate")
         # SB3's own rate, which leaves out how long the process took to start.
         rates[order[number]] = result.log[-1][1]["time/fps"]
-    visit = [settings.timesteps / rates[i] for i in range(len(tasks))]  # seconds
+    visit = [timesteps / rates[i] for i in range(len(tasks))]  # seconds
     mean_rate = len(rates) / sum(1 / rate for rate in rates.values())
     print(f"  {mean_rate:,.0f} steps/s on a core, {min(rates.values()):,.0f} to {max(rates.values()):,.0f} by the task")
     longest = max(max(visit), (settings.eval_timesteps or 0) / mean_rate if eval_tasks else 0)

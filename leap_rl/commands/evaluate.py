@@ -20,7 +20,7 @@ from leap_rl import zoo
 from leap_rl.agents import observed_algorithm
 from leap_rl.agents.tasks import check_learns, is_finite, learns
 from leap_rl.atari import POOLS
-from leap_rl.commands.initializations import load_initialization
+from leap_rl.commands.initializations import check_is_for_vectors, load_initialization
 from leap_rl.commands.saved_runs import agent_of, new_model, settings_of
 from leap_rl.commands.score_bar import ScoreBar
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
@@ -162,6 +162,8 @@ def _learned_from(initialization: Initialization, env: VecEnv, settings: Evaluat
     check_learns(observed_algorithm(algorithm(settings.agent)), settings.timesteps, kwargs)
     given = (settings.agent, env, settings.game, settings.env, settings.timesteps)
     model = new_model(*given, settings.seed, settings.device)
+    if policy(settings.agent, settings.env).startswith("Mlp"):
+        check_is_for_vectors("it", settings.env, initialization)
     initialization.apply_to(model, settings.head)
     model.print_arithmetic()
     what = settings.game or settings.env

@@ -45,6 +45,16 @@ def load_initialization(what: str | Path) -> Initialization:
     return Initialization.load(path if path.exists() else str(what))
 
 
+def check_is_for_vectors(what: object, env: str, initialization: Initialization) -> None:
+    """
+    :param what: it is called
+    :param env: whose observations are no images
+    :raises ValueError: for one of images
+    """
+    if "encoder.cnn.0.weight" in initialization.parameters:
+        raise ValueError(f"{what} is an initialization for images, and what {env} shows is none")
+
+
 def _learned_by(agent: Path) -> list[str]:
     """What an agent, its teachers and its start learned; nothing if it is of no run that is known."""
     from leap_rl.commands.saved_runs import settings_of
@@ -104,7 +114,7 @@ def show_initialization(name: str, as_json: bool) -> None:
     """
     Print what an initialization is, and its card up to the tables of its evidence.
 
-    :param name: of the zoo
+    :param name: of the zoo, or a folder
     :param as_json: print the whole of its config instead
     """
     summary = artifacts.summary(name)
@@ -122,7 +132,8 @@ def show_initialization(name: str, as_json: bool) -> None:
             value = summary[key]["name"] if isinstance(summary[key], dict) else summary[key]
             table.add_row(key, Text(printable(str(value), 200)))
     table.add_row("steps", f"{steps:,}" if (steps := artifacts.total_steps(summary)) else "not recorded")
-    table.add_row("files", Text(str(zoo.folder_of(name))))
+    here = (Path(name) / "config.json").is_file()
+    table.add_row("files", Text(name if here else str(zoo.folder_of(name))))
     console = Console()
     console.print(table)
     text, _, evidence = without_metadata(card).partition("\n## Evidence\n")

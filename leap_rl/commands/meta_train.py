@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -74,23 +75,31 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
         raise
     trainer.initialization.save(folder / "initialization")
     made, best = folder / "initialization", folder / "best_initialization"
-    also = f", that by which the evaluation tasks were learned best in {best}" if best.is_dir() else ""
+    learned = trainer.best_initialization
+    if learned is not None and not learned.config.get("meta_steps"):
+        print("The evaluation tasks were learned best from what it started from: no meta step was better.")
+        learned = None
+    also = f", that by which the evaluation tasks were learned best in {best}" if learned is not None else ""
     print(f"The initialization is in {made}{also}. Next:")
+    ended = any(not math.isnan(row["area"]) for step in trainer.history for row in step["tasks"])
     print_commands(
         ["tensorboard", "--logdir", folder / "tensorboard"],
-        *next_commands(settings, trainer.initialization.scope, best if best.is_dir() else made),
+        *next_commands(settings, trainer.initialization.scope, made if learned is None else best, ended),
     )
 
 
-def next_commands(settings: MetaTrainSettings, scope: str, initialization: Path) -> list[list[object]]:
+def next_commands(
+    settings: MetaTrainSettings, scope: str, initialization: Path, ended: bool = True
+) -> list[list[object]]:
     """
     What an initialization is made for: an agent that starts from it, and a comparison with random starts.
 
     :param settings: of its meta-training, whose agent learns again
     :param scope: of the initialization
     :param initialization: folder of it
+    :param ended: whether episodes ended in its visits; if not, so short a training says nothing
     """
-    agent = ["--timesteps", settings.timesteps, *as_options(settings.agent, settings.atari)]
+    agent = [*(["--timesteps", settings.timesteps] if ended else []), *as_options(settings.agent, settings.atari)]
     starts = ["--starts", f"{settings.learner}={initialization}", "random"]
     if settings.family or settings.envs:
         env = f"{settings.family}/test-0" if settings.family else (settings.eval_envs or settings.envs)[0]

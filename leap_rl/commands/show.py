@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 import statistics
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from leap_rl import zoo
 from leap_rl.commands.run_folder import COMMANDS_WITH_RUNS, RANDOM_POLICY, saved_agents, stored_settings
 from leap_rl.commands.tables import print_markdown
 from leap_rl.core.meta_state import MetaState
@@ -39,6 +41,10 @@ def show(folder: Path, everything: bool = False) -> None:
     :param everything: all tasks and tables, not only what fits into a terminal of 80 columns and 24 lines
     :raises ValueError: if it is none
     """
+    if (folder / "config.json").is_file() or (not folder.exists() and str(folder) in zoo.list()):
+        raise ValueError(
+            f"{folder} is an initialization: {shlex.join(['leap-rl', 'zoo', 'show', str(folder)])} shows it"
+        )
     command = next(iter(read_preset(str(settings_file(folder)), set(COMMANDS_WITH_RUNS))))
     {"meta-train": _show_meta_train, "train": _show_train, "tune": _show_tune, "compare": _show_compare}[command](
         folder, everything
@@ -107,7 +113,10 @@ def _print_mean(history: Sequence[Any]) -> None:
         return
     missing, total = sum(map(len, areas)) - sum(map(len, known)), sum(map(len, areas))
     said = f", {missing} of {total} visits not measured" if missing else ""
+    batches = {frozenset(row["name"] for row in h["tasks"]) for h in history}
     print(f"  mean area by meta step: {ends[0]:,.1f} {curve(thinned(means))} {ends[-1]:,.1f}{said}")
+    if len(batches) > 1:
+        print("  (each meta step has other tasks, whose areas differ; by task they are below)")
 
 
 def _show_train(folder: Path, everything: bool) -> None:

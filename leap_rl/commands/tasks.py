@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Literal
@@ -19,11 +20,13 @@ from leap_rl.agents import EnvTasks
 from leap_rl.agents.observed import default_arguments
 from leap_rl.agents.spaces import check_spaces
 from leap_rl.agents.tasks import OBSERVED, check_names
-from leap_rl.atari import POOLS, AtariTasks, make_atari_env, rom_id
+from leap_rl.atari import POOLS, AtariTasks, game_name, make_atari_env, rom_id
 from leap_rl.families import FAMILIES, Split, family_named
 from leap_rl.running.outside import first_line
 from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.transfer import Mnih2013CNN, NatureLNCNN
+
+_log = logging.getLogger(__name__)
 
 EXTRACTORS: dict[Literal["nature-ln", "mnih2013"], type[BaseFeaturesExtractor]] = {
     "nature-ln": NatureLNCNN,
@@ -150,6 +153,7 @@ def make_tasks(
         return AtariTasks(kind, name, names, timesteps, agent.n_envs, kwargs, env_kwargs=atari_kwargs(atari))
     for env in envs:
         check_env(env)
+        warn_of_raw_frames(env)
     check_names("envs", envs)
     return EnvTasks(kind, name, {env: id_or_maker(env) for env in envs}, timesteps, agent.n_envs, kwargs)
 
@@ -191,6 +195,12 @@ def check_env(env: str) -> gym.Space[Any]:
         raise ValueError(f"{env} can't be made: its constructor raised {raised}") from error
 
 
+def warn_of_raw_frames(env: str) -> None:
+    """:param env: Gymnasium id"""
+    if env.startswith("ALE/"):
+        _log.warning("%s shows raw frames: as a game (%s) it has Atari's preprocessing", env, game_name(env))
+
+
 def make_env(
     game: str, env: str, n_envs: int, atari: AtariSettings, seed: int, full_action_space: bool = False
 ) -> VecEnv:
@@ -207,4 +217,5 @@ def make_env(
             raise ValueError(f"{game} is a pool of different games: one game is learned, or the flavours of one")
         return make_atari_env(games, n_envs, seed=seed, full_action_space=full_action_space, **atari_kwargs(atari))
     check_env(env)
+    warn_of_raw_frames(env)
     return make_vec_env(id_or_maker(env), n_envs, seed=seed, wrapper_class=check_spaces)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,7 +18,7 @@ from leap_rl.agents import ActorMimic, ObservedTraining, observed_algorithm
 from leap_rl.agents.tasks import check_learns, is_finite, learns
 from leap_rl.atari import POOLS, game_name, make_atari_env, rom_id
 from leap_rl.atari.games import unseen_games
-from leap_rl.commands.initializations import load_initialization
+from leap_rl.commands.initializations import check_is_for_vectors, load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands, saved_agents
 from leap_rl.commands.saved_runs import agent_of, new_model, settings_of
 from leap_rl.commands.score_bar import ScoreBar
@@ -119,6 +118,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1 or bool(strategies)
     policy_name = policy(settings.agent, settings.env)
+    if initialization is not None and policy_name.startswith("Mlp"):
+        check_is_for_vectors(settings.init, settings.env, initialization)
     if gently and policy_name.startswith("Mlp"):
         raise ValueError(
             "--finetune, --freeze-encoder-steps and --encoder-lr-factor need an encoder: this network has none"
@@ -325,4 +326,4 @@ def logger_from(folder: Path, last_step: int) -> Logger:
     tensorboard.writer.close()
     put_in_order(folder)  # SB3's own writer has begun a file
     tensorboard.writer = SummaryWriter(str(folder), purge_step=last_step + 1)
-    return Logger(str(folder), [tensorboard] if sys.stderr.isatty() else [tensorboard, HumanOutputFormat(sys.stdout)])
+    return Logger(str(folder), [tensorboard])

@@ -28,7 +28,7 @@ class MetaSettings:
         ``None``: θ⁰ itself
     :param sampling: of a meta batch: ``"without_replacement"`` within it, ``"reshuffle"``: every task once per
         pass, or ``"with_replacement"``
-    :param eval_freq: meta steps between two evaluations; 0: none
+    :param eval_freq: meta steps between two evaluations, beside those before the first and after the last; 0: none
     :param seed: of everything, below 2³¹; ``None`` draws one
     :param device: where the models of the tasks live
     :raises ValueError: for a setting that is none

@@ -183,7 +183,7 @@ class MetaTrainer:
                 self.meta_step += 1
                 self._update_average()
                 self._record(results, meta_gradient, change, time.perf_counter() - started)
-                if self._wants_evaluation():
+                if self._wants_evaluation() or (self.settings.eval_freq > 0 and self.meta_step == last):
                     self._evaluate()
                 self.logger.dump(self.meta_step)
                 if self.checkpoints is not None:
@@ -428,7 +428,9 @@ class MetaTrainer:
             {"meta_step": self.meta_step, "timesteps": self.num_timesteps, "seconds": seconds, "tasks": rows}
         )
         if self.verbose:
-            said = [f"mean area {mean_of([row['area'] for row in rows])}"]
+            # Of few tasks it is said which they are: those of the last meta step had other scores.
+            of = f" ({', '.join(row['name'] for row in rows)})" if len(rows) < min(4, len(self.tasks)) else ""
+            said = [f"mean area {mean_of([row['area'] for row in rows])}{of}"]
             gains = [row["gain"] for row in rows if not math.isnan(row["gain"])]
             if gains:
                 said.append(f"{sum(gains) / len(gains):+.0%} against first visits")

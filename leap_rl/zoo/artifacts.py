@@ -240,9 +240,10 @@ def summary(name: str) -> dict[str, Any]:
     """
     What ``leap-rl zoo show`` prints: the config, the sizes of the files, and the model card.
 
+    :param name: of the zoo, or a folder
     :raises ValueError: as of ``load``, where it can be told without a look at the values of the tensors
     """
-    folder = folder_of(name)
+    folder = Path(name) if (Path(name) / "config.json").is_file() else folder_of(name)
     config = described(folder)
     try:
         data = read_file(folder / "model.safetensors", LARGEST["model.safetensors"])

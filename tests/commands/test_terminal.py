@@ -16,8 +16,10 @@ import pytest
 from leap_rl.cli import COMMANDS, main
 from leap_rl.commands.show import curve, thinned
 from leap_rl.commands.tables import print_markdown
+from leap_rl.commands.tasks import make_tasks
+from leap_rl.core import MetaTrainer
 from leap_rl.running.progress import JobsProgress
-from leap_rl.settings import AgentSettings
+from leap_rl.settings import AgentSettings, AtariSettings
 from leap_rl.zoo import list as zoo_names
 from leap_rl.zoo.worth import worths
 
@@ -176,3 +178,32 @@ def test_evaluating_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(JobsProgress, "job_at", lambda bar, index, done, score: told.append((done, score)))
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "3"]) == 0
     assert {done for done, _ in told} == {0, 1, 2} and told[-1][1] > 5
+
+
+def test_a_start_that_no_meta_step_bettered_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(MetaTrainer, "best_initialization", property(lambda trainer: begun))
+    given = ["--envs", "CartPole-v1", "--eval-envs", "CartPole-v0", "--eval-freq", "1", "--timesteps", "256"]
+    begun = make_tasks((), ("CartPole-v1",), 256, AgentSettings(n_envs=2), AtariSettings()).draw_initialization(None, 0)
+    given += ["--agent.n-envs", "2", "--meta-steps", "1", "--n-workers", "1"]
+    assert main(["meta-train", *given, "--run-dir", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "no meta step was better" in shown
+    assert f"--init {tmp_path}/run/initialization" in shown and f"--init {tmp_path}/run/best" not in shown
+    assert main(["zoo", "show", str(tmp_path / "run" / "initialization")]) == 0
+    assert "learner" in capsys.readouterr().out
+
+
+def test_rollouts_that_are_longer_than_a_visit_are_told(tmp_path: Path, capsys: Any) -> None:
+    given = ["meta-train", "--envs", "CartPole-v1", "--agent.algorithm", "PPO", "--timesteps", "300", "--dry-run"]
+    with pytest.warns(UserWarning, match="300 timesteps are 32,768 of each visit: a rollout has 32,768"):
+        make_tasks((), ("CartPole-v1",), 300, AgentSettings(algorithm="PPO"), AtariSettings())
+    small = ["--agent.n-envs", "2", "--agent.n-steps", "64", "--agent.batch-size", "64", "--meta-steps", "1"]
+    assert main([*given, *small, "--n-workers", "1"]) == 0
+    assert "(what will be run): 384 steps = " in capsys.readouterr().out
+
+
+def test_raw_frames_of_atari_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    make_tasks((), ("ALE/Pong-v5",), 80, AgentSettings(n_envs=1), AtariSettings())
+    assert "ALE/Pong-v5 shows raw frames: as a game (Pong) it has Atari's preprocessing" in caplog.text

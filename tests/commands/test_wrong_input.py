@@ -50,6 +50,9 @@ WRONG = [
         "meta-train --games Pong --init atari-a2c-leap --eval-games Freeway",
         "was learned from Freeway: evaluate on others",
     ),
+    ("train --env CartPole-v1 --init atari-a2c-leap", "atari-a2c-leap is an initialization for images"),
+    ("show", "which run? Name its folder"),
+    ("show atari-a2c-leap", "is an initialization: leap-rl zoo show atari-a2c-leap shows it"),
     ("tran Pong", 'Did you mean "train"?'),
     ("zoo shwo x", 'Did you mean "show"?'),
 ]

@@ -550,7 +550,7 @@ def test_tensorboard_holds_what_is_promised(tmp_path: Path) -> None:
     for key in ("path/top_share", "path/loss_to_step", "meta/gradient_norm", "meta/cosine", "meta/change/weight"):
         assert len(tags[key]) == 3, key
     assert tags["time/total_timesteps"] == [(1, 24), (2, 48), (3, 72)]
-    assert [s for s, _ in tags["eval/area/quadratic-7"]] == [0, 2]
+    assert [s for s, _ in tags["eval/area/quadratic-7"]] == [0, 2, 3]  # after the last meta step, too
     assert all(-1 <= value <= 1 for _, value in tags["meta/cosine"])
     # A run per task, its visits one after the other.
     assert [s for s, _ in read_tensorboard(tmp_path / "Leap_1" / "quadratic-0")["train/loss"]] == [12, 24, 36]
