@@ -120,6 +120,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     table = f"{comparison.table(over_tasks=not settings.games)}\n\n({note})\n\n{MEASURES}"
     statistics = Statistics(comparison, random_policy) if random_policy else None
     if statistics:
+        table += "".join(f"\n\n{sentence}" for sentence in statistics.in_short())
         table += (
             "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
             "policy (as many steps and seeds), by those of random starts, where these are clearly above it"

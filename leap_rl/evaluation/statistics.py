@@ -316,6 +316,29 @@ class Statistics:
                 rows.append(f"| {counts} | {start} | | | {' | '.join(cells)} |")
         return "\n".join(rows)
 
+    def in_short(self) -> list[str]:
+        """A sentence for each start: whether it is better than the reference, and by how much."""
+        said = []
+        for start in self.learners:
+            measured, learned, ranked = (
+                self._measurable(start, self.reference),
+                self.learned(start),
+                self.rankable(start),
+            )
+            if start == self.reference or not measured:
+                continue
+            found = self.ratio_of_areas(start, *learned) if learned else self.lead(start, *measured)
+            none = 1.0 if learned else 0.0
+            verdict = f"no difference from {self.reference} is shown"
+            if found.low > none or found.high < none:
+                verdict = f"{'better' if found.low > none else 'worse'} than {self.reference}"
+            by = f"{found:.2f} times its gain" if learned else f"{found:+.1f} standard deviations of its seeds"
+            pairs = (
+                f", a larger area in {self.probability_of_improvement(start, *ranked).value:.0%} of all pairs of runs"
+            )
+            said.append(f"{start}: {verdict}: {by}{pairs if ranked else ''}.")
+        return said
+
     def human_normalized(self) -> str:
         """
         Markdown: interquartile mean of the human-normalized final scores of each start, over the games with a published

@@ -355,6 +355,22 @@ def test_json_holds_what_the_table_says() -> None:
     assert nothing["gain"] is None and nothing["leads"]["easy"] == dict.fromkeys(("value", "low", "high"))
 
 
+def test_what_was_found_is_said_in_a_sentence() -> None:
+    shown = Statistics(two_games(), FLOORS)
+    gain, better = shown.ratio_of_areas("leap", "easy"), shown.probability_of_improvement("leap", "easy", "hard").value
+    said = f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}) times its gain"
+    pairs = f"a larger area in {better:.0%} of all pairs of runs"
+    assert shown.in_short() == [f"leap: better than random: {said}, {pairs}."]
+    (hard,) = Statistics(
+        comparison(random={"g": [10.0, 12, 8]}, leap={"g": [9.0, 12, 10]}), {"g": np.full(3, 9.0)}
+    ).in_short()
+    assert hard.startswith("leap: no difference from random is shown: ") and "standard deviations of its seeds" in hard
+    (worse,) = Statistics(
+        comparison(random={"g": [10.0, 12, 11]}, leap={"g": [1.0, 2, 3]}), {"g": np.full(3, 9.5)}
+    ).in_short()
+    assert worse.startswith("leap: worse than random: -")
+
+
 def test_scores_are_human_normalized_where_a_person_has_one() -> None:
     areas = {"Breakout": [1.7, 1.7, 1.7, 1.7], "own": [5.0, 6.0, 7.0, 8.0]}
     of = comparison(random=areas, leap={**areas, "Breakout": [30.5, 30.5, 30.5, 30.5]})
