@@ -174,7 +174,10 @@ def evaluate(
     run(settings, what, video, trust)
 
 
-@app.command
+@app.command(
+    help_epilogue="""Example:
+  leap-rl games --flavours"""
+)
 def games(*, flavours: bool = False) -> None:
     """
     List the games, and the pools of games.
@@ -186,7 +189,10 @@ def games(*, flavours: bool = False) -> None:
     run(flavours)
 
 
-@app.command
+@app.command(
+    help_epilogue="""Example:
+  leap-rl show runs/berzerk --all"""
+)
 def show(folder: Path | None = None, *, all_: Annotated[bool, Parameter(name="--all", negative=())] = False) -> None:
     """
     Show where a run stands: curves as text, time left.
@@ -204,7 +210,15 @@ def show(folder: Path | None = None, *, all_: Annotated[bool, Parameter(name="--
     run(folder, all_)
 
 
-zoo = App("zoo", help="Pretrained initializations: list, show, verify, import, pull, push.", version_flags=())
+zoo = App(
+    "zoo",
+    help="Pretrained initializations: list, show, verify, import, pull, push.",
+    help_epilogue="""Examples:
+  leap-rl zoo show atari-a2c-reptile
+  leap-rl zoo import agent.zip --name mine
+  leap-rl train Breakout --init mine""",
+    version_flags=(),
+)
 app.command(zoo)
 
 
