@@ -44,7 +44,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
     print(f"scope {theta.scope}: {sum(t.numel() for t in theta.parameters.values()):,} parameters")
     print(f"{settings.meta_steps} meta steps × {size} tasks = {visits:,} visits")
     per_visit = math.ceil(max(0, settings.timesteps - before) / rollout) * updates
-    print("What a training step counts:")
+    print("Steps (papers count some as updates of the network, some as steps of the environment):")
     print(f"  environment steps (what will be run): {timesteps:,} steps = {per_visit:,} updates a visit, ")
     print(f"    {steps:,} steps = {per_visit * visits:,} updates in all")
     other = math.ceil(settings.timesteps / updates) * rollout + before
