@@ -81,7 +81,7 @@ def list_zoo() -> None:
         return
     known = worths()
     table = Table("name", "for", "gain (95 %)", "", box=None, header_style="")
-    for name in sorted(names, key=lambda name: known[name].order if name in known else (True,)):
+    for name in sorted(names, key=lambda name: (name not in known, known[name].order if name in known else name)):
         try:
             config = artifacts.summary(name)
         except ValueError:

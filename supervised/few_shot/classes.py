@@ -92,7 +92,7 @@ def load_classes(data_dir: str, part: Part) -> Sequence[Tensor]:
 def described(data_dir: str) -> str:
     """Which images these are, and how they are split, in one line."""
     counts = " / ".join(f"{len(load_classes(data_dir, part)):,}" for part in PARTS)
-    if all((Path(data_dir) / name).is_dir() for name in PARTS):
+    if is_of_folders(data_dir):
         return f"{data_dir}: {counts} classes to learn from / to test with"
     vinyals = _is_whole(load_omniglot(data_dir).alphabets)
     split = "Vinyals' split" if vinyals else "not the whole, so no Vinyals' split, but the first characters"
