@@ -31,7 +31,7 @@ class Worth:
     def said(self) -> str:
         if self.gain is None:
             assert self.lead is not None
-            return "{:+.0f} SD ({:.0f} to {:.0f})".format(*self.lead)
+            return "{:+.2g} SD ({:.2g} to {:.2g})".format(*self.lead)
         return "{:.2f} ({:.2f} to {:.2f})".format(*self.gain)
 
     @property

@@ -81,9 +81,10 @@ def test_the_zoo_says_what_its_entries_are_worth(capsys: Any) -> None:
         "atari-a2c-reptile",
         "flavours-Berzerk-leap",
         "flavours-Breakout-leap",
+        "flavours-Turmoil-leap",
     }
     assert shown.index("atari-a2c-reptile") < shown.index("atari-a2c-leap")
-    assert shown.count("recommended") == 3
+    assert shown.count("recommended") == 4
 
 
 def test_the_zoo_shows_a_card_and_no_json(capsys: Any) -> None:
