@@ -48,14 +48,17 @@ test: $(DEV_READY)
 test-slow: $(DEV_READY)
 	@$(PY) $(PYTEST) -m slow
 
-BENCHMARKS := throughput peers observation memory scaling
+MEASURED := runs/benchmarks
 
 benchmarks: $(DEV_READY)
-	@mkdir -p runs/benchmarks
-	@set -e; for name in $(BENCHMARKS); do \
-		echo "== $$name"; $(PY) "benchmarks/$$name.py" --json "runs/benchmarks/$$name.json"; \
+	@mkdir -p $(MEASURED)
+	@set -e; for name in throughput observation memory; do \
+		echo "== $$name"; $(PY) "benchmarks/$$name.py" --json "$(MEASURED)/$$name.json"; \
 	done
-	@$(PY) benchmarks/document.py $(BENCHMARKS:%=runs/benchmarks/%.json)
+	@echo "== peers"; $(PY) benchmarks/peers.py --json $(MEASURED)/peers.json --table $(MEASURED)/peers.md
+	@echo "== scaling"; $(PY) benchmarks/scaling.py --json $(MEASURED)/scaling.json --table $(MEASURED)/scaling.md \
+		--figure docs/benchmarks.png
+	@$(PY) benchmarks/document.py $(MEASURED)/*.md $(MEASURED)/*.json
 
 score-parity: $(DEV_READY)
 	@$(PY) benchmarks/score_parity.py

@@ -1,21 +1,25 @@
 """
-Put the rows of benchmarks into docs/benchmarks.md, between its two marks; the text around them stays.
+Put what benchmarks wrote into the documentation, between marks; the text around them stays.
 
-    python benchmarks/document.py throughput.json observation.json ...
+    python benchmarks/document.py runs/benchmarks/*
+
+Tables (NAME.md) go into docs/benchmarks.md, each between the marks of its name, rows with a target (NAME.json)
+into docs/evidence/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- rows: written by benchmarks/document.py -->", "<!-- end of rows -->"
+DOCS = Path(__file__).parents[1] / "docs"
+TABLES, ROWS = DOCS / "benchmarks.md", DOCS / "evidence" / "benchmarks.md"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| row | ours | rival | unit | ratio | target | | how |", "|---|---|---|---|---|---|---|---|"]
     for row in rows:
         sign = "≤" if row.get("less") else "≥"
@@ -28,23 +32,43 @@ def table(rows: list[dict[str, Any]]) -> str:
     if notes:
         lines += ["", "Without a target:", "", "| | |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in notes.items()]
-    machine = rows[0]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    flags = ", ".join(machine["flags"])
-    about = f"{machine['date']}; {machine['cpu']}, {machine['cores']} cores ({flags}), GPU: {machine['gpu'] or 'none'}"
-    return f"{about}; Python {machine['python']}, {versions}.\n\n" + "\n".join(lines)
+    return f"{machine(rows[0])}\n\n" + "\n".join(lines)
+
+
+def machine(row: dict[str, Any]) -> str:
+    """On what, and with which versions, a row was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    about = (
+        f"{row['date']}; {row['cpu']}, {row['cores']} cores ({', '.join(row['flags'])}), GPU: {row['gpu'] or 'none'}"
+    )
+    return f"{about}; Python {row['python']}, {versions}."
+
+
+def put(document: Path, name: str, text: str) -> None:
+    """
+    :param name: of the marks
+    :raises SystemExit: if they are not there
+    """
+    begin, end = f"<!-- {name}: written by benchmarks/document.py -->", f"<!-- end of {name} -->"
+    before, _, rest = document.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    if not after:
+        raise SystemExit(f"{document} has lost its marks: {begin} and {end}")
+    document.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
 
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("files", nargs="+", type=Path)
     args = cli.parse_args()
-    rows = [row for file in args.files for row in json.loads(file.read_text())]
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or not after:
-        raise SystemExit(f"{DOCUMENT} has lost its marks: {BEGIN} and {END}")
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}")
+    rows = []
+    for file in args.files:
+        if file.suffix == ".md":
+            put(TABLES, file.stem, file.read_text())
+        elif file.suffix == ".json":
+            rows += json.loads(file.read_text())
+    if rows:
+        put(ROWS, "rows", table(rows))
 
 
 if __name__ == "__main__":

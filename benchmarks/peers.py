@@ -52,7 +52,7 @@ from leap_rl import AtariTasks, LeapA2C, LeapPPO
 from leap_rl.agents.arithmetic import multiplies_bfloat16
 from leap_rl.atari import PREPROCESSING_VERSION
 from leap_rl.core import Workers
-from leap_rl.running.files import write_rows
+from leap_rl.running.files import write_rows, write_text
 from leap_rl.threads import sleep_when_idle
 
 RIVALS = Path(__file__).parent / "rivals"
@@ -383,6 +383,34 @@ def short(way: Way) -> str:
     return "-".join(word for word in words if word not in ("dummyvecenv", "subprocvecenv"))
 
 
+def table(ways: Sequence[Way], figures: dict[str, float], cores: int) -> str:
+    """
+    Markdown: each way alone and as many processes as there are cores, and how many times its steps ours make.
+
+    :param figures: steps per second
+    """
+    best = next((way.name for way in reversed(ways) if way.is_ours and way.name in figures), None)
+
+    def batch(way: Way) -> float:
+        name = f"{way.name}, meta batch" if way.is_ours else side_by_side(way.name, cores)
+        return figures.get(name, math.nan)
+
+    def cell(figure: float, form: str) -> str:
+        return "" if math.isnan(figure) else format(figure, form)
+
+    head = [ways[0].algorithm, f"one process, {cores} threads", "ours by it", f"{cores} processes", "ours by it"]
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
+    for way in ways:
+        if way.name not in figures or best is None:
+            continue
+        ours = next(way for way in ways if way.name == best)
+        cells = [way.name.removeprefix(f"{way.algorithm}, ")]
+        for mine, its in ((figures[best], figures[way.name]), (batch(ours), batch(way))):
+            cells += [cell(its, ",.0f"), "" if way is ours else cell(mine / its, ".2f")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def scores(ways: Sequence[Way], limits: Limits, steps: int, seeds: int) -> dict[str, str]:
     """
     Learn from nothing, and keep how well.
@@ -451,6 +479,7 @@ def main() -> None:
     cli.add_argument("--no-speed", action="store_true", help="scores alone")
     cli.add_argument("--score-steps", type=at_least_one, metavar="N", help="measure scores, too, after so many steps")
     cli.add_argument("--seeds", type=at_least_one, default=5, help="of the scores")
+    cli.add_argument("--table", type=Path, metavar="FILE", help="write a table of the speeds there, as Markdown")
     args = cli.parse_args()
     if args.no_speed and args.score_steps is None:
         cli.error("--no-speed leaves nothing but scores: it needs --score-steps")
@@ -473,6 +502,7 @@ def main() -> None:
     )
     figures: dict[str, float] = {}
     rows: list[Row] = []
+    tables: list[str] = []
     for algorithm in args.algorithms:
         ways = [w for w in ways_of(algorithm, is_fast) if w.is_ours or w.environment in args.rivals]
         if args.quick:
@@ -483,7 +513,8 @@ def main() -> None:
             found = speeds(ways, limits, notes)
             rows += rows_of(ways, found, limits)
             figures |= found
-            print("\n".join(f"{name}: {note}" for name, note in in_words(found).items()), flush=True)
+            tables.append(table(ways, found, cores))
+            print(f"\n{tables[-1]}", flush=True)
         if args.score_steps is not None:
             notes |= scores([w for w in ways if w.env != "SubprocVecEnv"], limits, args.score_steps, args.seeds)
     if args.no_speed:
@@ -494,6 +525,8 @@ def main() -> None:
     notes = {f"rivals: {name}": note for name, note in (in_words(figures) | notes).items()}
     notes |= {f"preprocessing, {name}": what for name, what in DIFFERENCES.items()}
     publish(rows, args.json, notes)
+    if args.table is not None:
+        write_text(args.table, "\n".join(tables))
 
 
 if __name__ == "__main__":

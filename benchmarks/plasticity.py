@@ -7,7 +7,8 @@ What an encoder keeps of its ability to learn, after a chain of visits to games.
 A2C visits one game after the other, from the encoder that the last one left and with a head of its own. On frames of
 the validation games under random play, which it has not seen: the share of features that are never positive, and their
 effective rank (as benchmarks/features.py has them), before, and after each visit. The ways: the Nature network as it
-is; with its dormant units drawn anew between visits (``RecycleDormant``); with soft shrink and perturb (Juliani and
+is; with its dormant units drawn anew between visits (as ``RecycleDormant`` does, by frames of the games that are
+visited); with soft shrink and perturb (Juliani and
 Ash, NeurIPS 2024); and nature-ln.
 """
 
@@ -40,12 +41,15 @@ def frames_of(games: list[str], n: int) -> Tensor:
     return torch.cat([torch.from_numpy(random_observations(task, n, seed=0)) for task in tasks]) / 255
 
 
-def visits(way: str, games: list[str], steps: int, n_envs: int, seed: int, frames: Tensor) -> list[dict[str, Any]]:
+def visits(
+    way: str, games: list[str], steps: int, n_envs: int, seed: int, frames: Tensor, own_frames: Tensor
+) -> list[dict[str, Any]]:
     """
     :param way: one of ``WAYS``
     :param games: to visit, in their order
     :param steps: of a visit
     :param frames: that features are measured on
+    :param own_frames: of the games that are visited
     :return: what was measured before, and after each visit
     """
     start: Initialization | None = None
@@ -61,7 +65,7 @@ def visits(way: str, games: list[str], steps: int, n_envs: int, seed: int, frame
             drawn = copy.deepcopy(encoder)
             start.apply_to(model)
             if way == "dormant units drawn anew":
-                recycle(encoder, drawn, frames)
+                recycle(encoder, drawn, own_frames)
         model.learn(steps, callback=FineTune(SoftShrinkPerturb()) if way == "soft shrink and perturb" else None)
         env.close()
         measured.append(measure(encoder, frames))
@@ -81,13 +85,13 @@ def main() -> None:
     if args.quick:
         args.games, args.steps, args.envs, args.frames = args.games[:2], 80, 2, 16
     torch.set_num_threads(1)
-    frames = frames_of(list(VALIDATION_GAMES), args.frames)
+    frames, own_frames = frames_of(list(VALIDATION_GAMES), args.frames), frames_of(args.games, args.frames)
     rows = {}
     after = " | ".join(("before", *args.games))
     print(f"Dead features; their effective rank, after each visit of {args.steps:,} steps\n\n| way | {after} |")
     print("|---" * (len(args.games) + 2) + "|")
     for way in args.ways:
-        found = rows[way] = visits(way, args.games, args.steps, args.envs, args.seed, frames)
+        found = rows[way] = visits(way, args.games, args.steps, args.envs, args.seed, frames, own_frames)
         cells = [f"{m['dead'][-1]:.2f}; {m['effective rank']:.0f}" for m in found]
         print(f"| {way} | {' | '.join(cells)} |", flush=True)
     if args.json is not None:

@@ -216,16 +216,13 @@ def number(y: float) -> str:
     return f"{y:,.0f}" if y >= 100 else f"{y:.3g}"
 
 
-def tables(lines: Iterable[Line]) -> str:
-    """Markdown, a table for each panel; its lines have the same x."""
-    text, panel = [], None
+def table(lines: Iterable[Line]) -> str:
+    """Markdown, a row for each line."""
+    text = ["| what | against | |", "|---|---|---|"]
     for line in lines:
-        head = [line.x, *map(label, line.points)]
-        if (line.panel, head) != panel:
-            panel = line.panel, head
-            text += ["", f"**{line.panel}**", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        text.append(f"| {line.name}, {line.unit} | {' | '.join(map(number, line.points.values()))} |")
-    return "\n".join(text[1:]) + "\n"
+        points = ", ".join(f"{label(x)}: **{number(y)}**" for x, y in line.points.items())
+        text.append(f"| {line.panel}; {line.name}; {line.unit} | {line.x} | {points} |")
+    return "\n".join(text) + "\n"
 
 
 def draw(lines: Sequence[Line], file: Path) -> None:
@@ -266,7 +263,7 @@ def main() -> None:
     cli.add_argument("--visit", type=at_least_one, default=4_096, help="steps on each game of a meta batch")
     cli.add_argument("--repeats", type=at_least_one, default=3)
     cli.add_argument("--figure", type=Path, metavar="FILE", help="draw it there")
-    cli.add_argument("--table", type=Path, metavar="FILE", help="write the tables there, as Markdown")
+    cli.add_argument("--table", type=Path, metavar="FILE", help="write the table there, as Markdown")
     args = cli.parse_args()
     sleep_when_idle()
     sizes = Sizes()
@@ -315,7 +312,7 @@ def main() -> None:
             what = "features" if varied == "features_dim" else "channels"
             add("Size of the network, 16 environments", f"{kind}, {what}", "parameters", "steps/s", measure(makes))
 
-    text = tables(lines)
+    text = table(lines)
     print(f"\n{text}")
     if args.table is not None:
         write_text(args.table, text)

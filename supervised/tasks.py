@@ -152,7 +152,7 @@ class ClassificationTask(Task):
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.updates) if self.annealing else None
         strategies = read_strategies(self.finetune) if self.finetune else []
-        finetuning = FineTuning(strategies, blocks_of(model), optimizer) if strategies else None
+        finetuning = FineTuning(strategies, blocks_of(model), optimizer, seed=minibatches.seed) if strategies else None
         if path is not None:
             path.attach(optimizer)
         if isinstance(path, GradientPath):
@@ -173,7 +173,7 @@ class ClassificationTask(Task):
         if self.batch_norm == "recompute":
             recompute(model, minibatches.train_images())
         train_mode(model, self.batch_norm)
-        validates = self.patience is not None or any(strategy.needs_validation for strategy in strategies)
+        validates = self.patience is not None or any(strategy.awaits_validation for strategy in strategies)
         losses, errors = [], []
         best, best_at = math.inf, 0
         for i in range(self.updates):
@@ -219,7 +219,7 @@ class ClassificationTask(Task):
         strategies = read_strategies(self.finetune) if self.finetune else []
         if strategies:
             check(strategies, blocks_of(model))
-        if any(strategy.needs_validation for strategy in strategies) and self.images().validation is None:
+        if any(strategy.awaits_validation for strategy in strategies) and self.images().validation is None:
             raise ValueError(f"{self.name} has no images for validation, which {self.finetune} waits for")
         check_batch_norm(self.batch_norm, model, initialization.buffers)
 
@@ -369,7 +369,7 @@ class Minibatches:
         self.images = task.images()
         self._transform = task.transform
         self._batch_size = task.batch_size
-        self._seed = seed
+        self.seed = seed
         self._device = device
         self._generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(self.images.train), generator=self._generator)
@@ -410,13 +410,13 @@ class Minibatches:
 
     def train_images(self) -> Iterator[Tensor]:
         """All that may be learned from, transformed the same way each time, in minibatches as good as equally large."""
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(self.seed)
         for rows in self._rows.tensor_split(-(-len(self._rows) // self._batch_size)):
             if len(rows) > 1:
                 yield self._transformed(self.images.train[rows], generator)
 
     def _same_each_time(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self._transformed(x, torch.Generator().manual_seed(self._seed)), y.to(self._device)
+        return self._transformed(x, torch.Generator().manual_seed(self.seed)), y.to(self._device)
 
     def _train(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         x = self._transformed(self.images.train[rows], self._generator)

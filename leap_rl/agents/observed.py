@@ -23,6 +23,7 @@ from leap_rl.agents.stages import Stages
 from leap_rl.core import GradientPath, GradientPaths, Leap, LookAhead, MetaLearner
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.running.memory import give_back_freed_memory, keep_freed_memory
+from leap_rl.transfer.finetune import end_on
 from leap_rl.transfer.names import default_scope, observed_parameters, optimizers, parameters_of
 
 ROLLOUTS_KEPT = 200
@@ -219,6 +220,7 @@ class ObservedTraining(BaseAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """Every ``learn`` begins here: one that resets the timesteps starts a gradient path, others continue it."""
+        end_on(self)
         started = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps or self.gradient_path is None:
             self._begin_path()

@@ -370,7 +370,7 @@ class EnvTasks(TaskFamily):
         held = FineTune(*read_strategies(strategies))
         with closing(first.make_vec_env("encoder", n_envs=min(2, first.n_envs))) as env, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # as in draw_initialization
-            held.check(first.make_model(env, first.steps, None, seed=0))
+            held.check(first.make_model(env, first.steps, None, seed=0), first.steps, first.n_envs)
         family._tasks = [replace(task, finetune=strategies) for task in self._tasks]
         return family
 

@@ -157,9 +157,15 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         else:
             of = (settings.agent, env, settings.game, settings.env, settings.timesteps)
             model = new_model(*of, settings.seed, settings.device)
-        finetune = FineTune(*strategies)
-        if strategies:
-            finetune.check(model)
+        held: list[FineTune] = [FineTune(*strategies, goes_on=bool(saved))] if strategies else []
+        if settings.freeze_encoder_steps:
+            held.append(FreezeEncoder(settings.freeze_encoder_steps, goes_on=bool(saved)))
+        if settings.encoder_lr_factor != 1:
+            held.append(SlowEncoder(settings.encoder_lr_factor))
+        for each in held:
+            each.check(model, settings.timesteps)
+        if held:
+            FineTune(*(strategy for each in held for strategy in each.strategies)).check(model)
         if saved:
             _remember_start(strategies, model, folder / START)
             last = go_on(model, saved)
@@ -187,17 +193,9 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             whole = -(-left // model.rollout_steps) * model.rollout_steps
             print(f"It learns {whole:,} steps, not {left:,}: its rollouts have {model.rollout_steps:,}", flush=True)
         saving = SaveAgent(folder / "agents", settings.save_freq)
-        callbacks: list[BaseCallback] = [saving]
-        if strategies:
-            callbacks.append(finetune)
-        if settings.freeze_encoder_steps:
-            freezing = FreezeEncoder(settings.freeze_encoder_steps)
-            freezing.check(model)
-            callbacks.append(freezing)
+        callbacks: list[BaseCallback] = [saving, *held]
         if from_scratch is not None:
             callbacks.append(from_scratch)
-        if settings.encoder_lr_factor != 1:
-            callbacks.append(SlowEncoder(settings.encoder_lr_factor))
         begin(folder, "train", settings, MAY_CHANGE)
         write_settings(folder, "train", settings)
         if not saved and any(isinstance(strategy, TowardsStart) for strategy in strategies):

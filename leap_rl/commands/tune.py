@@ -35,6 +35,7 @@ from leap_rl.running.progress import mean_of
 from leap_rl.settings import AgentSettings, TuneSettings, as_dict, write_settings
 from leap_rl.transfer import FineTune
 from leap_rl.transfer.episodes import Episodes
+from leap_rl.transfer.finetune import FrozenTooBriefly
 
 MAY_CHANGE = {"trials"}
 JOURNAL = "trials.journal"
@@ -140,7 +141,10 @@ def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
         trial.set_user_attr("tried", tried)
         areas: list[float] = []
         for number, seed in enumerate(settings.seeds):
-            areas.append(area(settings, start, tried, seed))
+            try:
+                areas.append(area(settings, start, tried, seed))
+            except FrozenTooBriefly:  # it would be another strategy than the one that is tried
+                raise optuna.TrialPruned from None
             if not np.isfinite(areas[-1]):  # no episode ended, or it diverged
                 raise optuna.TrialPruned
             trial.report(float(np.mean(areas)), number)

@@ -19,7 +19,7 @@ def layer_of(name: str) -> str:
 def block_of_layers(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     """
     A layer of the encoder is a block, and one that holds vectors alone (a normalization) belongs to that before it.
-    All that is not the encoder is one block, the head.
+    What lies on the encoder itself is one, too, of its name. All that is not the encoder is one block, the head.
 
     :param parameters: by the names of initializations, from input to output
     :return: block by layer, the encoder's first
@@ -30,7 +30,7 @@ def block_of_layers(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     encoder: dict[str, str] = {}
     last = None
     for layer, tensors in layers.items():
-        if layer.startswith("encoder."):
+        if layer == "encoder" or layer.startswith("encoder."):
             if last is None or any(t.dim() > 1 for t in tensors):
                 last = layer
             encoder[layer] = last

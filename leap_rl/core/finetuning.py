@@ -53,6 +53,8 @@ class Strategy:
 
     blocks_here: Blocks
     """Of the network that is trained."""
+    begun_with: Sequence[Tensor] = ()
+    """Those of the network that it was last at work on."""
 
     def bind(self, blocks: Blocks) -> None:
         """
@@ -62,11 +64,12 @@ class Strategy:
         """
         self.blocks_here = blocks
 
-    def begin(self, fresh: bool = True) -> None:
+    def begin(self, fresh: bool = True, seed: int = 0) -> None:
         """
         Before the first update.
 
         :param fresh: whether the training begins here, or goes on
+        :param seed: of what is drawn
         """
 
     def rates(self, progress: float) -> Mapping[str, float]:
@@ -93,10 +96,20 @@ class Strategy:
     def validated(self, error: float) -> None:
         """:param error: on validation data, for strategies that decide by it"""
 
-    needs_validation = False
-    """Whether it waits for ``validated``."""
-    changes_start = False
-    """Whether ``begin`` may change weights."""
+    @property
+    def awaits_validation(self) -> bool:
+        """Whether it waits for ``validated``, to let blocks learn that are frozen."""
+        return False
+
+    @property
+    def follows_gradients(self) -> bool:
+        """Whether its rates are those of the gradients that ``before_step`` finds; none of them is then 0."""
+        return False
+
+    @property
+    def changes_start(self) -> bool:
+        """Whether ``begin`` may change weights."""
+        return False
 
     def settings(self) -> dict[str, Any]:
         """Name and settings, JSON."""
@@ -163,6 +176,10 @@ def check(strategies: Sequence[Strategy], blocks: Blocks, parts: Sequence[Blocks
                 )
 
 
+def _are_the_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
 _at_work: WeakKeyDictionary[Optimizer, FineTuning] = WeakKeyDictionary()
 
 
@@ -182,7 +199,9 @@ class FineTuning:
     :param strategies: to follow
     :param blocks: of the network, see ``blocks_of``; what the optimizer does not move is left out
     :param optimizer: that moves it, or several, such as one for the actor and one for the critic
-    :param fresh: whether the training begins here, or goes on
+    :param fresh: whether the training begins here, or goes on; ``None``: those strategies go on that were at work on
+        this network before, and others begin
+    :param seed: of what strategies draw
     :raises ValueError: for blocks that are not there, and for rates with which nothing would be learned
     """
 
@@ -191,7 +210,8 @@ class FineTuning:
         strategies: Sequence[Strategy],
         blocks: Blocks,
         optimizer: Optimizer | Sequence[Optimizer],
-        fresh: bool = True,
+        fresh: bool | None = True,
+        seed: int = 0,
     ) -> None:
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         for each in optimizers:
@@ -214,7 +234,7 @@ class FineTuning:
             ]
             _at_work[each] = self
         try:
-            self.add(strategies, fresh)
+            self.add(strategies, fresh, seed)
         except BaseException:
             self.end()
             raise
@@ -230,12 +250,14 @@ class FineTuning:
         if (finetuning := _at_work.get(optimizer)) is not None:
             finetuning.end()
 
-    def add(self, strategies: Sequence[Strategy], fresh: bool = True) -> None:
+    def add(self, strategies: Sequence[Strategy], fresh: bool | None = True, seed: int = 0) -> None:
         """As the constructor."""
         check([*self.strategies, *strategies], self.blocks, self._parts)
+        tensors = [tensor for of_block in self.blocks.values() for tensor in of_block]
         # What holds on to the start holds on to it as it was given.
         for strategy in sorted(strategies, key=lambda strategy: strategy.changes_start):
-            strategy.begin(fresh)
+            strategy.begin(not _are_the_same(strategy.begun_with, tensors) if fresh is None else fresh, seed)
+            strategy.begun_with = tensors
         self.strategies += strategies
         self.at(self._progress)
 
@@ -268,7 +290,9 @@ class FineTuning:
 
     @property
     def more_will_learn(self) -> bool:
-        """Whether a block is frozen that is not at the end of training."""
+        """Whether a block is frozen that is not at the end of training, or waits for validation."""
+        if any(strategy.awaits_validation for strategy in self.strategies):
+            return True
         last = rates_at(self.strategies, self.blocks, 1.0)
         return any(rate == 0 and last[name] > 0 for name, rate in self.rates.items())
 
@@ -302,6 +326,8 @@ class FineTuning:
     def _before_step(self, part: int, *_: Any) -> None:
         for strategy in self.strategies:
             strategy.before_step(self._parts[part])
+        if any(strategy.follows_gradients for strategy in self.strategies):
+            self.at(self._progress)
         for name, before in self._slowed[part].items():
             torch._foreach_copy_(before, self._parts[part][name])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from leap_rl.core.initialization_config import (
     check_config,
     check_header,
     check_kind,
+    lineage,
     read_config,
 )
 from leap_rl.running.files import replacing_folder
@@ -193,8 +194,8 @@ class Initialization:
             fit_head(model, self, head).apply_to(model, layers=layers)
             return
         tensors = named_tensors(model)
-        part = self if layers is None else self._of_blocks(layers, tensors)
-        part.check_fits(tensors, whole=layers is None)
+        part, filled = (self, None) if layers is None else self._of_blocks(layers, tensors)
+        part.check_fits(tensors, filled)
         for name, tensor in part.parameters.items():
             for target in tensors.parameters[name]:
                 target.copy_(tensor)
@@ -202,21 +203,29 @@ class Initialization:
             for target in tensors.buffers[name]:
                 target.copy_(tensor)
 
-    def _of_blocks(self, names: Sequence[str], model: NamedTensors) -> Initialization:
-        # The model's order of layers: on disk they lie by their names.
+    def _of_blocks(self, names: Sequence[str], model: NamedTensors) -> tuple[Initialization, list[str]]:
+        """
+        :return: some blocks alone, and the model's parameters in them
+        """
+        # The model's order of layers: on disk they lie by their names. Layers that it has not come in the order of
+        # their numbers, so that what the initialization has more in a block is found not to fit.
         block_of = block_of_layers({name: copies[0] for name, copies in model.parameters.items()})
+        own = block_of_layers({name: self.parameters[name] for name in sorted(self.parameters, key=_in_order)})
+        of_layer = own | block_of
         held = dict.fromkeys(block_of[layer_of(n)] for n in model.parameters if n in self.parameters)
         kept = chosen(names, held)
+        also = {block for block in own.values() for name in names if block == name or block.startswith(f"{name}.")}
 
         def of_blocks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor for name, tensor in tensors.items() if block_of.get(layer_of(name)) in kept}
+            return {name: tensor for name, tensor in tensors.items() if of_layer.get(layer_of(name)) in {*kept, *also}}
 
-        return Initialization(of_blocks(self.parameters), self.scope, of_blocks(self.buffers), self.config)
+        filled = [name for name in model.parameters if block_of[layer_of(name)] in kept]
+        return Initialization(of_blocks(self.parameters), self.scope, of_blocks(self.buffers), self.config), filled
 
-    def check_fits(self, tensors: NamedTensors, whole: bool = True) -> None:
+    def check_fits(self, tensors: NamedTensors, filled: Collection[str] | None = None) -> None:
         """
         :param tensors: of a model
-        :param whole: whether it fills its scope in the model
+        :param filled: parameters of the model that it should fill; ``None``: all that are in its scope
         :raises InitializationError: naming every tensor that is missing, of another shape, or can't hold the values
         """
         differences = []
@@ -226,7 +235,7 @@ class Initialization:
                     if misfit := _misfit(tensor, target):
                         differences.append(f"{name} {tuple(tensor.shape)}: {misfit}")
         try:
-            unfilled = set(tensors.in_scope(self.scope).parameters) - set(self.parameters) if whole else set()
+            unfilled = set(tensors.in_scope(self.scope).parameters if filled is None else filled) - set(self.parameters)
         except ValueError as error:
             differences.append(str(error))
         else:
@@ -254,12 +263,7 @@ class Initialization:
     @property
     def learned_from(self) -> set[str]:
         """Names of the tasks that it was learned from, those of what it started from included, as far as recorded."""
-        found: set[str] = set()
-        learned: Any = self.config
-        while isinstance(learned, dict):
-            found |= set(map(str, learned.get("tasks") or ()))
-            learned = learned.get("started_from")
-        return found
+        return {str(task) for learned in lineage(self.config) for task in learned.get("tasks") or ()}
 
     @property
     def sha256(self) -> str:
@@ -383,6 +387,11 @@ def _read_tensors(data: bytes) -> dict[str, Tensor]:
         raise ValueError(f"it is damaged: {first_line(error)}") from None
     _check_finite(tensors)
     return tensors
+
+
+def _in_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts names by the numbers in them."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
 
 
 def _misfit(tensor: Tensor, target: Tensor | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -90,16 +90,22 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 """What of a config others read, and what they may count on, where it is there. The rest is kept as it is."""
 
 
+def lineage(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """An initialization's config, that of what it started from, and so on, as far as they are recorded."""
+    learned: Any = config
+    while isinstance(learned, Mapping):
+        yield learned
+        learned = learned.get("started_from")
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """:raises ValueError: naming what is not as leap_rl writes it"""
     if not _is_text(config.get("scope")):
         raise ValueError(f"scope is {printable(config.get('scope'), 80)!r}, not as leap_rl writes it")
-    learned: Any = config
-    while learned is not None:  # and what that started from
+    for learned in lineage(config):
         for key, is_good in _FIELDS.items():
             if key in learned and not is_good(learned[key]):
                 raise ValueError(f"{key} is {printable(learned[key], 80)!r}, not as leap_rl writes it")
-        learned = learned.get("started_from")
 
 
 def check_kind(name: str, dtype: Any, shape: Any) -> None:

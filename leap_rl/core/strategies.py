@@ -20,7 +20,7 @@ Schedule = Callable[[float], float]
 
 
 def _between(name: str, value: Any, low: float, high: float) -> None:
-    if not (isinstance(value, int | float) and low <= value <= high):
+    if not (isinstance(value, int | float) and low <= value <= high and math.isfinite(value)):
         limits = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}, and finite"
         raise ValueError(f"{name}={value} must be {limits}")
 
@@ -104,7 +104,7 @@ class Surgical(Strategy):
 
 @dataclass
 class LinearProbe(Strategy):
-    """The head learns, and the encoder stays as it is."""
+    """The head learns, and no weight of the encoder. (Statistics of a batch norm in it are its own affair.)"""
 
     def rates(self, progress: float) -> Mapping[str, float]:
         return {block: 0.0 for block in self.blocks_here if block != HEAD}
@@ -116,27 +116,34 @@ class LPFT(Strategy):
     A linear probe first, then everything (Kumar et al., ICLR 2022): a head that is drawn at random would distort what
     the encoder knows.
 
-    :param probe: for this share of the budget the head learns alone
+    :param probe: for this share of the budget the head learns alone; ``None``: a tenth, or half of it with ``patience``
     :param patience: end the probe earlier, after so many validations in which its error did not improve
     """
 
-    probe: float = 0.1
+    probe: float | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        _between("probe", self.probe, 0, math.inf)
+        if self.probe is not None:
+            _between("probe", self.probe, 0, math.inf)
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience={self.patience} must be at least 1")
-        self.needs_validation = self.patience is not None
 
     _best, _since, _is_over = math.inf, 0, False
 
-    def begin(self, fresh: bool = True) -> None:
+    @property
+    def awaits_validation(self) -> bool:
+        return self.patience is not None and not self._is_over
+
+    def begin(self, fresh: bool = True, seed: int = 0) -> None:
         if fresh:
             self._best, self._since, self._is_over = math.inf, 0, False
 
     def rates(self, progress: float) -> Mapping[str, float]:
-        if self._is_over or self.probe == 0 or progress > self.probe:
+        probe = self.probe
+        if probe is None:
+            probe = 0.1 if self.patience is None else 0.5
+        if self._is_over or probe == 0 or progress > probe:
             return {}
         return {block: 0.0 for block in self.blocks_here if block != HEAD}
 
@@ -172,7 +179,7 @@ class RelativeGradientNorm(Strategy):
     """
     Blocks learn as much as the data asks of them: each at a rate in proportion to the norm of its gradient relative to
     that of its weights, the largest at the full rate (Lee et al., ICLR 2023, their Auto-RGN). Norms are averaged
-    exponentially over updates; until there is one, all blocks learn at the full rate.
+    exponentially over updates, that at hand included.
 
     :param power: of the ratio; 0 is plain training
     :param memory: share of an average that stays at an update
@@ -184,10 +191,15 @@ class RelativeGradientNorm(Strategy):
     def __post_init__(self) -> None:
         _between("power", self.power, 0, math.inf)
         _between("memory", self.memory, 0, 0.999999)
-
-    def bind(self, blocks: Blocks) -> None:
-        super().bind(blocks)
         self._norms: dict[str, Tensor] = {}
+
+    @property
+    def follows_gradients(self) -> bool:
+        return self.power > 0
+
+    def begin(self, fresh: bool = True, seed: int = 0) -> None:
+        if fresh:
+            self._norms = {}
 
     def before_step(self, stepping: Blocks) -> None:
         if self.power == 0:
@@ -202,19 +214,21 @@ class RelativeGradientNorm(Strategy):
             self._norms[block] = norm if known is None else known.lerp(norm, 1 - self.memory)
 
     def rates(self, progress: float) -> Mapping[str, float]:
-        norms = {block: norm.item() for block, norm in self._norms.items()}
-        largest = max(norms.values(), default=0.0)
+        if not self._norms:
+            return {}
+        norms = dict(zip(self._norms, torch.stack(list(self._norms.values())).tolist(), strict=True))
+        largest = max(norms.values())
         if not 0 < largest < math.inf:
             return {}
         # A rate of 0 would freeze a block for good: frozen, it has no gradient to measure.
-        return {block: max(norm / largest, 1e-6) ** self.power for block, norm in norms.items()}
+        return {b: max(norm / largest, 1e-6) ** self.power for b, norm in norms.items() if b in self.blocks_here}
 
 
 @dataclass
 class TowardsStart(Strategy):
     """
     A penalty on the way from the start, strength · ‖θ − θ⁰‖² (Kumar et al., 2023, *regenerative regularization*). Its
-    gradient is added behind whatever clips gradients.
+    gradient is added behind whatever clips gradients. The start is what the network was when this strategy began.
 
     :param strength: of the penalty; 0 is plain training
     :param blocks: names of blocks, or what these begin with
@@ -230,7 +244,7 @@ class TowardsStart(Strategy):
         super().bind(blocks)
         self._held = chosen(self.blocks, blocks)
 
-    def begin(self, fresh: bool = True) -> None:
+    def begin(self, fresh: bool = True, seed: int = 0) -> None:
         if fresh or not hasattr(self, "_start"):
             self._start = {t: t.detach().clone() for block in self._held for t in self.blocks_here[block]}
 
@@ -247,21 +261,23 @@ class ShrinkPerturb(Strategy):
     """
     Weights are shrunk and noise is added to them: once, before the first update (Ash and Adams, NeurIPS 2020), or after
     each update (*soft* shrink and perturb: Juliani and Ash, NeurIPS 2024). The noise of a weight is normal with the
-    variance that He et al. (ICCV 2015) draw it with, 2 / fan-in; a bias has none.
+    variance that He et al. (ICCV 2015) draw it with, 2 / fan-in. Vectors stay as they are: biases, and the gains of
+    normalizations, which a fresh network has at 1.
 
     :param shrink: what weights are multiplied by
     :param perturb: what the noise is multiplied by
     :param each_update: after each update instead of once
     :param blocks: names of blocks, or what these begin with
-    :param seed: of the noise
     """
 
     shrink: float = 0.8
     perturb: float = 0.2
     each_update: bool = False
     blocks: tuple[str, ...] = ("encoder",)
-    seed: int = 0
-    changes_start = True
+
+    @property
+    def changes_start(self) -> bool:
+        return not self.each_update
 
     def __post_init__(self) -> None:
         _between("shrink", self.shrink, 0, 1)
@@ -271,13 +287,10 @@ class ShrinkPerturb(Strategy):
         super().bind(blocks)
         self._changed = chosen(self.blocks, blocks)
 
-    def begin(self, fresh: bool = True) -> None:
+    def begin(self, fresh: bool = True, seed: int = 0) -> None:
         if fresh or not hasattr(self, "_generators"):
-            self._generators = {
-                t.device: torch.Generator(device=t.device).manual_seed(self.seed)
-                for block in self._changed
-                for t in self.blocks_here[block]
-            }
+            devices = {t.device for block in self._changed for t in self.blocks_here[block]}
+            self._generators = {device: torch.Generator(device).manual_seed(seed) for device in devices}
         if fresh and not self.each_update:
             self._change(self.blocks_here)
 
@@ -287,10 +300,10 @@ class ShrinkPerturb(Strategy):
 
     @torch.no_grad()
     def _change(self, blocks: Blocks) -> None:
-        for tensor in (t for block in self._changed for t in blocks.get(block, ())):
+        for tensor in (t for block in self._changed for t in blocks.get(block, ()) if t.dim() > 1):
             if self.shrink != 1:
                 tensor.mul_(self.shrink)
-            if self.perturb != 0 and tensor.dim() > 1:
+            if self.perturb != 0:
                 noise = torch.empty_like(tensor).normal_(generator=self._generators[tensor.device])
                 tensor.add_(noise, alpha=self.perturb * math.sqrt(2 / tensor[0].numel()))
 
@@ -298,8 +311,8 @@ class ShrinkPerturb(Strategy):
 @dataclass
 class SoftShrinkPerturb(ShrinkPerturb):
     """
-    ``ShrinkPerturb`` after each update. By default the noise holds a weight that learns nothing at the size of a fresh
-    draw: perturb² = 1 − shrink².
+    ``ShrinkPerturb`` after each update. By default the noise holds a weight that learns nothing at the size of He et
+    al.'s draw: perturb² = 1 − shrink².
     """
 
     shrink: float = 0.99999

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch.optim import Optimizer
 
 from leap_rl.core import FineTuning, Strategy, blocks_of
-from leap_rl.core.finetuning import check, joined, moved_by
-from leap_rl.transfer.names import optimizers
+from leap_rl.core.finetuning import Blocks, check, joined, moved_by, rates_at
+from leap_rl.transfer.names import optimizers, targets
+
+
+class FrozenTooBriefly(ValueError):
+    """A block would be frozen, but not any more when the first update comes."""
 
 
 def optimizers_of(model: BaseAlgorithm) -> list[Optimizer]:
@@ -23,6 +32,21 @@ def optimizers_of(model: BaseAlgorithm) -> list[Optimizer]:
     return list(optimizers(model.policy).values())
 
 
+def first_update(model: BaseAlgorithm, n_envs: int | None = None) -> int:
+    """
+    How many steps a model will have made when it is next updated, at least.
+
+    :param n_envs: that it will have; ``None``: those of its own
+    """
+    n_envs, done = n_envs or model.n_envs, model.num_timesteps
+    if isinstance(model, OffPolicyAlgorithm):
+        every = model.train_freq
+        in_steps = isinstance(every, TrainFreq) and every.unit == TrainFrequencyUnit.STEP
+        rollout = every.frequency * n_envs if in_steps else 1  # of an episode nobody knows
+        return done + rollout * max(1, (model.learning_starts - done) // rollout + 1)
+    return done + (model.n_steps * n_envs if isinstance(model, OnPolicyAlgorithm) else 1)
+
+
 class FineTune(BaseCallback):
     """
     Hold a training to a strategy, or to several whose rates are multiplied::
@@ -32,45 +56,71 @@ class FineTune(BaseCallback):
     Progress is the share of the steps that are spent, as SB3 counts them for its schedules: with
     ``learn(reset_num_timesteps=False)`` those of the earlier training are among them. Rates change between rollouts, so
     that no update is half of one kind. A saved agent is a plain one, and what was frozen learns again once training is
-    over, also one that was interrupted.
+    over. Of a plain SB3 model whose training was interrupted it does so in the next ``learn`` that has such a callback,
+    also one without strategies.
 
-    :param strategies: to follow
-    :raises ValueError: where training begins, for a network without an encoder, a block that is not there, rates with
-        which nothing would be learned (by one of the optimizers, where actor and critic have one each), and algorithms
-        that are moved by line search
+    :param strategies: to follow. One that was at work on this model before goes on where ``learn`` does not reset the
+        steps; others begin
+    :param goes_on: whether the training was begun with these strategies by another process
+    :raises ValueError: where training begins, for a network without an encoder, a block that is not there or that would
+        learn before the first update, rates with which nothing would be learned (by one of the optimizers, where actor
+        and critic have one each), and algorithms that are moved by line search
     """
 
-    def __init__(self, *strategies: Strategy) -> None:
+    def __init__(self, *strategies: Strategy, goes_on: bool = False) -> None:
         super().__init__()
         self.strategies = strategies
+        self.goes_on = goes_on
 
-    def check(self, model: BaseAlgorithm) -> None:
+    def check(self, model: BaseAlgorithm, timesteps: int | None = None, n_envs: int | None = None) -> None:
         """
         Whether the model can be trained so, before any time is spent; nothing of it is changed.
 
+        :param timesteps: at which training ends, if that is known
+        :param n_envs: that it will have; ``None``: those of its own
+        :raises FrozenTooBriefly: if a block would be frozen for less than the steps until the first update
         :raises ValueError: as where training begins
         """
         blocks = blocks_of(model)
         parts = [moved_by(optimizer, blocks) for optimizer in optimizers_of(model)]
-        check(self.strategies, joined(parts, blocks), parts)
+        moved = joined(parts, blocks)
+        check(self.strategies, moved, parts)
         for strategy in self.strategies:
-            if strategy.needs_validation:
+            if strategy.awaits_validation:
                 raise ValueError(
                     f"{type(strategy).__name__} waits for validation errors, which SB3 has not: leave patience out"
                 )
+        if timesteps is not None and not self.goes_on:
+            self._check_first_update(moved, model.num_timesteps, first_update(model, n_envs), timesteps)
+
+    def _check_first_update(self, blocks: Blocks, done: int, first: int, timesteps: int) -> None:
+        now, then = (rates_at(self.strategies, blocks, min(1.0, steps / timesteps)) for steps in (done + 1, first))
+        if freed := [name for name, rate in now.items() if rate == 0 and then[name] > 0]:
+            raise FrozenTooBriefly(
+                f"{', '.join(freed)} would be frozen for less than the {first - done:,} steps until the first update: "
+                "freeze for a larger share of the steps, or let updates come earlier (fewer n_steps or learning_starts)"
+            )
 
     def _init_callback(self) -> None:
         # Before a gradient path begins, which follows what is trained.
         self._end()
 
     def _on_training_start(self) -> None:
-        self.check(self.model)
-        is_fresh = self.num_timesteps == 0
-        running = self._running
+        model, running = self.model, self._running
+        begins = self.num_timesteps == 0 or not (self.goes_on or any(s.begun_with for s in self.strategies))
+        self.check(model, model._total_timesteps if begins else None)
+        fresh = True if self.num_timesteps == 0 else False if self.goes_on else None
+        # Of the seed alone a training that goes on would draw the same again.
+        seeds = None if model.seed is None else [model.seed, self.num_timesteps]
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
         if running is None:
-            FineTuning(self.strategies, blocks_of(self.model), optimizers_of(self.model), is_fresh)
+            FineTuning(self.strategies, blocks_of(model), optimizers_of(model), fresh, seed)
         else:  # of another callback: the optimizers have one, so that rates are multiplied
-            running.add(self.strategies, is_fresh)
+            running.add(self.strategies, fresh, seed)
+        if begins and any(strategy.changes_start for strategy in self.strategies):
+            with torch.no_grad():
+                for target, followed in targets(model.policy):
+                    target.copy_(followed)
         self._at(self.num_timesteps)
 
     def _on_step(self) -> bool:
@@ -93,5 +143,10 @@ class FineTune(BaseCallback):
         return next((f for o in optimizers(self.model.policy).values() if (f := FineTuning.of(o)) is not None), None)
 
     def _end(self) -> None:
-        for optimizer in optimizers(self.model.policy).values():
-            FineTuning.end_on(optimizer)
+        end_on(self.model)
+
+
+def end_on(model: BaseAlgorithm) -> None:
+    """End what is at work on a model: an interrupted training may have left it."""
+    for optimizer in optimizers(model.policy).values():
+        FineTuning.end_on(optimizer)

@@ -20,20 +20,28 @@ class FreezeEncoder(FineTune):
     Train the head alone first, then everything: ``FineTune(LPFT())``, its probe counted in steps.
 
     :param steps: for so many steps of the environments the encoder stays as it is; at least a rollout
+    :param goes_on: as of ``FineTune``
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, goes_on: bool = False) -> None:
         if steps < 1:
             raise ValueError(f"steps={steps} must be at least 1")
         self.steps = steps
         self.probe = LPFT()
-        super().__init__(self.probe)
+        super().__init__(self.probe, goes_on=goes_on)
 
-    def check(self, model: BaseAlgorithm) -> None:
+    def check(self, model: BaseAlgorithm, timesteps: int | None = None, n_envs: int | None = None) -> None:
         """
         :raises ValueError: also if the encoder of this model would be frozen for less than a rollout
         """
+        if timesteps is not None:
+            self.probe.probe = self.steps / timesteps
         super().check(model)
+        if timesteps is not None and not self.goes_on and model.num_timesteps >= self.steps:
+            raise ValueError(
+                f"freezing the encoder for {self.steps:,} steps would freeze nothing: this training goes on, and has "
+                f"made {model.num_timesteps:,}"
+            )
         if isinstance(model, OnPolicyAlgorithm) and self.steps < (rollout := model.n_steps * model.n_envs):
             raise ValueError(
                 f"freezing the encoder for {self.steps:,} steps would not last until the first update: "
@@ -44,6 +52,7 @@ class FreezeEncoder(FineTune):
                 f"freezing the encoder for {self.steps:,} steps would not last until the first update: "
                 f"learning starts after {model.learning_starts:,} steps, so freeze it for more"
             )
+        super().check(model, timesteps, n_envs)
 
     def _on_training_start(self) -> None:
         self.probe.probe = self.steps / self.model._total_timesteps

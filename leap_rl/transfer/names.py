@@ -60,6 +60,12 @@ def optimizers(policy: BasePolicy) -> dict[str, Optimizer]:
     return {name: optimizer for name, optimizer in found.items() if isinstance(optimizer, Optimizer)}
 
 
+def targets(policy: BasePolicy) -> list[tuple[Tensor, Tensor]]:
+    """Tensors of target networks, each with that which it follows."""
+    tensors = policy.state_dict(keep_vars=True)
+    return [(t, tensors[_TARGET.sub(r"\1.", name)]) for name, t in tensors.items() if _TARGET.match(name)]
+
+
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """All that it moves."""
     return [p for group in optimizer.param_groups for p in group["params"]]

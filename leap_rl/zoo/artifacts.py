@@ -17,7 +17,7 @@ import safetensors.numpy
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
-from leap_rl.core.initialization_config import InitializationError, check_header, is_count, read_config
+from leap_rl.core.initialization_config import InitializationError, check_header, is_count, lineage, read_config
 from leap_rl.running.files import replacing_folder
 from leap_rl.running.outside import first_line, printable, read_file
 
@@ -274,10 +274,4 @@ def total_steps(config: dict[str, Any]) -> int:
 
     :param config: of the initialization
     """
-    total = 0
-    learned: Any = config
-    while isinstance(learned, dict):
-        steps = learned.get("timesteps")
-        total += steps if is_count(steps) else 0
-        learned = learned.get("started_from")
-    return total
+    return sum(steps for learned in lineage(config) if is_count(steps := learned.get("timesteps")))

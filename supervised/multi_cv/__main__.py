@@ -194,7 +194,7 @@ def tune(
     best, error, plain = search(settings, run, chosen, trials, folds)
     print(f"\nMean error on {folds} folds: best {100 * error:.1f} %, plain {100 * plain:.1f} %. Test images were not")
     print("looked at; to learn by the best settings and be tested:\n")
-    print(f"  {best.command(run)}")
+    print(f"  {best.command(run, data_dir)}")
 
 
 @app.command

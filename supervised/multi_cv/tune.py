@@ -38,11 +38,16 @@ class Way:
     batch_norm: BatchNorm
     learning_rate: float
 
-    def command(self, folder: Path) -> str:
-        """That learns by it from what the run in a folder found."""
+    def command(self, folder: Path, data_dir: Path | None = None) -> str:
+        """
+        That learns by it.
+
+        :param folder: of the run that found what it starts from
+        :param data_dir: of the images, where it is not the usual one
+        """
         words = ["python", "-m", "supervised.multi_cv", "evaluate", str(folder), "--finetune", self.finetune]
         words += ["--batch-norm", self.batch_norm, "--learning-rate", f"{self.learning_rate:g}"]
-        return shlex.join(words)
+        return shlex.join(words + (["--data-dir", str(data_dir)] if data_dir is not None else []))
 
 
 def suggested(trial: optuna.Trial, batch_norms: Sequence[BatchNorm], learning_rate: float) -> Way:

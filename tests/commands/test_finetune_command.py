@@ -90,6 +90,8 @@ def test_a_penalty_on_the_way_from_the_start_knows_it_when_the_run_goes_on(init:
         ("--finetune gradul", "did you mean gradual"),
         ("--finetune surgical:blocks=encoder.con", "no block 'encoder.con': there are encoder.cnn.0, "),
         ("--finetune surgical+slow:factor=0,blocks=head", "all blocks are frozen"),
+        ("--finetune surgical:blocks=encoder --freeze-encoder-steps 32", "all blocks are frozen"),
+        ("--finetune lp-ft:probe=0.01", "until the first update: freeze for a larger share"),
         ("--finetune lp-ft:patience=3", "waits for validation errors, which SB3 has not"),
         ("--transfer-layers encoder.cnn", "give one with --init"),
         ("--init INIT --transfer-layers encoder.conv", "did you mean encoder.cnn"),

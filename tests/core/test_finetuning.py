@@ -124,6 +124,15 @@ def test_blocks_are_layers_with_their_normalization_and_a_head() -> None:
     assert list(blocks) == ["encoder.0", "encoder.3", "head"]
     with pytest.raises(ValueError, match="scope='encoder' matches no parameter"):
         blocks_of(nn.Linear(2, 2))
+    # What lies on the encoder itself is no part of the head.
+    plain = nn.ModuleDict({"encoder": nn.Linear(3, 4), "head": nn.Linear(4, 2)})
+    assert {name: len(of) for name, of in blocks_of(plain).items()} == {"encoder": 2, "head": 2}
+    token = net()
+    token.encoder.register_parameter("token", nn.Parameter(torch.zeros(1, 5)))
+    assert set(blocks_of(token)) == {"encoder", "encoder.0", "encoder.3", "head"}
+    before = tensors(token)
+    with FineTuning([LinearProbe()], blocks_of(token), sgd(token)):
+        assert not any(p.requires_grad for p in token.encoder.parameters()) and same(before, tensors(token))
 
 
 @pytest.mark.parametrize("make", [sgd, adam_in_groups])
@@ -223,7 +232,8 @@ def test_when_blocks_begin_to_learn() -> None:
 
 def test_a_probe_ends_when_validation_stops_improving() -> None:
     strategy, model = LPFT(1.0, patience=2), net()
-    assert strategy.needs_validation and not LPFT().needs_validation
+    assert strategy.awaits_validation and not LPFT().awaits_validation
+    assert LPFT(patience=2).probe is None and learning(LPFT(patience=2), "encoder") == 5 * [False] + 5 * [True]
     for _ in range(2):  # used again, it begins anew
         with FineTuning([strategy], blocks_of(model), sgd(model)) as finetuning:
             rates = []
@@ -231,6 +241,7 @@ def test_a_probe_ends_when_validation_stops_improving() -> None:
                 finetuning.at((i + 1) / 7)
                 rates.append(finetuning.rates["encoder.0"])
                 finetuning.validated(error)
+                assert finetuning.more_will_learn == (i < 6)
             assert rates == [0, 0, 0, 0, 0, 0, 1]
 
 
@@ -246,12 +257,22 @@ def test_relative_gradient_norms_are_those_of_the_gradients() -> None:
         for name, block in blocks_of(model).items():
             gradient = torch.cat([p.grad.flatten().double() for p in block if p.grad is not None])
             ratios[name] = gradient.norm() / torch.cat([p.detach().flatten().double() for p in block]).norm()
+        before = tensors(model)
         optimizer.step()
-        finetuning.at(1.0)
         largest = max(ratios.values())
         for name, ratio in ratios.items():
             assert finetuning.rates[name] == pytest.approx(float(ratio / largest), rel=1e-5)
         assert max(finetuning.rates.values()) == 1.0
+        gradient = model.encoder[0].weight.grad  # the first step is at these rates already
+        assert gradient is not None
+        step = -0.1 * finetuning.rates["encoder.0"] * gradient
+        torch.testing.assert_close(model.encoder[0].weight - before["encoder.0.weight"], step, rtol=1e-3, atol=1e-6)
+    optimizer.zero_grad()
+    FineTuning([strategy], blocks_of(model), optimizer, fresh=None).end()  # goes on
+    assert len(strategy._norms) == 3
+    other = net()
+    FineTuning([strategy], blocks_of(other), sgd(other), fresh=None).end()
+    assert not strategy._norms
 
 
 def test_the_penalty_pulls_towards_where_the_training_began() -> None:
@@ -296,6 +317,12 @@ def test_a_training_that_goes_on_keeps_its_start() -> None:
     before = tensors(model)
     FineTuning([shrunk], blocks_of(model), optimizer, fresh=False).end()
     assert same(before, tensors(model))
+    FineTuning([shrunk, strategy], blocks_of(model), optimizer, fresh=None).end()
+    assert same(before, tensors(model)) and all(map(torch.equal, start, strategy._start.values()))
+    other = net(1)
+    FineTuning([shrunk, strategy], blocks_of(other), sgd(other), fresh=None).end()
+    assert torch.equal(other.encoder[0].weight, 0.5 * net(1).encoder[0].weight)
+    assert torch.equal(next(iter(strategy._start.values())), net(1).encoder[0].weight)
 
 
 def test_shrink_and_perturb() -> None:
@@ -304,12 +331,16 @@ def test_shrink_and_perturb() -> None:
     with FineTuning([ShrinkPerturb(0.5, 0.0)], blocks_of(model), sgd(model)):
         pass
     for name, p in model.named_parameters():
-        assert torch.equal(p, before[name] * (0.5 if name.startswith("encoder") else 1.0))
+        shrinks = name.startswith("encoder") and p.dim() > 1  # not biases, nor the gain of the normalization
+        assert torch.equal(p, before[name] * (0.5 if shrinks else 1.0))
     big = nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(400, 300))})
-    with FineTuning([ShrinkPerturb(0.0, 1.0, seed=3)], blocks_of(big), sgd(big)):
-        pass
-    assert big["encoder"][0].weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
-    assert not big["encoder"][0].bias.any()
+    drawn = []
+    for seed in (3, 3, 4):
+        with FineTuning([ShrinkPerturb(0.0, 1.0)], blocks_of(big), sgd(big), seed=seed):
+            pass
+        drawn.append(big["encoder"][0].weight.detach().clone())
+    assert drawn[0].std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
 def test_soft_shrink_and_perturb_holds_a_weight_that_learns_nothing_at_the_size_of_a_draw() -> None:
@@ -365,6 +396,8 @@ def test_what_cannot_be_is_said_before_anything_is_changed(strategies: list[Stra
         (lambda: LPFT(patience=0), "patience=0 must be at least 1"),
         (lambda: GradualUnfreezing(1.5), "over=1.5"),
         (lambda: TowardsStart(float("nan")), "strength=nan"),
+        (lambda: TowardsStart(float("inf")), "strength=inf must be at least 0, and finite"),
+        (lambda: Discriminative(float("inf")), "decay=inf"),
         (lambda: ShrinkPerturb(1.5), "shrink=1.5"),
     ],
 )
@@ -389,7 +422,6 @@ def test_strategies_are_read_as_they_are_written() -> None:
         "perturb": 100.0,
         "each_update": True,
         "blocks": ["encoder"],
-        "seed": 0,
     }
     for name, kind in STRATEGIES.items():
         (strategy,) = read_strategies(name)
@@ -437,3 +469,17 @@ def test_some_blocks_alone_are_transferred() -> None:
     # Blocks drawn anew: those of a fresh network of the same kind.
     Initialization.of(net(4)).apply_to(model, layers=["encoder.3", "head"])
     assert same(tensors(net(4)), tensors(model), "value") and same(theirs, tensors(model), "encoder.0")
+    # A block is transferred whole or not at all, onto one that has nothing more.
+    deep, bare = net(5), net(6)
+    deep.encoder.append(nn.Linear(6, 6))
+    bare.encoder[1] = nn.Identity()
+    for start, onto, layers, message in (
+        (Initialization.of(net(1), "encoder"), deep, ["encoder.0", "encoder.5"], "no block 'encoder.5'"),
+        (Initialization.of(deep, "encoder"), net(1), ["encoder"], r"encoder.5.weight \(6, 6\): the model has none"),
+        (Initialization.of(bare, "encoder"), net(1), ["encoder.0"], "encoder.1.weight: in the model only"),
+        (Initialization.of(net(1), "encoder"), bare, ["encoder.0"], r"encoder.1.weight \(8,\): the model has none"),
+    ):
+        before = tensors(onto)
+        with pytest.raises(ValueError, match=message):
+            start.apply_to(onto, layers=layers)
+        assert same(before, tensors(onto))

@@ -81,8 +81,8 @@ def test_early_stopping_waits_for_what_will_learn() -> None:
     of = Validated(**{**vars(task()), **early})
     assert learn(of, start).steps == 4 * 8
     assert learn(replace(of, finetune="lp-ft:probe=0.5"), start).steps == 22 * 8
-    # Until the probe's own patience ends it, after validations 2 and 3.
-    assert learn(replace(of, finetune="lp-ft:probe=1,patience=2", patience=None), start).steps == 40 * 8
+    # Until the probe's own patience ends it, after validations 2 and 3; from then on the task's own counts.
+    assert learn(replace(of, finetune="lp-ft:probe=1,patience=2"), start).steps == 8 * 8
 
 
 def test_frozen_statistics_stay_and_normalize() -> None:
@@ -216,7 +216,7 @@ def test_a_search_by_folds_goes_on_and_ends_in_a_command_that_runs(
     assert not any(line.startswith("trial") for line in again)
     words = shlex.split(again[-1])
     assert words[:4] == shlex.split(last)[:4] == ["python", "-m", "supervised.multi_cv", "evaluate"]
-    assert main([*words[3:], *here]) == 0
+    assert main([*words[3:], "--engine", "in-process"]) == 0
     assert "| multihead-mnist-seed0 |" in capsys.readouterr().out
     assert main(["tune", str(tmp_path / "hat-none-mnist-seed0"), *here]) == 2
     assert "is not fine-tuned by strategies" in capsys.readouterr().err

@@ -29,8 +29,9 @@ from leap_rl.core import (
     Surgical,
     TowardsStart,
 )
-from leap_rl.transfer import FineTune
-from leap_rl.transfer.names import optimizers
+from leap_rl.transfer import FineTune, FreezeEncoder
+from leap_rl.transfer.finetune import FrozenTooBriefly
+from leap_rl.transfer.names import optimizers, targets
 
 NEUTRAL: list[list[Strategy]] = [
     [Strategy()],
@@ -145,7 +146,7 @@ def test_an_optimizer_that_would_move_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"all blocks of one optimizer are frozen at 0 % of the training \(head\)"):
         model.learn(40, callback=FineTune(Surgical(("encoder",))))
     assert model.num_timesteps == 0
-    model.learn(40, callback=FineTune(GradualUnfreezing()))
+    model.learn(140, callback=FineTune(GradualUnfreezing(1.0)))
 
 
 class Rates(BaseCallback):
@@ -222,6 +223,70 @@ def test_a_saved_agent_is_a_plain_one(tmp_path: Path) -> None:
     before = state(loaded)
     loaded.learn(10)
     assert any("features_extractor" in name for name in moved(before, state(loaded)))
+
+
+def test_noise_is_drawn_from_the_seed_of_the_run_and_again_where_another_process_goes_on() -> None:
+    def noise(seed: int, steps: int = 0, goes_on: bool = False) -> Tensor:
+        model = made()
+        model.seed, model.num_timesteps = seed, steps
+        strategy = SoftShrinkPerturb()
+        callback = FineTune(strategy, goes_on=goes_on)
+        callback.init_callback(model)
+        model._total_timesteps = 100
+        callback.num_timesteps = steps
+        callback.on_training_start({}, {})
+        (generator,) = strategy._generators.values()
+        return torch.rand(3, generator=generator)
+
+    assert torch.equal(noise(0), noise(0))
+    assert not torch.equal(noise(0), noise(1)) and not torch.equal(noise(0), noise(0, 50, True))
+
+
+def test_what_was_shrunk_is_in_the_target_network_too() -> None:
+    for kind, steps in ((DQN, 5), (SAC, 30)):  # no update is made
+        model = made(kind)
+        before = state(model)
+        model.learn(steps, callback=FineTune(ShrinkPerturb(0.5, 0.0)))
+        assert model._n_updates == 0
+        pairs = targets(model.policy)
+        assert pairs and all(torch.equal(*pair) for pair in pairs)
+        weights = [name for name in before if name.endswith("cnn.0.weight")]
+        assert len(weights) > 1 and all(torch.equal(state(model)[n], 0.5 * before[n]) for n in weights)
+
+
+def test_a_strategy_that_would_be_over_before_the_first_update_is_refused() -> None:
+    """Else it would be plain training, and nobody would know."""
+    for kind, steps in ((A2C, 40), (PPO, 90), (DQN, 90), (SAC, 290)):
+        model = made(kind)
+        before = state(model)
+        with pytest.raises(FrozenTooBriefly, match=r"encoder.cnn.0, .* until the first update: freeze for a larger"):
+            model.learn(steps, callback=FineTune(LPFT()))
+        assert model.num_timesteps == 0 and not moved(before, state(model))
+        FineTune(LPFT()).check(model)
+        FineTune(LPFT()).check(model, 400)
+        if kind is A2C:
+            with pytest.raises(FrozenTooBriefly):
+                FineTune(LPFT()).check(model, 400, n_envs=9)
+        FineTune(Slow(0.0, end=1.0)).check(model, steps)  # a warm-up begins at 0 and is nowhere frozen
+    # Counted in steps, what is over when training goes on is refused, unless another process saw it end.
+    model = made().learn(50)
+    with pytest.raises(ValueError, match="would freeze nothing: this training goes on, and has made 50"):
+        model.learn(20, callback=FreezeEncoder(20), reset_num_timesteps=False)
+    model.learn(20, callback=FreezeEncoder(20, goes_on=True), reset_num_timesteps=False)
+
+
+def test_an_observed_model_learns_whole_after_an_interruption() -> None:
+    class Interrupt(BaseCallback):
+        def _on_step(self) -> bool:
+            raise KeyboardInterrupt
+
+    for kind, again in ((LeapA2C, None), (A2C, FineTune())):
+        model = made(kind)
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(20, callback=[FineTune(LinearProbe()), Interrupt()])
+        before = state(model)
+        model.learn(20, callback=again)
+        assert moved(before, state(model)) == set(before)
 
 
 @pytest.mark.parametrize(
