@@ -46,8 +46,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "multi-task": (
         "-m supervised.multi_cv multi-task --preset cpu --seeds 0 1 2",
         "-m supervised.multi_cv multi-task --preset cpu --seeds 0 1 2 --sharing hard --large mnist "
-        "--balancing equal scale uncertainty dynamic pcgrad mgda",
-        "-m supervised.multi_cv multi-task table --less '' --save docs/evidence/multi-task/runs.json",
+        "--balancing equal scale uncertainty imtl-l dynamic pcgrad mgda",
+        "-m supervised.multi_cv multi-task table --save docs/evidence/multi-task/runs.json",
     ),
     "distillation": (
         "-m supervised.multi_cv distill --preset cpu --data-sets fashion-mnist --seeds 0 1 2 3 4",

@@ -83,17 +83,19 @@ def _scalarization() -> Any:
     return torchjd.scalarization
 
 
-class Uncertainty(Balancing):
+class Learned(Balancing):
     """
-    Weights that are learned with the network: Σ ½ exp(-sᵢ) lossᵢ + ½ sᵢ (Kendall et al., 2018), of torchjd. The
-    gradient of s is held within ±1 (ours): that of a loss of some hundreds would else throw it beyond any use.
+    Weights that are learned with the network, by a scalarizer of torchjd: ``UW``, Σ ½ exp(-sᵢ) lossᵢ + ½ sᵢ (Kendall et
+    al., 2018), or ``IMTLL``, Σ exp(sᵢ) lossᵢ - sᵢ (Liu et al., 2021), which has the same optima. The gradient of s is
+    held within ±1 (ours): that of a loss of some hundreds would else throw it beyond any use.
 
     :param n_tasks: how many losses
+    :param name: of the scalarizer
     """
 
-    def __init__(self, n_tasks: int) -> None:
+    def __init__(self, n_tasks: int, name: str) -> None:
         super().__init__()
-        self.scalarizer = _scalarization().UW(n_tasks)
+        self.scalarizer = getattr(_scalarization(), name)(n_tasks)
 
     def combined(self, losses: Tensor) -> Tensor:
         combined: Tensor = self.scalarizer(losses)
@@ -157,7 +159,12 @@ class Gradients(Balancing):
         _scalarization()
         import torchjd.aggregation
 
-        self._aggregate: Callable[[Tensor], Tensor] = getattr(torchjd.aggregation, name)()
+        self._aggregate = getattr(torchjd.aggregation, name)()
+        self._last = torch.ones(n_tasks)
+        self._aggregate.weighting.register_forward_hook(self._keep_weights)
+
+    def _keep_weights(self, _weighting: nn.Module, _given: Any, weights: Tensor) -> None:
+        self._last = weights.detach()
 
     def backward(self, losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
         of_tasks = [torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in losses]
@@ -179,13 +186,15 @@ class Gradients(Balancing):
             parameters[i].grad = part.view(parameters[i].shape)
 
     def weights(self, losses: Tensor) -> Tensor:
-        return torch.ones_like(losses)
+        """Of each gradient in the last update, where tasks share parameters."""
+        return self._last.to(losses)
 
 
 BALANCING: dict[str, Callable[[int], Balancing]] = {
     "equal": Equal,
     "scale": Scale,
-    "uncertainty": Uncertainty,
+    "uncertainty": lambda n_tasks: Learned(n_tasks, "UW"),
+    "imtl-l": lambda n_tasks: Learned(n_tasks, "IMTLL"),
     "dynamic": DynamicWeights,
     "pcgrad": lambda n_tasks: Gradients(n_tasks, "PCGrad"),
     "mgda": lambda n_tasks: Gradients(n_tasks, "MGDA"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from leap_rl.core import Engine
 from leap_rl.running.files import replacing_file, write_rows, write_text
+from leap_rl.running.run_file import run_settings
 from supervised.command_line import run_all
 from supervised.intervals import difference_cell, mean_cell, t_interval
 from supervised.runs import check_folder, missing_runs, open_folder, read_runs
@@ -33,6 +34,8 @@ class Run(ABC):
 
     experiment: ClassVar[str]
     """Name of it."""
+    reference: ClassVar[Mapping[str, str]] = {}
+    """Cells of what others are compared with by default, whatever these say there."""
 
     data_dir: str
     seed: int
@@ -40,7 +43,7 @@ class Run(ABC):
     @property
     @abstractmethod
     def cells(self) -> dict[str, str]:
-        """What a table says of it before its scores, by column: runs that differ in their seed alone have the same."""
+        """What a table says of it before its scores, by column. Other settings are told where they differ."""
 
     @property
     def name(self) -> str:
@@ -89,6 +92,7 @@ class Found:
     :param seed: of the run
     :param images: that it learned from
     :param scores: as ``Run.learn`` gives them
+    :param settings: of the run, all but the seed
     """
 
     experiment: str
@@ -96,10 +100,15 @@ class Found:
     seed: int
     images: int
     scores: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.apart: dict[str, str] = {}
+        """Settings that tell it from runs with the same cells, see ``tell_apart``."""
 
     @property
     def label(self) -> str:
-        return ", ".join(word for word in self.cells.values() if word)
+        return ", ".join([*filter(None, self.cells.values()), *(f"{k} {v}" for k, v in self.apart.items())])
 
 
 def make_runs(runs: Sequence[Run], root: Path, engine: Engine, dry_run: bool = False) -> None:
@@ -145,11 +154,39 @@ def read(file: Path, experiment: str) -> list[Found]:
     :param experiment: that it must be of
     :raises ValueError: if it can't be read, or is of another experiment
     """
-    rows = read_runs(file, tuple(Found.__dataclass_fields__))
-    found = [Found(**{name: row[name] for name in Found.__dataclass_fields__}) for row in rows]
+    known = [name for name in Found.__dataclass_fields__ if name != "settings"]
+    rows = read_runs(file, known)
+    of_folder = run_settings(file.parent) if file.name == FOUND else {}
+    found = [
+        Found(**{name: row[name] for name in known}, settings=_settings(row.get("settings", of_folder))) for row in rows
+    ]
     if any(f.experiment != experiment for f in found):
         raise ValueError(f"{file} is of {found[0].experiment}, not of {experiment}")
     return found
+
+
+def _settings(of_run: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that tell runs apart; what ``Run.settings`` adds to find a run by its name does not."""
+    return {name: value for name, value in of_run.items() if name not in ("experiment", "learner", "seed")}
+
+
+def tell_apart(found: Sequence[Found]) -> None:
+    """Give runs that have the same cells, and differ in more than their seed, the settings that they differ in."""
+    alike: dict[str, list[Found]] = {}
+    for run in found:
+        run.apart = {}
+        alike.setdefault(run.label, []).append(run)
+    for runs in alike.values():
+        values = {name: [run.settings.get(name) for run in runs] for run in runs for name in run.settings}
+        differ = [name for name, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)]
+        for run in runs:
+            run.apart = {name: _shown(run.settings.get(name)) for name in differ}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
 
 
 def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
@@ -158,13 +195,14 @@ def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
     :param experiment: that they are of
     :raises ValueError: if there is no run that is over in one of them, or one of something else
     """
-    found: dict[tuple[Any, ...], Found] = {}
+    found: dict[str, Found] = {}
     for root in roots:
         files = [root] if root.is_file() else sorted(root.glob(f"*/{FOUND}"))
         if not files:
             raise ValueError(f"no run in {root} is over: the command train makes some")
         for run in (run for file in files for run in read(file, experiment)):
-            found[run.label, run.images, run.seed] = run
+            found[json.dumps([run.cells, run.images, run.seed, run.settings], sort_keys=True)] = run
+    tell_apart(list(found.values()))
     return list(found.values())
 
 
@@ -190,7 +228,9 @@ def _named(groups: Mapping[tuple[str, int], list[Found]]) -> dict[str, list[Foun
     }
 
 
-def table(found: Sequence[Found], column: str, reference: str | None = None) -> str:
+def table(
+    found: Sequence[Found], column: str, reference: str | None = None, always: Mapping[str, str] | None = None
+) -> str:
     """
     Markdown: mean errors with Student's 95 % interval over the seeds, and the difference of the first to a reference,
     on the same seeds and with all else in the cells the same.
@@ -198,6 +238,7 @@ def table(found: Sequence[Found], column: str, reference: str | None = None) -> 
     :param found: runs
     :param column: of the cells, in which runs are compared
     :param reference: what it says of those that others are compared with; ``None``: no difference
+    :param always: other cells of these, whatever those that are compared say there
     :raises ValueError: if nothing is the reference
     """
     there = sorted({run.cells[column] for run in found})
@@ -205,32 +246,39 @@ def table(found: Sequence[Found], column: str, reference: str | None = None) -> 
         raise ValueError(f"{reference!r} is not one of those compared: name one of {', '.join(there)}")
     columns = list(dict.fromkeys(name for run in found for name in run.cells))
     scores = list(dict.fromkeys(name for run in found for name in run.scores))
-    header = [*columns, "images", "seeds", *(f"{name}, %" for name in scores)]
+    apart = list(dict.fromkeys(name for run in found for name in run.apart))
+    header = [*columns, *apart, "images", "seeds", *(f"{name}, %" for name in scores)]
     if reference is not None:
-        header.insert(len(columns) + 3, f"difference to {reference}")
+        header.insert(len(columns) + len(apart) + 3, f"difference to {reference}")
     rows = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     groups = grouped(found)
     for (_, images), runs in groups.items():
-        cells = [*(runs[0].cells.get(name, "") for name in columns), f"{images:,}", str(len(runs))]
+        cells = [runs[0].cells.get(name, "") for name in columns] + [runs[0].apart.get(name, "") for name in apart]
+        cells += [f"{images:,}", str(len(runs))]
         cells += [mean_cell([run.scores[name] for run in runs if name in run.scores]) for name in scores]
         if reference is not None:
-            cells.insert(len(columns) + 3, _difference(runs, found, column, reference))
+            of_reference = {**runs[0].cells, **(always or {}), column: reference}
+            cells.insert(len(columns) + len(apart) + 3, _difference(runs, found, of_reference))
         rows.append(f"| {' | '.join(cells)} |")
     seeds = sorted({run.seed for run in found})
     lacking = missing_runs({name: {run.seed for run in runs} for name, runs in _named(groups).items()}, seeds)
     return "\n".join(rows) + lacking
 
 
-def _difference(runs: Sequence[Found], found: Sequence[Found], column: str, reference: str) -> str:
-    if runs[0].cells[column] == reference:
+def _difference(runs: Sequence[Found], found: Sequence[Found], of_reference: Mapping[str, str]) -> str:
+    if runs[0].cells == of_reference:
         return ""
-    theirs = [run for run in found if run.cells == {**runs[0].cells, column: reference}]
+    theirs = [run for run in found if run.cells == of_reference]
     ours = {run.images for run in found if run.cells == runs[0].cells}
     # Of several budgets the one that is as large. A method that sees more images for each update has one of its own.
     if len(ours) > 1 or len({run.images for run in theirs}) > 1:
         theirs = [run for run in theirs if run.images == runs[0].images]
         if not theirs:
             return "of which budget?"
+    if len({str(run.apart) for run in theirs}) > 1:
+        theirs = [run for run in theirs if run.apart == runs[0].apart]
+        if not theirs:
+            return "of which settings?"
     compared = {run.seed: next(iter(run.scores.values())) for run in theirs}
     pairs = [(next(iter(run.scores.values())), compared[run.seed]) for run in runs if run.seed in compared]
     return difference_cell([a - b for a, b in pairs])
@@ -276,7 +324,8 @@ def show(
     :param save_to: JSON to write, if any
     """
     found = collect(roots, run.experiment)
-    printed = table(found, column, less or None)
+    always = run.reference if less == run.reference.get(column) else None
+    printed = table(found, column, less or None, always)
     if figure is not None:
         plot(found, figure)
     if save_to is not None:

@@ -127,6 +127,7 @@ class GatedClassifier(Classifier):
     """
 
     encoder: GatedEncoder
+    one_at_a_time = True  # what it does around a step is of one task
 
     def __init__(self, network: HAT, task: int) -> None:
         super().__init__(GatedEncoder(network, task), network.heads[task])

@@ -20,7 +20,6 @@ from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.running.progress import JobsProgress
 from leap_rl.running.record import shown
 from supervised.balancing import BALANCING
-from supervised.networks import Classifier
 from supervised.tasks import ClassificationTask, chosen_device
 from supervised.visits import TaskNetwork
 
@@ -55,7 +54,7 @@ class JointTrainer:
     Train a network for many tasks at once. Every update has a minibatch of each task; their losses, balanced, and the
     penalties of the network are one step of SGD, whose rate falls to zero as a half cosine. A pass is so many updates.
 
-    Its networks are those that a step of SGD is enough for: what ``HAT`` does around a step is of one task at a time.
+    ``HAT`` and ``ProgressiveNet`` are not for it: they learn one task at a time.
 
     :param network: with a part for each task, in their order
     :param tasks: to learn
@@ -105,10 +104,8 @@ class JointTrainer:
         self._both = nn.ModuleDict({"network": self.network, "balancing": self.balancing})
         self.n_passes = 0
         for i, task in enumerate(self.tasks):
-            if type(self.network.of_task(i)).before_step is not Classifier.before_step:
-                raise ValueError(
-                    f"{type(network).__name__} changes gradients for one task at a time: VisitsTrainer trains it"
-                )
+            if self.network.of_task(i).one_at_a_time:
+                raise ValueError(f"{type(network).__name__} learns one task at a time: VisitsTrainer trains it")
             task.minibatches(0, False, self.device)  # says whether there are too few images
         if self.checkpoints is not None and self.checkpoints.steps():
             self._load(self.checkpoints)

@@ -29,6 +29,9 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.encoder(images))
         return logits
 
+    one_at_a_time = False
+    """Whether it can be learned only while no other task of its network is."""
+
     # What a learning process calls around an update, for networks that ask for more than a gradient step.
 
     def before_update(self, progress: float, overall: float) -> None:

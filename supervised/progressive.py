@@ -135,6 +135,7 @@ class ColumnClassifier(Classifier):
     """
 
     encoder: Column
+    one_at_a_time = True  # the statistics of columns that are looked at stay
 
     def __init__(self, network: ProgressiveNet, task: int) -> None:
         column: Column = network.columns[task]  # type: ignore[assignment]

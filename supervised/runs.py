@@ -120,14 +120,21 @@ def evaluate(
         for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run_id(folder.parent)):
             result.raise_for_status()
             results[result.name] = result
-            if not ran_now:
-                continue
-            logger = TensorBoardLogger(
-                folder.parent / "tensorboard" / file_name(f"{kind} after {folder.name}") / file_name(result.name)
-            )
-            logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
-            logger.close()
+            if ran_now:
+                log(result, folder.parent, f"{kind} after {folder.name}")
     return results
+
+
+def log(result: TaskResult, folder: Path, what: str) -> None:
+    """
+    Write to TensorBoard what a learning process logged.
+
+    :param folder: of the run
+    :param what: to call it
+    """
+    logger = TensorBoardLogger(folder / "tensorboard" / file_name(what) / file_name(result.name))
+    logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
+    logger.close()
 
 
 def test_error(result: TaskResult, what: str | None = None) -> float:

@@ -112,9 +112,14 @@ class ClassificationTask(Task):
     arithmetic: Arithmetic = field(default="exact", kw_only=True)
 
     @property
+    def images_per_update(self) -> int:
+        """Through forward and backward."""
+        return self.batch_size
+
+    @property
     def steps(self) -> int:  # type: ignore[override]
         """Images through forward and backward: a budget is in these, whatever the learner."""
-        return self.updates * self.batch_size
+        return self.updates * self.images_per_update
 
     @abstractmethod
     def images(self) -> Images:
@@ -188,7 +193,7 @@ class ClassificationTask(Task):
             if schedule is not None:
                 schedule.step()
             if (i + 1) % 10 == 0:
-                report((i + 1) * self.batch_size)
+                report((i + 1) * self.images_per_update)
             if validates and (i + 1) % self.validation_freq == 0:
                 _, validation_error = self._judge(model, *minibatches.validation())
                 if finetuning is not None:
@@ -277,7 +282,7 @@ class ClassificationTask(Task):
         if minibatches.images.validation is None or path is None:
             loss, scores["test_error"] = self._judge(model, *minibatches.test())
             scores["test_loss"] = loss
-        steps = (np.arange(len(losses)) + 1) * self.batch_size
+        steps = (np.arange(len(losses)) + 1) * self.images_per_update
         loss_values, error_values = losses.cpu().double().numpy(), errors.cpu().double().numpy()
         curve = LearningCurve(steps, error_values, self.steps, 1, maximize=False)
         if len(losses) < self.updates:  # From where it stopped, what it had in its last pass holds.
@@ -293,7 +298,7 @@ class ClassificationTask(Task):
         return TaskResult(
             name=self.name,
             curve=curve,
-            steps=len(losses) * self.batch_size + (minibatches.n_unseen if isinstance(path, LookAhead) else 0),
+            steps=len(losses) * self.images_per_update + (minibatches.n_unseen if isinstance(path, LookAhead) else 0),
             seconds=time.perf_counter() - started,
             meta_gradient=meta_gradient,
             statistics=None if path is None else path.statistics(),
@@ -322,22 +327,31 @@ class ClassificationTask(Task):
 
         in_scope = {n: p.detach() for n, p in model.named_parameters() if n in scope}
         rest = {n: p.detach() for n, p in model.named_parameters() if n not in scope}
-        gradient = learner.meta_gradient(
+        gradient, path = learner.gradient_and_path(
             lambda theta, batch: nn.functional.cross_entropy(logits({**rest, **theta}, batch[0]), batch[1]),
             in_scope,
             data,
             self.learning_rate,
         )
-        with torch.no_grad():
-            errors = [(logits({**rest, **in_scope}, x).argmax(dim=1) != y).float().mean().item() for x, y in data]
-        steps = sum(len(x) for x, _ in data)
+
+        @torch.no_grad()
+        def error(theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> float:
+            return (logits({**rest, **theta}, x).argmax(dim=1) != y).float().mean().item()
+
+        errors = [error(theta, x, y) for theta, (x, y) in zip(path, data, strict=True)]
+        steps = np.cumsum([len(x) for x, _ in data])
+        total = int(steps[-1])
+        judged = "test" if minibatches.images.validation is None else "validation"
+        scores = {f"{judged}_error": error(path[-1], *getattr(minibatches, judged)())}
         return TaskResult(
             name=self.name,
-            curve=LearningCurve(np.array([steps]), np.array([np.mean(errors)]), steps, 1, maximize=False),
-            steps=steps,
+            curve=LearningCurve(steps, np.array(errors), total, 1, maximize=False),
+            steps=total,
             seconds=time.perf_counter() - started,
             meta_gradient={name: g.cpu() for name, g in gradient.items()},
             status="ok" if all(g.isfinite().all() for g in gradient.values()) else "non_finite",
+            scores=scores,
+            log=[(total, {f"score/{name}": score for name, score in scores.items()})],
         )
 
     @property

@@ -101,7 +101,7 @@ class Mimic(A2C):
         self.logger.record("train/agreement", same.item())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "teachers", "temperature", "_taught"]
+        return [*super()._excluded_save_params(), "teachers", "_taught"]
 
 
 class ActorMimic(ObservedTraining, Mimic):

@@ -188,19 +188,32 @@ class MAML(MetaLearner):
         :param batches: ``inner_steps`` to learn from, and one more for the meta gradient
         :param learning_rate: α, of the inner SGD
         """
+        return self.gradient_and_path(loss, parameters, batches, learning_rate)[0]
+
+    def gradient_and_path(
+        self,
+        loss: Callable[[Mapping[str, Tensor], Any], Tensor],
+        parameters: Mapping[str, Tensor],
+        batches: Sequence[Any],
+        learning_rate: float,
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """As ``meta_gradient``; and θ⁰ to θ^K, of which nothing can be differentiated any more."""
         if len(batches) != self.inner_steps + 1:
             raise ValueError(f"MAML needs {self.inner_steps} batches to learn from and one more, not {len(batches)}")
         step = torch.func.grad(loss)
 
-        def loss_after_learning(theta: dict[str, Tensor]) -> Tensor:
+        def loss_after_learning(theta: dict[str, Tensor]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+            path = [theta]
             for batch in batches[:-1]:
-                gradients = step(theta, batch)
-                theta = {name: t - learning_rate * gradients[name] for name, t in theta.items()}
-            return loss(theta, batches[-1])
+                gradients = step(path[-1], batch)
+                path.append({name: t - learning_rate * gradients[name] for name, t in path[-1].items()})
+            return loss(path[-1], batches[-1]), path
 
         start = {name: p.detach() for name, p in parameters.items()}
-        gradient: dict[str, Tensor] = torch.func.grad(loss_after_learning)(start)
-        return gradient
+        gradient: dict[str, Tensor]
+        path: list[dict[str, Tensor]]
+        gradient, path = torch.func.grad(loss_after_learning, has_aux=True)(start)
+        return gradient, [{name: t.detach() for name, t in theta.items()} for theta in path]
 
 
 @dataclass(frozen=True)

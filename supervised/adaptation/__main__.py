@@ -28,6 +28,7 @@ Weight = Annotated[float, Parameter(validator=Number(gt=0))]
 def train(
     *,
     data_dir: Path | None = None,
+    download: bool = False,
     preset: Preset = "quick",
     source: str = "mnist",
     targets: Names = ("digits", "mnist-m"),
@@ -46,8 +47,10 @@ def train(
 
     :param data_dir: of the data sets, as of supervised.multi_cv; without it $LEAP_RL_DATA, or leap_rl's folder in the
         user's cache
+    :param download: what is not there of the domains' data sets, by torchvision
     :param preset: quick or cpu: updates, and images of each domain
-    :param source: mnist, digits (UCI's, of scikit-learn), mnist-m, rotated, svhn, fashion-mnist or notmnist
+    :param source: mnist, digits (UCI's, of scikit-learn), mnist-m, rotated, corrupted, usps, svhn, fashion-mnist or
+        notmnist
     :param targets: domains with the same classes
     :param methods: source-only, batch-norm, coral, mmd, transport, dann, self-training; and target-labels, the ceiling
     :param seeds: of the runs
@@ -64,6 +67,8 @@ def train(
 
     check_choices("method", methods, KNOWN)
     chosen = where.chosen()
+    if download:
+        _download(data_dir, source, *targets)
     runs = _runs(AdaptationRun, data_dir, preset, source, targets, methods, seeds, (weight,), updates, limit, n_filters)
     make_runs(runs, root, chosen, dry_run)
 
@@ -72,6 +77,7 @@ def train(
 def choose(
     *,
     data_dir: Path | None = None,
+    download: bool = False,
     preset: Preset = "quick",
     source: str = "mnist",
     targets: Names = ("rotated",),
@@ -89,6 +95,7 @@ def choose(
     Compare weights by reverse validation, which needs no label of a target: the least reverse error is to be taken.
 
     :param data_dir: as of train
+    :param download: as of train
     :param preset: as of train
     :param source: as of train
     :param targets: as of train; without it another one than those of train
@@ -108,6 +115,8 @@ def choose(
 
     check_choices("method with a weight", methods, [name for name in ADAPTING if name != "batch-norm"])
     chosen = where.chosen()
+    if download:
+        _download(data_dir, source, *targets)
     runs = _runs(
         ReverseValidation, data_dir, preset, source, targets, methods, seeds, weights, updates, limit, n_filters
     )
@@ -147,6 +156,7 @@ GENERALIZATION_ROOT = Path("runs/generalization")
 def leave_one_out(
     *,
     data_dir: Path | None = None,
+    download: bool = False,
     preset: Preset = "quick",
     domains: Names = ("mnist", "digits", "mnist-m", "rotated"),
     methods: Names = ("pooled", "coral", "mmd"),
@@ -163,6 +173,7 @@ def leave_one_out(
     Hold each domain out in turn: learn the others, and test on it. Runs that are there are not made again.
 
     :param data_dir: as of train
+    :param download: as of train
     :param preset: quick or cpu: updates of 32 images of each domain, and images of each domain
     :param domains: three or more, with the same classes
     :param methods: pooled, which has no penalty; coral, mmd
@@ -182,6 +193,8 @@ def leave_one_out(
 
     check_choices("method", methods, (POOLED, *PENALTIES))
     chosen = where.chosen()
+    if download:
+        _download(data_dir, *domains)
     data = str((data_dir or default_data_dir()).absolute())
     n_updates, most = PRESETS[preset]
     runs = runs_of(data, domains, methods, seeds, updates or n_updates, limit or most, weight, n_filters)
@@ -204,6 +217,16 @@ def generalization_table(
     from supervised.experiments import show
 
     show(roots or (GENERALIZATION_ROOT,), GeneralizationRun, "method", less, figure, save)
+
+
+def _download(data_dir: Path | None, *domains: str) -> None:
+    from supervised.adaptation.domains import DOMAINS
+    from supervised.adaptation.domains import download as fetch
+    from supervised.experiments import check_choices
+    from supervised.multi_cv.data import default_data_dir
+
+    check_choices("domain", domains, DOMAINS)
+    fetch(str((data_dir or default_data_dir()).absolute()), domains)
 
 
 def _runs(

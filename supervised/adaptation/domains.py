@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from leap_rl.ending import how_to_install
+from leap_rl.running.outside import first_line
 from supervised.augmentation import RandomAffine
+from supervised.multi_cv.data import download as fetch
 from supervised.multi_cv.data import load
 
 SIZE = 28
 DIGITS = tuple("0123456789")
 ROTATION = RandomAffine(scale=(1.0, 1.0), degrees=(30.0, 60.0), shift=0.0)
+NOISE = 80.0
 DIGITS_TEST = 500
 """Of the 1,797 of UCI digits, which have no test set of their own here."""
 
@@ -126,11 +132,71 @@ def _rotated(data_dir: str, rng: np.random.Generator) -> Domain:
     )
 
 
+def _corrupted(data_dir: str, rng: np.random.Generator) -> Domain:
+    """MNIST's digits under normal noise with a standard deviation of 80 grey levels of 255."""
+    digits = load(data_dir, "mnist")
+
+    def corrupted(images: Tensor) -> Tensor:
+        noise = torch.from_numpy(rng.normal(scale=NOISE, size=(len(images), 1, SIZE, SIZE)).astype(np.float32))
+        return (_small(images).float() + noise).round().clamp(0, 255).byte()
+
+    train, test = corrupted(digits.train), corrupted(digits.test)
+    return Domain("corrupted", DIGITS, train, digits.train_labels, test, digits.test_labels)
+
+
+def _usps_by_torchvision(data_dir: str, fetching: bool = False) -> list[Any]:
+    """:return: both halves; torchvision's class asks for no more than the files"""
+    from torchvision.datasets import USPS  # type: ignore[import-untyped]
+
+    return [USPS(str(Path(data_dir) / "usps"), train=train, download=fetching) for train in (True, False)]
+
+
+def _usps(data_dir: str, rng: np.random.Generator) -> Domain:
+    where = Path(data_dir) / "usps"
+    try:
+        halves = _usps_by_torchvision(data_dir)
+    except ImportError:
+        raise ValueError(f"USPS is read by torchvision: {how_to_install('supervised')}") from None
+    except Exception as error:  # bz2's, or of what is in it
+        what = f"{where} is damaged: {first_line(error)}" if any(where.glob("usps*")) else f"{where} is missing"
+        raise ValueError(f"{what}; the option --download fetches USPS by torchvision") from None
+    images = [_resized(torch.from_numpy(half.data)[:, None]).expand(-1, 3, -1, -1).contiguous() for half in halves]
+    labels = [torch.tensor(half.targets) for half in halves]
+    return Domain("usps", DIGITS, images[0], labels[0], images[1], labels[1])
+
+
+def download(data_dir: str, names: Sequence[str]) -> None:
+    """
+    Fetch what domains are made of, by torchvision, where it is not there yet.
+
+    :param data_dir: as of ``load_domain``
+    :param names: of domains
+    :raises ValueError: if one can't be fetched
+    """
+    fetch(data_dir, dict.fromkeys(of for name in names for of in MADE_OF.get(name, (name,))))
+    if "usps" in names:
+        try:
+            _usps_by_torchvision(data_dir, fetching=True)
+        except Exception as error:
+            raise ValueError(f"USPS can't be fetched: {first_line(error)}") from None
+
+
+MADE_OF: dict[str, tuple[str, ...]] = {
+    "digits": (),
+    "usps": (),
+    "mnist-m": ("mnist", "cifar10"),
+    "rotated": ("mnist",),
+    "corrupted": ("mnist",),
+}
+"""Data sets of ``supervised.multi_cv``; the other domains are one each."""
+
 DOMAINS: dict[str, Callable[[str, np.random.Generator], Domain]] = {
     "mnist": _of_multi_cv("mnist", DIGITS),
     "digits": _uci_digits,
     "mnist-m": _mnist_m,
     "rotated": _rotated,
+    "corrupted": _corrupted,
+    "usps": _usps,
     "svhn": _of_multi_cv("svhn", DIGITS),
     "fashion-mnist": _of_multi_cv(
         "fashion-mnist",

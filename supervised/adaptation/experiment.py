@@ -14,7 +14,7 @@ from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
 from supervised.experiments import Run
-from supervised.runs import evaluate, test_error
+from supervised.runs import evaluate, log, test_error
 from supervised.tasks import ClassificationTask, ClassificationTasks, as_float
 
 WEIGHTS: dict[str, float] = {"coral": 1.0, "mmd": 1.0, "transport": 1.0, "dann": 1.0, "self-training": 1.0}
@@ -110,6 +110,7 @@ class ReverseValidation(AdaptationRun):
         job = replace(self.job(), return_final=True)
         ((_, result),) = engine.run([job], lambda *_: None)
         test_error(result)
+        log(result, folder, "adapted")
         assert result.final is not None and isinstance(job.task, AdaptationTask)
         pair = load_pair(self.data_dir, self.source, self.target, self.limit, self.seed)
         model = job.task.network()
@@ -120,4 +121,6 @@ class ReverseValidation(AdaptationRun):
             labels = torch.cat([model(part).argmax(dim=1) for part in parts]).tolist()
         back = replace(job.task, name=f"{self.target} back to {self.source}", pseudo_labels=tuple(labels))
         ((_, reverse),) = engine.run([Job(back, result.final, NoPretraining(), self.seed)], lambda *_: None)
-        return {"reverse error": 100 * test_error(reverse)}
+        error = test_error(reverse)
+        log(reverse, folder, "adapted back")
+        return {"reverse error": 100 * error}

@@ -66,8 +66,8 @@ class AdaptationTask(ClassificationTask):
     pseudo_labels: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
-        return self.updates * self.batch_size * (1 if self.method in ALONE else 2)
+    def images_per_update(self) -> int:
+        return self.batch_size * (1 if self.method in ALONE else 2)
 
     def halves(self) -> tuple[Images, Tensor]:
         """What has labels, with the test; and what has none."""

@@ -181,6 +181,8 @@ class Episodes(ClassificationTasks):
             raise ValueError(
                 f"updates={updates} with comparison={comparison!r}: a network that compares makes none, another some"
             )
+        if comparison is not None and batch_size is not None:
+            raise ValueError(f"batch_size={batch_size}, but {comparison} sees the whole support at once: leave it out")
         classes = load_classes(data_dir, part)
         if len(classes) < ways:
             raise ValueError(

@@ -114,7 +114,9 @@ class FewShotRun(Run):
         :raises ValueError: if there are none
         """
         kind = KINDS[self.learner]
-        ways, shots = kind.ways or self.ways, kind.shots or self.shots
+        ways, shots = self.ways, kind.shots or self.shots
+        if kind.ways is not None:  # as far as there are classes
+            ways = max(ways, min(kind.ways, len(load_classes(self.data_dir, "train"))))
         updates, _ = kind.updates
         # Paths of several minibatches: a part of the larger support at a time.
         batch = self.ways * min(2, self.shots) if kind.shots else None

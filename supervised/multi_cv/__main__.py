@@ -260,8 +260,9 @@ def at_once(
     :param preset: quick or cpu: passes and limit
     :param tasks: data sets
     :param sharing: single, hard, soft, cross-stitch
-    :param balancing: equal, scale, uncertainty, dynamic, pcgrad, mgda
-    :param large: data set whose loss is multiplied with the factor, as another unit of it would; without it none
+    :param balancing: equal, scale, uncertainty, imtl-l, dynamic, pcgrad, mgda
+    :param large: data set whose loss is multiplied with the factor, as another unit of it would, but for single;
+        without it none
     :param factor: of the large loss
     :param seeds: of the runs
     :param passes: of 20 updates, in place of the preset's
@@ -286,12 +287,16 @@ def at_once(
     if download:
         fetch(data, tasks)
     n_passes, most = MULTI_TASK_PRESETS[preset]
-    shape = (passes or n_passes, limit or most, n_filters, large, 1.0 if large is None else factor)
+    shape = (passes or n_passes, limit or most, n_filters)
+    loss = (None, 1.0) if large is None else (large, factor)
+    # Alone no task has anything to be balanced with, nor to be larger than.
     runs = [
-        MultiTaskRun(data, seed, shared, balanced, tuple(tasks), *shape)
+        MultiTaskRun(data, seed, shared, balanced, tuple(tasks), *shape, *of_loss)
         for seed in seeds
         for shared in sharing
-        for balanced in (("equal",) if shared == "single" else balancing)
+        for balanced, of_loss in (
+            [("equal", (None, 1.0))] if shared == "single" else [(balanced, loss) for balanced in balancing]
+        )
     ]
     make_runs(runs, root, InProcess(), dry_run)
 
@@ -302,8 +307,8 @@ def multi_task_table(*roots: Path, less: str = "single", figure: Path | None = N
     Print what the runs showed, and what is missing.
 
     :param roots: folders of runs, and files that --save wrote, together; without one runs/multi-task
-    :param less: the sharing to which differences of the mean error are taken, on the same seeds and with the same
-        balancing; empty: none
+    :param less: the sharing to which differences of the mean error are taken, on the same seeds; but for single with
+        the same balancing and losses; empty: none
     :param figure: PNG to write: the mean error of each
     :param save: JSON to write, with all that table and figure need
     """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ class MultiTaskRun(Run):
     """
 
     experiment = "multi-task"
+    reference: ClassVar = {"sharing": "single", "balancing": "equal", "loss": ""}
 
     sharing: str
     balancing: str

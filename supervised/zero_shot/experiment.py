@@ -10,6 +10,7 @@ import torch
 from leap_rl.core import Engine, Initialization, Job, NoPretraining
 from supervised.experiments import Run
 from supervised.multi_cv.data import load
+from supervised.runs import log, test_error
 from supervised.tasks import ClassificationTasks, as_float
 from supervised.zero_shot.tasks import UNSEEN, SignsTask, signs_task
 
@@ -56,8 +57,9 @@ class ZeroShotRun(Run):
         job = Job(task, start, NoPretraining(), self.seed)
         if not (kept / "config.json").is_file():
             ((_, result),) = engine.run([replace(job, return_final=True)], lambda *_: None)
-            result.raise_for_status()
+            test_error(result)  # says whether it diverged
             assert result.final is not None
+            log(result, folder, "seen signs")
             result.final.save(kept)
         learned = Initialization.load(kept)
         unseen = self._error(task, learned)
@@ -76,4 +78,6 @@ class ZeroShotRun(Run):
         images = task.images()
         parts = as_float(images.test, torch.Generator()).split(256)
         wrong = torch.cat([model(part).argmax(dim=1) for part in parts]) != images.test_labels
-        return 100 * wrong.float().mean().item()
+        # Of each sign as much (Xian et al., 2017): what says one sign of all is right by chance, however many it has.
+        of_each = [wrong[images.test_labels == label].float().mean() for label in images.test_labels.unique()]
+        return 100 * torch.stack(of_each).mean().item()

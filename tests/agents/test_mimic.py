@@ -104,8 +104,10 @@ def test_who_can_not_teach() -> None:
 
 def test_a_student_is_loaded_to_play_and_to_learn_on(tmp_path: Path) -> None:
     env, teacher = make_vec_env("CartPole-v1", 2, seed=0), opposite(1)
-    ActorMimic("MlpPolicy", env, [teacher] * 2, device="cpu").learn(20).save(tmp_path / "student")
+    kwargs: Any = {"temperature": 0.5, "device": "cpu"}
+    ActorMimic("MlpPolicy", env, [teacher] * 2, **kwargs).learn(20).save(tmp_path / "student")
     student = ActorMimic.load(tmp_path / "student", env=env, device="cpu")
+    assert student.temperature == 0.5  # of its loss, when it learns on
     student.predict(env.reset())
     with pytest.raises(ValueError, match="it was loaded without teachers, to play"):
         student.learn(20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 import math
 from itertools import permutations
@@ -52,6 +53,36 @@ def test_mmd_is_a_sum_over_pairs() -> None:
     assert MMD()(of).item() == pytest.approx(sum(signs[p] * kernel[p] for p in pairs) / 36)
     assert MMD()(of._replace(target=of.source)).item() == pytest.approx(0, abs=1e-12)
     assert MMD()(of._replace(target=of.source + 1)).item() > 1e-3  # it sees means
+
+
+def test_usps_is_read_by_torchvision_and_brought_to_the_size_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "usps").mkdir()
+    pixels = np.linspace(-1, 1, 256).round(4)
+    row = " ".join(f"{i + 1}:{value}" for i, value in enumerate(pixels))
+    for name, labels in (("usps.bz2", (1, 10, 4)), ("usps.t.bz2", (2,))):  # 1 to 10 for the digits 0 to 9
+        (tmp_path / "usps" / name).write_bytes(bz2.compress("".join(f"{k} {row}\n" for k in labels).encode()))
+    usps = load_domain(str(tmp_path), "usps")
+    assert usps.train.shape == (3, 3, 28, 28) and usps.train.dtype == torch.uint8
+    assert usps.train_labels.tolist() == [0, 9, 3] and usps.test_labels.tolist() == [1]
+    assert usps.train[0, 0, 0, 0] < 5 and usps.train[0, 2, -1, -1] > 250
+    check_pair(usps, Domain("digits", DIGITS, *[usps.train, usps.train_labels] * 2))
+    (tmp_path / "usps" / "usps.bz2").write_bytes(b"not bz2")
+    load_domain.cache_clear()
+    with pytest.raises(ValueError, match=r"usps is damaged: .*the option --download fetches USPS"):
+        load_domain(str(tmp_path), "usps")
+
+
+def test_corrupted_digits_are_those_of_mnist_under_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = torch.full((200, 3, 28, 28), 128, dtype=torch.uint8)
+    plain = Domain("mnist", DIGITS, grey, torch.arange(200) % 10, grey, torch.arange(200) % 10)
+    monkeypatch.setattr("supervised.adaptation.domains.load", lambda *_: plain)
+    monkeypatch.setattr("supervised.adaptation.domains._small", lambda images: images)
+    noisy = load_domain.__wrapped__("somewhere", "corrupted")
+    noise = noisy.train[:, 0].float() - 128
+    assert noise.std().item() == pytest.approx(72.3, abs=0.7)  # cut off at 0 and 255
+    assert torch.equal(noisy.train[:, 0], noisy.train[:, 1]) and torch.equal(noisy.train_labels, plain.train_labels)
+    assert not torch.equal(noisy.train, noisy.test)
+    assert torch.equal(noisy.train, load_domain.__wrapped__("somewhere", "corrupted").train)
 
 
 def test_transport_is_the_cheapest_of_all_assignments() -> None:
@@ -219,7 +250,9 @@ def test_a_run_is_a_function_of_its_seed() -> None:
         (["--targets", "light"], "source and target are both light"),
         (["--targets", "letters"], "light and letters have different classes (0, 1, 2, 3, 4 …)"),
         (["--targets", "small"], "light has images of shape (3, 28, 28), small of (3, 16, 16)"),
-        (["--targets", "usps"], "no domain 'usps': there are mnist, digits"),
+        (["--targets", "uspss"], "no domain 'uspss': there are mnist, digits"),
+        (["--targets", "usps"], "usps is missing; the option --download fetches USPS by torchvision"),
+        (["--targets", "uspss", "--download"], "no domain 'uspss': there are mnist"),
         (["--weight", "0"], "Must be > 0"),
         (["--weight", "inf"], "weight=inf of a penalty must be above 0, and finite"),
         (["--limit", "20"], "20 images of one are too few for minibatches of 64"),
@@ -306,7 +339,7 @@ def test_a_minibatch_has_as_many_images_of_each_domain_and_a_penalty_is_the_mean
     [
         (["--domains", "light", "dark"], "1 domains are learned: what holds in several takes two at least"),
         (["--domains", "light", "dark", "dark"], "name each domain once"),
-        (["--domains", "light", "dark", "usps"], "no domain 'usps': there are mnist, digits"),
+        (["--domains", "light", "dark", "uspss"], "no domain 'uspss': there are mnist, digits"),
         (["--methods", "dann"], "no method 'dann': there are pooled, coral, mmd"),
         (["--weight", "inf"], "weight=inf of a penalty must be above 0, and finite"),
         (["--limit", "20"], "20 images of a domain are too few for minibatches of 32 of each"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import supervised.adaptation.__main__ as adaptation
 import supervised.multi_cv.__main__ as multi_cv
 from leap_rl.core import LearningCurve, TaskResult
 from supervised.adaptation.generalization import DOMAINS, GeneralizationRun
-from supervised.experiments import Found, plot, table
+from supervised.experiments import Found, collect, plot, save, table
 from supervised.multi_task.experiment import TASKS, MultiTaskRun
 from supervised.runs import test_error
 
@@ -44,6 +45,25 @@ def test_a_diverged_process_has_no_test_error() -> None:
 def runs(method: str, images: int, *errors: float) -> list[Found]:
     cells = {"method": method, "pair": "a to b"}
     return [Found("adaptation", cells, seed, images, {"error": error}) for seed, error in enumerate(errors)]
+
+
+def test_runs_of_other_settings_are_other_rows(tmp_path: Path) -> None:
+    """Not a mean over both, nor one in place of the other."""
+
+    def of(weight: float, *errors: float) -> list[Found]:
+        found = runs("mmd", 100, *errors)
+        for run in found:
+            run.settings = {"weight": weight, "data": {"train": 5}}
+        return found
+
+    save(of(0.1, 40.0, 42.0), tmp_path / "a.json")
+    save([*of(1.0, 60.0, 62.0), *runs("pooled", 100, 50.0, 50.0)], tmp_path / "b.json")
+    shown = table(collect([tmp_path / "a.json", tmp_path / "b.json"], "adaptation"), "method", "pooled")
+    assert "| method | pair | weight | images |" in shown and "train" not in shown
+    assert "| mmd | a to b | 0.1 | 100 | 2 | 41.0" in shown and "| mmd | a to b | 1.0 | 100 | 2 | 61.0" in shown
+    assert "-9.0" in shown and "+11.0" in shown
+    (alone,) = {run.label for run in collect([tmp_path / "a.json"], "adaptation")}
+    assert alone == "mmd, a to b"
 
 
 def test_a_difference_is_to_the_reference_of_the_same_budget(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -20,6 +20,7 @@ from supervised.multi_cv.__main__ import main
 from supervised.multi_cv.data import load
 from supervised.multi_task.experiment import SHARING
 from supervised.networks import ConvNet
+from supervised.progressive import ProgressiveNet
 from supervised.sharing import CrossStitch, HardSharing, SoftSharing
 from supervised.visits import NextTask, TaskNetwork, VisitsTrainer
 from tests.supervised.noise import noise
@@ -177,6 +178,10 @@ def test_uncertainty_and_dynamic_weights_are_the_papers() -> None:
     assert uncertainty.combined(losses).item() == pytest.approx(expected)
     uncertainty.backward([losses[0] * 1000, losses[1]], [losses])
     assert next(uncertainty.parameters()).grad.abs().max() <= 1
+    imtl = BALANCING["imtl-l"](2)
+    with torch.no_grad():
+        next(imtl.parameters()).copy_(torch.tensor([1.0, -1.0]))
+    assert imtl.combined(losses).item() == pytest.approx(3 * np.exp(1) - 1 + 0.5 * np.exp(-1) + 1)
     dynamic = BALANCING["dynamic"](2)
     for of_pass in ([4.0, 1.0], [1.0, 1.0]):
         dynamic.combined(torch.tensor(of_pass))
@@ -193,6 +198,16 @@ def test_pcgrad_projects_where_gradients_conflict() -> None:
     # (1, 0) without its part along (-1, 1) is (½, ½); (-1, 1) without its part along (1, 0) is (0, 1).
     torch.testing.assert_close(shared.grad, torch.tensor([0.5, 1.5]))
     torch.testing.assert_close(own.grad, torch.tensor([3.0]))
+
+
+def test_mgda_takes_the_shortest_of_all_mixtures() -> None:
+    """Of (2, 0) and (0, 1) that is (2, 4) / 5, by weights 1/5 and 4/5."""
+    pytest.importorskip("torchjd")
+    shared, mgda = torch.zeros(2, requires_grad=True), BALANCING["mgda"](2)
+    losses = [shared @ torch.tensor([2.0, 0.0]), shared @ torch.tensor([0.0, 1.0])]
+    mgda.backward(losses, [shared])
+    torch.testing.assert_close(shared.grad, torch.tensor([0.4, 0.8]), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(mgda.weights(torch.stack(losses)), torch.tensor([0.2, 0.8]), atol=1e-2, rtol=1e-2)
 
 
 # -- training -------------------------------------------------------------------------------------------
@@ -225,8 +240,9 @@ def test_what_cannot_be_trained() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             trainer(**settings)
-    with pytest.raises(ValueError, match="HAT changes gradients for one task at a time"):
-        JointTrainer(HAT([4], **SHAPE), noise(1, n_blocks=2), 0.1, 1)
+    for alone in (HAT, ProgressiveNet):
+        with pytest.raises(ValueError, match=f"{alone.__name__} learns one task at a time: VisitsTrainer trains it"):
+            JointTrainer(alone([4], **SHAPE), noise(1, n_blocks=2), 0.1, 1)
     with pytest.raises(ValueError, match="weight=-1 of soft sharing"):
         network(SoftSharing, weight=-1)
     with pytest.raises(ValueError, match="same=2 of cross-stitch"):
@@ -271,7 +287,12 @@ def test_all_kinds_run_and_are_in_the_table(data: Path, tmp_path: Path, capsys: 
     assert main(["multi-task", "table", str(root), "--figure", str(tmp_path / "f.png")]) == 0
     shown = capsys.readouterr().out
     mean = found["hard-equal-mnist-times-100-mnist-notmnist-seed0"]["mean error"]
-    less = mean - found["single-equal-mnist-times-100-mnist-notmnist-seed0"]["mean error"]
+    # Alone a task has no loss that is larger than another's, nor anything to be balanced with.
+    alone = found["single-equal-mnist-notmnist-seed0"]["mean error"]
+    less = mean - alone
+    balanced = found["hard-scale-mnist-times-100-mnist-notmnist-seed0"]["mean error"]
+    row = f"| hard | scale | mnist times 100 | mnist notmnist | 1,280 | 1 | {balanced:.1f} | {balanced - alone:+.1f}"
+    assert row in shown
     assert f"| hard | equal | mnist times 100 | mnist notmnist | 1,280 | 1 | {mean:.1f} | {less:+.1f}" in shown
     (data / "mnist" / "train" / "3" / "0.png").unlink()  # other data is another run
     load.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from leap_rl.core import Initialization
+from leap_rl.core import Initialization, InProcess
 from supervised.multi_cv.__main__ import main
 from supervised.multi_cv.data import load
+from supervised.tasks import Images
+from supervised.zero_shot.experiment import ZeroShotRun
 from supervised.zero_shot.tasks import FILE, AttributeNet, read_attributes, signs_task, unseen_classes
 
 
@@ -88,11 +91,33 @@ def test_a_run_is_in_the_table(data: Path, tmp_path: Path, capsys: Any) -> None:
     assert main([*given, "--root", str(tmp_path / "runs")]) == 0 == main([*given, "--root", str(tmp_path / "runs")])
     found = [json.loads(f.read_text())["scores"] for f in sorted((tmp_path / "runs").glob("*/found.json"))]
     assert len(found) == 2 and all(s["unseen"] <= s["unseen among all"] for s in found)
+    assert len(list((tmp_path / "runs").glob("*/tensorboard/*/*/events*"))) == 2
     capsys.readouterr()
     assert main(["zero-shot", "table", str(tmp_path / "runs")]) == 0
     assert "| 8 unseen | 87.5 % by chance | 128 | 2 |" in capsys.readouterr().out
     assert main([*given, "--unseen", "42", "--root", str(tmp_path / "other")]) == 2
     assert "42 unseen classes: there are 2 to 41, of 43" in capsys.readouterr().err
+
+
+def test_an_error_is_of_each_sign_as_much(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who always says the sign that has most images is right by chance."""
+    task = signs_task(str(data), 0, 2, n_filters=2)
+    labels = torch.tensor([0] * 9 + list(range(1, 8)))
+    images = Images(torch.zeros(0), torch.zeros(0), torch.zeros(16, 3, 32, 32, dtype=torch.uint8), labels)
+    monkeypatch.setattr(type(task), "images", lambda self: images)
+    model = task.network()
+    start = Initialization.of(model)
+    chosen = int(model.eval()(torch.zeros(1, 3, 32, 32)).argmax())
+    expected = 100 * 7 / 8 if chosen < 8 else 100.0
+    assert ZeroShotRun._error(task, start) == pytest.approx(expected)
+
+
+def test_a_run_that_diverges_is_no_result(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ZeroShotRun(str(data), 0, 2, n_filters=2)
+    wild = replace(run.task(), learning_rate=1e30)
+    monkeypatch.setattr(ZeroShotRun, "task", lambda self: wild)
+    with pytest.raises(RuntimeError, match="diverged: it has no test error"):
+        run.learn(tmp_path, InProcess(), False)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ def _pool(worker: int) -> loky.ProcessPoolExecutor:
         _pools[worker] = loky.ProcessPoolExecutor(
             max_workers=1,
             timeout=600,
-            env={"OMP_NUM_THREADS": "1"},
+            # loky ends a worker that has grown by 300 MB, as a leak: a task that is larger than the first one is none.
+            env={"OMP_NUM_THREADS": "1", "LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"},
             initializer=_start_worker,
             initargs=(os.getpid(), multiprocessing.get_start_method(allow_none=True)),
         )
