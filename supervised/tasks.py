@@ -97,6 +97,7 @@ class ClassificationTask(Task):
         keeps blocks frozen that learn later, the process is not ended early
     :param batch_norm: what batch norm does
     :param arithmetic: of the forward pass, and so of the backward one
+    :param transfer_layers: blocks of the initialization that are taken, as of ``Initialization.apply_to``; none: all
     """
 
     name: str
@@ -110,6 +111,7 @@ class ClassificationTask(Task):
     finetune: str = field(default="", kw_only=True)
     batch_norm: BatchNorm = field(default="update", kw_only=True)
     arithmetic: Arithmetic = field(default="exact", kw_only=True)
+    transfer_layers: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def images_per_update(self) -> int:
@@ -243,7 +245,7 @@ class ClassificationTask(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
             model = self.network()
-        job.initialization.apply_to(model)
+        job.initialization.apply_to(model, layers=self.transfer_layers or None)
         device = chosen_device(job.device)
         sets_aside = job.learner.looks_ahead or isinstance(job.learner, MAML)
         return model.to(device), self.minibatches(job.seed, sets_aside, device)

@@ -135,6 +135,7 @@ def evaluate(
     finetune: str = "",
     batch_norm: BatchNorm = "update",
     learning_rate: Annotated[float, Parameter(validator=Number(gt=0))] | None = None,
+    transfer_layers: Names = (),
     data_dir: Path | None = None,
     download: bool = False,
     where: Where = IN_WORKERS,
@@ -147,6 +148,7 @@ def evaluate(
     :param batch_norm: update its statistics with every minibatch, freeze those that the run found, or recompute them on
         the held-out data set's training images first
     :param learning_rate: of SGD; without it that of the experiment
+    :param transfer_layers: blocks that are taken, such as encoder.0, or what these begin with; without it all
     :param data_dir: as of train
     :param download: those of its data sets that are not there, as of train
     :param where: it runs
@@ -155,12 +157,15 @@ def evaluate(
     from supervised.multi_cv.data import download as fetch
     from supervised.multi_cv.experiment import Run, evaluate_run
     from supervised.multi_cv.table import training_error
+    from supervised.multi_cv.tasks import LEARNING_RATE
+    from supervised.multi_cv.way import Way
 
     chosen = where.chosen()
     settings = Run.read(run, str((data_dir or default_data_dir()).absolute()))
     if download:
         fetch(settings.data_dir, [settings.held_out, *settings.pretraining])
-    result = evaluate_run(settings, run, chosen, finetune, batch_norm, learning_rate)
+    way = Way(finetune, batch_norm, learning_rate or LEARNING_RATE, tuple(transfer_layers))
+    result = evaluate_run(settings, run, chosen, way)
     print("| | test error, % | training error, % | area, % | images |\n|---|---|---|---|---|")
     figures = (result.scores["test_error"], training_error(result.curve), result.curve.area())
     print(f"| {run.name} | {' | '.join(f'{100 * figure:.1f}' for figure in figures)} | {result.steps:,} |")
@@ -176,8 +181,8 @@ def tune(
     where: Where = IN_WORKERS,
 ) -> None:
     """
-    Search strategy, batch norm and learning rate by folds of the held-out data set's training images. It goes on where
-    it is.
+    Search strategy, batch norm, learning rate and blocks that are taken, by folds of the held-out data set's training
+    images. It goes on where it is.
 
     :param run: folder of a run that is finished
     :param trials: in all

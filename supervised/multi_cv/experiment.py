@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,10 +25,10 @@ from leap_rl.core import (
 )
 from leap_rl.core.meta_settings import Sampling, sample_batch
 from leap_rl.running.checkpoint import Checkpoints
-from supervised.batch_norm import BatchNorm
 from supervised.hat import CAPACITY, HAT, S_MAX
 from supervised.multi_cv.data import DATA_SETS, load
 from supervised.multi_cv.tasks import LEARNING_RATE, PATIENCE, VALIDATION, DataSets
+from supervised.multi_cv.way import PLAIN, Way
 from supervised.multihead import MultiHeadTrainer
 from supervised.progressive import ProgressiveNet
 from supervised.runs import check_folder, evaluate, open_folder, read_run
@@ -266,28 +266,15 @@ def _task_network(run: Run) -> TaskNetwork:
         return TASK_NETWORKS[run.learner]([DATA_SETS[name].n_classes for name in run.pretraining])
 
 
-def _evaluate(
-    run: Run,
-    held_out: DataSets,
-    folder: Path,
-    engine: Engine,
-    finetune: str = "",
-    batch_norm: BatchNorm = "update",
-    learning_rate: float | None = None,
-) -> TaskResult:
-    task = replace(held_out[0], finetune=finetune, batch_norm=batch_norm)
-    if learning_rate is not None:
-        task = replace(task, learning_rate=learning_rate)
+def _evaluate(run: Run, held_out: DataSets, folder: Path, engine: Engine, way: Way = PLAIN) -> TaskResult:
+    task = way.of(held_out[0])
     start = Initialization.load(folder / "initialization")
-    settings = [finetune] if finetune else []
-    if batch_norm != "update":
-        settings.append(f"batch norm {batch_norm}")
-    if task.learning_rate != LEARNING_RATE:
-        settings.append(f"rate {task.learning_rate:g}")
-    if settings:
+    if way != PLAIN:
         if run.learner in TASK_NETWORKS:
             raise ValueError(f"{run.learner} learns in its own way: it is not fine-tuned by strategies")
-        task.check_finetuning(task.network(), start)
+        network = task.network()
+        start.apply_to(network, layers=way.transfer_layers or None)
+        task.check_finetuning(network, start)
     if run.learner in TASK_NETWORKS:
         job = Job(
             NextTask.of(task, DATA_SETS[run.held_out].n_classes, partial(_task_network, run)),
@@ -297,31 +284,22 @@ def _evaluate(
         )
     else:
         job = Job(task, start, NoPretraining(), run.seed)
-    return evaluate([job], f"held-out {run.held_out}", folder, engine, ", ".join(settings))[run.held_out]
+    return evaluate([job], f"held-out {run.held_out}", folder, engine, way.name)[run.held_out]
 
 
-def evaluate_run(
-    run: Run,
-    folder: Path,
-    engine: Engine,
-    finetune: str = "",
-    batch_norm: BatchNorm = "update",
-    learning_rate: float | None = None,
-) -> TaskResult:
+def evaluate_run(run: Run, folder: Path, engine: Engine, way: Way = PLAIN) -> TaskResult:
     """
     The held-out data set, learned from what a run found last; learned now if it was not yet.
 
     :param run: as it was read from the folder
     :param folder: of it
     :param engine: where the task runs
-    :param finetune: strategies, by their names; results of each have a folder of their own
-    :param batch_norm: what batch norm does
-    :param learning_rate: of SGD; ``None``: that of the experiment
+    :param way: that it is learned in; results of each have a folder of their own
     :raises ValueError: if nothing was found yet, the data is not that of the run, or it can't be fine-tuned so
     """
     found = found_last(run, folder)
     with open_folder(folder, run.settings()):
-        return _evaluate(run, run.data_sets()[1], found, engine, finetune, batch_norm, learning_rate)
+        return _evaluate(run, run.data_sets()[1], found, engine, way)
 
 
 def found_last(run: Run, folder: Path) -> Path:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,52 +13,34 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from leap_rl.core import Engine, Initialization, Job, NoPretraining
+from leap_rl.core import Engine, Initialization, Job, NoPretraining, blocks_of
+from leap_rl.core.blocks import layer_of
 from leap_rl.core.search import suggested_strategy
 from leap_rl.running.file_name import file_name
 from supervised.batch_norm import BatchNorm
 from supervised.multi_cv.experiment import TASK_NETWORKS, Run, found_last
 from supervised.multi_cv.tasks import DataSets
+from supervised.multi_cv.way import Way
 from supervised.runs import open_folder
 from supervised.tasks import ClassificationTask
 
 
-@dataclass(frozen=True)
-class Way:
-    """
-    How a data set is learned from an initialization.
-
-    :param finetune: strategies, by their names
-    :param batch_norm: what batch norm does
-    :param learning_rate: of SGD
-    """
-
-    finetune: str
-    batch_norm: BatchNorm
-    learning_rate: float
-
-    def command(self, folder: Path, data_dir: Path | None = None) -> str:
-        """
-        That learns by it.
-
-        :param folder: of the run that found what it starts from
-        :param data_dir: of the images, where it is not the usual one
-        """
-        words = ["python", "-m", "supervised.multi_cv", "evaluate", str(folder), "--finetune", self.finetune]
-        words += ["--batch-norm", self.batch_norm, "--learning-rate", f"{self.learning_rate:g}"]
-        return shlex.join(words + (["--data-dir", str(data_dir)] if data_dir is not None else []))
-
-
-def suggested(trial: optuna.Trial, batch_norms: Sequence[BatchNorm], learning_rate: float) -> Way:
+def suggested(
+    trial: optuna.Trial, batch_norms: Sequence[BatchNorm], learning_rate: float, blocks: Sequence[str]
+) -> Way:
     """
     :param trial: that draws
     :param batch_norms: that the initialization can have
     :param learning_rate: of the run, which is tried from a quarter to four times
+    :param blocks: of the initialization, each of which is taken or not
     """
     finetune = suggested_strategy(trial)
     batch_norm: BatchNorm = trial.suggest_categorical("batch_norm", list(batch_norms))  # type: ignore[assignment]
     rate = learning_rate * trial.suggest_float("rate", 0.25, 4, log=True)
-    return Way(finetune, batch_norm, float(f"{rate:.4g}"))
+    taken = tuple(block for block in blocks if trial.suggest_categorical(f"take {block}", [True, False]))
+    if not taken:  # that would be a random start
+        raise optuna.TrialPruned
+    return Way(finetune, batch_norm, float(f"{rate:.4g}"), taken if len(taken) < len(blocks) else ())
 
 
 def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> tuple[Way, float, float]:
@@ -85,13 +66,11 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
         folds = [_fold(run, number, n_folds) for number in range(n_folds)]
         batch_norms = [way for way in get_args(BatchNorm) if _is_possible(folds[0], start, way)]
         rate = folds[0].learning_rate
+        held = {layer_of(name) for name in start.parameters}
+        blocks = [block for block in blocks_of(folds[0].network()) if block in held]
 
         def errors(way: Way) -> list[float]:
-            tasks = [
-                replace(fold, finetune=way.finetune, batch_norm=way.batch_norm, learning_rate=way.learning_rate)
-                for fold in folds
-            ]
-            jobs = [Job(task, start, NoPretraining(), run.seed) for task in tasks]
+            jobs = [Job(way.of(fold), start, NoPretraining(), run.seed) for fold in folds]
             measured = {}
             for index, result in engine.run(jobs, lambda *_: None):
                 result.raise_for_status(f"fold {index} of {run.held_out}")
@@ -111,16 +90,17 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
         # A sampler that goes on would draw what it drew already.
         study.sampler = optuna.samplers.TPESampler(seed=run.seed + finished(), n_startup_trials=5)
         if not finished() and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            study.enqueue_trial({"finetune": "full", "batch_norm": "update", "rate": 1.0})
+            everything = {f"take {block}": True for block in blocks}
+            study.enqueue_trial({"finetune": "full", "batch_norm": "update", "rate": 1.0, **everything})
 
         def objective(trial: optuna.Trial) -> float:
-            way = suggested(trial, batch_norms, rate)
+            way = suggested(trial, batch_norms, rate, blocks)
             trial.set_user_attr("way", vars(way))
             error = float(np.mean(errors(way)))
             shown = f"error {100 * error:.1f} %" if np.isfinite(error) else "diverged"
             print(
                 f"trial {finished() + 1} of {trials}: {shown}: {way.finetune}, batch norm {way.batch_norm}, "
-                f"rate {way.learning_rate:g}",
+                f"rate {way.learning_rate:g}" + f", {' '.join(way.transfer_layers)} taken" * bool(way.transfer_layers),
                 flush=True,
             )
             if not np.isfinite(error):
@@ -133,8 +113,10 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
         if not complete:
             raise RuntimeError("no trial stayed finite: there is no best one")
         best = study.best_trial
-        plain = next((t.value for t in complete if t.params["finetune"] == "full" and t.params["rate"] == 1.0), None)
-        return Way(**best.user_attrs["way"]), float(best.value or 0.0), float("nan") if plain is None else float(plain)
+        plain = next((t.value for t in complete if t.number == 0), None)
+        kept = best.user_attrs["way"]
+        way = Way(**{**kept, "transfer_layers": tuple(kept["transfer_layers"])})
+        return way, float(best.value or 0.0), float("nan") if plain is None else float(plain)
 
 
 def _fold(run: Run, number: int, n_folds: int) -> ClassificationTask:

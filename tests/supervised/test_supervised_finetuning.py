@@ -181,7 +181,9 @@ def test_a_run_is_evaluated_by_strategies_apart_from_its_plain_result(data: Path
     assert evaluated("multihead", "--finetune", "gradual", "--batch-norm", "freeze") == tuned
     assert evaluated("multihead") == plain and (held_out / "state.json").stat().st_mtime_ns == written
     assert evaluated("leap-sgd", "--finetune", "lp-ft:probe=0.9,patience=1", "--batch-norm", "recompute")[0] == 0
+    assert evaluated("multihead", "--transfer-layers", "encoder.0")[1] not in (plain[1], tuned[1])
     for learner, given, message in (
+        ("leap-sgd", ["--transfer-layers", "encoder.5"], "no block 'encoder.5'"),
         ("leap-sgd", ["--batch-norm", "freeze"], "are a fresh network's 0 and 1"),
         ("leap-sgd", ["--finetune", "surgical:blocks=encoder.5"], "no block 'encoder.5'"),
         ("hat", ["--finetune", "gradual"], "is not fine-tuned by strategies"),
@@ -189,7 +191,10 @@ def test_a_run_is_evaluated_by_strategies_apart_from_its_plain_result(data: Path
         code, _, error = evaluated(learner, *given)
         assert code == 2 and message in error and error.count("\n") == 1
     assert main(["table", str(runs)]) == 0  # of the plain results alone
-    assert f"{InProcess.__name__}" not in capsys.readouterr().out
+    error = plain[1].splitlines()[-1].split("|")[2].strip()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    (of_mnist,) = [row for row in rows if row[0].startswith("| mnist")][:1]
+    assert error in of_mnist[rows[0].index("multihead")]
 
 
 def test_a_search_by_folds_goes_on_and_ends_in_a_command_that_runs(
