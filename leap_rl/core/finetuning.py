@@ -43,6 +43,10 @@ def blocks_of(model: Any) -> dict[str, list[Tensor]]:
     return blocks
 
 
+def tensors_of(blocks: Blocks) -> list[Tensor]:
+    return [tensor for of_block in blocks.values() for tensor in of_block]
+
+
 class Strategy:
     """
     How the blocks of a network learn. This one lets all of them learn at the full rate.
@@ -53,8 +57,7 @@ class Strategy:
 
     blocks_here: Blocks
     """Of the network that is trained."""
-    begun_with: Sequence[Tensor] = ()
-    """Those of the network that it was last at work on."""
+    _begun_with: Sequence[Tensor] = ()
 
     def bind(self, blocks: Blocks) -> None:
         """
@@ -63,6 +66,12 @@ class Strategy:
         :raises ValueError: for a block that is named and is not there
         """
         self.blocks_here = blocks
+
+    def knows(self, blocks: Blocks) -> bool:
+        """Whether it was at work on this network, and on no other since."""
+        tensors = tensors_of(blocks)
+        known = self._begun_with
+        return len(known) == len(tensors) and all(a is b for a, b in zip(known, tensors, strict=True))
 
     def begin(self, fresh: bool = True, seed: int = 0) -> None:
         """
@@ -176,10 +185,6 @@ def check(strategies: Sequence[Strategy], blocks: Blocks, parts: Sequence[Blocks
                 )
 
 
-def _are_the_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
-
-
 _at_work: WeakKeyDictionary[Optimizer, FineTuning] = WeakKeyDictionary()
 
 
@@ -253,11 +258,10 @@ class FineTuning:
     def add(self, strategies: Sequence[Strategy], fresh: bool | None = True, seed: int = 0) -> None:
         """As the constructor."""
         check([*self.strategies, *strategies], self.blocks, self._parts)
-        tensors = [tensor for of_block in self.blocks.values() for tensor in of_block]
         # What holds on to the start holds on to it as it was given.
         for strategy in sorted(strategies, key=lambda strategy: strategy.changes_start):
-            strategy.begin(not _are_the_same(strategy.begun_with, tensors) if fresh is None else fresh, seed)
-            strategy.begun_with = tensors
+            strategy.begin(not strategy.knows(self.blocks) if fresh is None else fresh, seed)
+            strategy._begun_with = tensors_of(self.blocks)
         self.strategies += strategies
         self.at(self._progress)
 

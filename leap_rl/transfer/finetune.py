@@ -32,6 +32,13 @@ def optimizers_of(model: BaseAlgorithm) -> list[Optimizer]:
     return list(optimizers(model.policy).values())
 
 
+def _moved(model: BaseAlgorithm) -> tuple[Blocks, list[Blocks]]:
+    """What of each block is trained; and the same of each optimizer."""
+    blocks = blocks_of(model)
+    parts: list[Blocks] = [moved_by(optimizer, blocks) for optimizer in optimizers_of(model)]
+    return joined(parts, blocks), parts
+
+
 def first_update(model: BaseAlgorithm, n_envs: int | None = None) -> int:
     """
     How many steps a model will have made when it is next updated, at least.
@@ -55,9 +62,9 @@ class FineTune(BaseCallback):
 
     Progress is the share of the steps that are spent, as SB3 counts them for its schedules: with
     ``learn(reset_num_timesteps=False)`` those of the earlier training are among them. Rates change between rollouts, so
-    that no update is half of one kind. A saved agent is a plain one, and what was frozen learns again once training is
-    over. Of a plain SB3 model whose training was interrupted it does so in the next ``learn`` that has such a callback,
-    also one without strategies.
+    that no update is half of one kind; those that follow gradients change at each update. A saved agent is a plain one,
+    and what was frozen learns again once training is over. Of a plain SB3 model whose training was interrupted it does
+    so in the next ``learn`` that has such a callback, also one without strategies.
 
     :param strategies: to follow. One that was at work on this model before goes on where ``learn`` does not reset the
         steps; others begin
@@ -81,17 +88,22 @@ class FineTune(BaseCallback):
         :raises FrozenTooBriefly: if a block would be frozen for less than the steps until the first update
         :raises ValueError: as where training begins
         """
-        blocks = blocks_of(model)
-        parts = [moved_by(optimizer, blocks) for optimizer in optimizers_of(model)]
-        moved = joined(parts, blocks)
-        check(self.strategies, moved, parts)
+        blocks, parts = _moved(model)
+        check(self.strategies, blocks, parts)
         for strategy in self.strategies:
             if strategy.awaits_validation:
                 raise ValueError(
                     f"{type(strategy).__name__} waits for validation errors, which SB3 has not: leave patience out"
                 )
-        if timesteps is not None and not self.goes_on:
-            self._check_first_update(moved, model.num_timesteps, first_update(model, n_envs), timesteps)
+        if timesteps is not None and self.begins(model):
+            self._check_first_update(blocks, model.num_timesteps, first_update(model, n_envs), timesteps)
+
+    def begins(self, model: BaseAlgorithm) -> list[Strategy]:
+        """Those strategies that were not at work in this training before."""
+        if model.num_timesteps == 0:
+            return list(self.strategies)
+        blocks, _ = _moved(model)
+        return [] if self.goes_on else [strategy for strategy in self.strategies if not strategy.knows(blocks)]
 
     def _check_first_update(self, blocks: Blocks, done: int, first: int, timesteps: int) -> None:
         now, then = (rates_at(self.strategies, blocks, min(1.0, steps / timesteps)) for steps in (done + 1, first))
@@ -107,8 +119,8 @@ class FineTune(BaseCallback):
 
     def _on_training_start(self) -> None:
         model, running = self.model, self._running
-        begins = self.num_timesteps == 0 or not (self.goes_on or any(s.begun_with for s in self.strategies))
-        self.check(model, model._total_timesteps if begins else None)
+        self.check(model, model._total_timesteps)
+        changes_start = any(strategy.changes_start for strategy in self.begins(model))
         fresh = True if self.num_timesteps == 0 else False if self.goes_on else None
         # Of the seed alone a training that goes on would draw the same again.
         seeds = None if model.seed is None else [model.seed, self.num_timesteps]
@@ -117,7 +129,7 @@ class FineTune(BaseCallback):
             FineTuning(self.strategies, blocks_of(model), optimizers_of(model), fresh, seed)
         else:  # of another callback: the optimizers have one, so that rates are multiplied
             running.add(self.strategies, fresh, seed)
-        if begins and any(strategy.changes_start for strategy in self.strategies):
+        if changes_start:
             with torch.no_grad():
                 for target, followed in targets(model.policy):
                     target.copy_(followed)

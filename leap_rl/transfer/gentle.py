@@ -37,7 +37,7 @@ class FreezeEncoder(FineTune):
         if timesteps is not None:
             self.probe.probe = self.steps / timesteps
         super().check(model)
-        if timesteps is not None and not self.goes_on and model.num_timesteps >= self.steps:
+        if timesteps is not None and model.num_timesteps >= self.steps and self.begins(model):
             raise ValueError(
                 f"freezing the encoder for {self.steps:,} steps would freeze nothing: this training goes on, and has "
                 f"made {model.num_timesteps:,}"

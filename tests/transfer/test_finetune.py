@@ -19,6 +19,7 @@ from leap_rl import LeapA2C
 from leap_rl.core import (
     LPFT,
     Discriminative,
+    FineTuning,
     GradualUnfreezing,
     LinearProbe,
     RelativeGradientNorm,
@@ -28,6 +29,7 @@ from leap_rl.core import (
     Strategy,
     Surgical,
     TowardsStart,
+    blocks_of,
 )
 from leap_rl.transfer import FineTune, FreezeEncoder
 from leap_rl.transfer.finetune import FrozenTooBriefly
@@ -251,6 +253,17 @@ def test_what_was_shrunk_is_in_the_target_network_too() -> None:
         pairs = targets(model.policy)
         assert pairs and all(torch.equal(*pair) for pair in pairs)
         weights = [name for name in before if name.endswith("cnn.0.weight")]
+        # What was shrunk when training began is not again where it goes on, nor is the target filled.
+        with torch.no_grad():
+            pairs[0][0].zero_()
+        strategy = ShrinkPerturb(0.5, 0.0)
+        FineTuning([strategy], blocks_of(model), list(optimizers(model.policy).values()), fresh=False).end()
+        now = state(model)
+        model.learning_starts = model.target_update_interval = 1000
+        model.learn(1, callback=FineTune(strategy), reset_num_timesteps=False)
+        assert not moved(now, state(model))
+        with torch.no_grad():
+            pairs[0][0].copy_(pairs[0][1])
         assert len(weights) > 1 and all(torch.equal(state(model)[n], 0.5 * before[n]) for n in weights)
 
 
