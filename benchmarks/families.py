@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -131,7 +132,9 @@ def meta_trained(settings: MetaTrainSettings, folder: Path) -> None:
 def estimate(runs: np.ndarray, random: np.ndarray, floor: np.ndarray) -> tuple[float, float, float]:
     """
     Mean area above the random policy's, by that of random weights, and its 95 % interval: a percentile bootstrap that
-    draws variants (the same for all three), meta-trainings, and seeds of each variant in each of them.
+    draws variants (the same for all three), meta-trainings, and seeds in each of them, of all variants together, since
+    what a seed draws of a network they share. Not a number where random weights do not learn more than the random
+    policy, and no interval where they don't in a resample.
 
     :param runs: areas, shape (meta-trainings, seeds, variants)
     :param random: of random weights, shape (1, seeds, variants)
@@ -142,16 +145,27 @@ def estimate(runs: np.ndarray, random: np.ndarray, floor: np.ndarray) -> tuple[f
     def drawn(of: np.ndarray, variants: np.ndarray) -> float:
         trainings, seeds, _ = of.shape
         training = rng.integers(trainings, size=(trainings, 1, 1))
-        return float(of[training, rng.integers(seeds, size=of.shape), variants].mean())
+        return float(of[training, rng.integers(seeds, size=(trainings, seeds, 1)), variants].mean())
 
-    ratios = []
-    for _ in range(RESAMPLES):
+    gains = np.empty((RESAMPLES, 2))
+    for i in range(RESAMPLES):
         variants = rng.integers(runs.shape[2], size=runs.shape[2])
         none = drawn(floor, variants)
-        ratios.append((drawn(runs, variants) - none) / (drawn(random, variants) - none))
-    value = (runs.mean() - floor.mean()) / (random.mean() - floor.mean())
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(value), float(low), float(high)
+        gains[i] = drawn(runs, variants) - none, drawn(random, variants) - none
+    value, of_random = runs.mean() - floor.mean(), random.mean() - floor.mean()
+    if of_random <= 0:
+        return math.nan, math.nan, math.nan
+    if (gains[:, 1] <= 0).any():
+        return float(value / of_random), math.nan, math.nan
+    low, high = np.quantile(gains[:, 0] / gains[:, 1], [0.025, 0.975])
+    return float(value / of_random), float(low), float(high)
+
+
+def said(value: float, low: float, high: float) -> str:
+    """What ``estimate`` found, in a table."""
+    if math.isnan(value):
+        return "random weights learn nothing"
+    return f"{value:.2f} " + ("(no interval)" if math.isnan(low) else f"({low:.2f} to {high:.2f})")
 
 
 class Gate:
@@ -215,7 +229,7 @@ class Gate:
             cell = ""
             if name not in (RANDOM_POLICY, "random"):
                 value, low, high = estimate(of, areas["random"], areas[RANDOM_POLICY])
-                cell = f"{value:.2f} ({low:.2f} to {high:.2f})"
+                cell = said(value, low, high)
                 results[name] = {"ratio": value, "low": low, "high": high}
             rows.append(f"| {name} | {each.mean():,.1f} | {', '.join(f'{a:,.1f}' for a in each)} | {cell} |")
             results.setdefault(name, {})["areas"] = of.tolist()
@@ -231,7 +245,7 @@ def together(folder: Path, families: Sequence[str], name: str) -> str:
     for learner in next(iter(found.values())):
         of = [found[f].get(learner, {}) for f in families]
         if any("ratio" in r for r in of):
-            cells = [f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})" if "ratio" in r else "" for r in of]
+            cells = [said(r["ratio"], r["low"], r["high"]) if "ratio" in r else "" for r in of]
             rows.append(f"| {learner} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

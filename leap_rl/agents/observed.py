@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, weights_cast_once
 from leap_rl.agents.stages import Stages
-from leap_rl.core import GradientPath, GradientPaths, Leap, LookAhead, MetaLearner
+from leap_rl.core import GradientPath, GradientPaths, Leap, LookAhead, MetaLearner, NoPretraining
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.running.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.transfer.finetune import end_on
@@ -41,8 +41,9 @@ def spelled_by(
 
 
 def default_arguments(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
-    """Those of its constructor."""
-    return {name: p.default for name, p in inspect.signature(algorithm).parameters.items()}
+    """Those of its constructor, and of the SB3 algorithm's where it is somebody's own."""
+    plain = algorithm.plain() if issubclass(algorithm, ObservedTraining) else algorithm
+    return {name: p.default for kind in (plain, algorithm) for name, p in inspect.signature(kind).parameters.items()}
 
 
 class ObservedTraining(BaseAlgorithm):
@@ -79,6 +80,8 @@ class ObservedTraining(BaseAlgorithm):
     gradient_path: GradientPath | GradientPaths | LookAhead | None
     sped_up: list[str]
     """What fast arithmetic found to be possible, in words."""
+    look_ahead = 0
+    """Steps at the end of ``learn`` that are no part of the budget, as of FOMAML in a visit."""
 
     def __init__(
         self,
@@ -118,9 +121,9 @@ class ObservedTraining(BaseAlgorithm):
     @classmethod
     def plain(cls) -> type[BaseAlgorithm]:
         """The SB3 algorithm: the class after the mixin."""
-        found = next(kind for kind in cls.__mro__ if not issubclass(kind, ObservedTraining))
-        assert issubclass(found, BaseAlgorithm)
-        return found
+        return next(
+            kind for kind in cls.__mro__ if issubclass(kind, BaseAlgorithm) and not issubclass(kind, ObservedTraining)
+        )
 
     @classmethod
     def replays(cls) -> bool:
@@ -201,7 +204,8 @@ class ObservedTraining(BaseAlgorithm):
         elif self.learner_settings != self.learner.settings():  # load() found one in the zip
             self.learner = learner_from_settings(self.learner_settings)
         self.scope = self.scope or default_scope(self.policy)
-        observed_parameters(self.policy, self.scope)
+        if not isinstance(self.learner, NoPretraining):
+            observed_parameters(self.policy, self.scope)
         self.sped_up = speed_up(self) if self.arithmetic == "fast" else []
         if self.verbose >= 1:
             self.print_arithmetic()
@@ -227,8 +231,16 @@ class ObservedTraining(BaseAlgorithm):
             self._stages = Stages(self.num_timesteps)
         return started
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Schedules end with the budget; what is looked ahead to is none of it."""
+        total_timesteps -= self.look_ahead
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
     def _begin_path(self) -> None:
         assert self.scope is not None
+        self._followed, self.gradient_path = [], None
+        if isinstance(self.learner, NoPretraining):
+            return
         trained = observed_parameters(self.policy, self.scope)
         parts = optimizers(self.policy)
         paths: dict[str, GradientPath | LookAhead] = {}
@@ -251,8 +263,8 @@ class ObservedTraining(BaseAlgorithm):
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
         fast = weights_cast_once(self.device) if self.arithmetic == "fast" else nullcontext()
-        with fast, self._stages.collecting(env):
-            return super().collect_rollouts(env, *args, **kwargs)  # type: ignore[misc]
+        with fast, self._stages.collecting(env) as timed:
+            return super().collect_rollouts(timed, *args, **kwargs)  # type: ignore[misc]
 
     def train(self, *args: Any, **kwargs: Any) -> None:
         if self._n_trained % ROLLOUTS_KEPT == 0:

@@ -5,9 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+
+class TimedVecEnv(VecEnvWrapper):
+    """Environments, and the seconds that they took for steps."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.seconds = 0.0
+
+    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
+        began = time.perf_counter()
+        stepped = self.venv.step(actions)
+        self.seconds += time.perf_counter() - began
+        return stepped
+
+    def step_wait(self) -> VecEnvStepReturn:
+        return self.venv.step_wait()
+
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
 
 
 class Stages:
@@ -21,25 +42,18 @@ class Stages:
     def __init__(self, steps: int = 0) -> None:
         self.first = steps
         self.environment = self.act = self.learn = self.observe = 0.0
+        self._timed: TimedVecEnv | None = None
 
     @contextmanager
-    def collecting(self, env: VecEnv) -> Iterator[None]:
-        """Steps of the environments are told from the rest of the block, which is acting."""
-        step, spent = env.step, 0.0
-
-        def timed(actions: Any) -> Any:
-            nonlocal spent
-            began = time.perf_counter()
-            stepped = step(actions)
-            spent += time.perf_counter() - began
-            return stepped
-
-        started = time.perf_counter()
-        env.step = timed  # type: ignore[method-assign]
+    def collecting(self, env: VecEnv) -> Iterator[VecEnv]:
+        """Steps made in the environments that it gives are told from the rest, which is acting."""
+        if self._timed is None or self._timed.venv is not env:
+            self._timed = TimedVecEnv(env)
+        timed, before, started = self._timed, self._timed.seconds, time.perf_counter()
         try:
-            yield
+            yield timed
         finally:
-            del env.step  # the class's shows again
+            spent = timed.seconds - before
             self.environment += spent
             self.act += time.perf_counter() - started - spent
 

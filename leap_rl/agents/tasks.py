@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -70,9 +71,23 @@ def observed_algorithm(algorithm: type[BaseAlgorithm]) -> type[ObservedTraining]
         module = "contrib" if library == "sb3_contrib" else "algorithms"
         observed: type[ObservedTraining] = getattr(import_module(f"leap_rl.agents.{module}"), f"Leap{name}")
         return observed
-    reason = ": TRPO moves its actor by line search, without a loss" if name == "TRPO" else ""
+    reason = UNOBSERVED.get(name, "")
+    if not reason and isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm):
+        reason = f"it is a class of its own, which only its author knows: let it inherit from Leap{_kin(algorithm)}"
     known = ", ".join(f"Leap{known}" for names in OBSERVED.values() for known in names)
-    raise ValueError(f"{name} can't be observed{reason}; use one of {known}")
+    raise ValueError(f"{name} can't be observed{': ' * bool(reason)}{reason}; use one of {known}")
+
+
+UNOBSERVED = {
+    "TRPO": "TRPO moves its actor by line search, without a loss",
+    "ARS": "ARS searches at random, without a gradient",
+}
+
+
+def _kin(algorithm: type[BaseAlgorithm]) -> str:
+    """What an algorithm of one's own is a kind of."""
+    known = {name for names in OBSERVED.values() for name in names}
+    return next((kind.__name__ for kind in algorithm.__mro__ if kind.__name__ in known), "...")
 
 
 LOGS_PER_VISIT = 10
@@ -244,7 +259,7 @@ class EnvTask(Task):
         :return: whether it could; one that diverges can't act any more
         """
         model.set_logger(Logger(None, [visit.memory]))
-        ahead = model.rollout_steps if model.learner.looks_ahead else 0
+        model.look_ahead = ahead = model.rollout_steps if model.learner.looks_ahead else 0
         held = [FineTune(*read_strategies(self.finetune))] if self.finetune else []
         if not learns(model, self.steps + ahead, [*held, visit]):
             return False
@@ -350,7 +365,7 @@ class EnvTasks(TaskFamily):
             raise ValueError(f"{observed.plain().__name__} has no policy {policy!r}: choose one of {known_policies}")
         integer("the number of tasks", n_tasks, least=1)
         known = {*inspect.signature(observed).parameters, *inspect.signature(observed.plain()).parameters}
-        known -= {"policy", "env", "seed", "device", "learner", "scope", "_init_setup_model"}
+        known -= {"policy", "env", "seed", "device", "learner", "scope", "tensorboard_log", "_init_setup_model"}
         for name in algorithm_kwargs:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -421,7 +436,7 @@ class EnvTasks(TaskFamily):
                 env.close()
             theirs = env.observation_space, env.action_space
             needed = {"observations": network_input(theirs[0]) == network_input(ours[0])}
-            if scope == "all":
+            if scope not in ("encoder", "mlp_extractor"):  # which hold no layer of actions
                 needed["actions"] = theirs[1] == ours[1]
             for (what, same), mine, other in zip(needed.items(), ours, theirs, strict=False):
                 if not same:
@@ -479,7 +494,7 @@ class RandomPolicy(Task):
             env.action_space.seed(job.seed)
             env.reset()
             while done < self.steps:
-                _, _, _, infos = env.step(np.array([env.action_space.sample() for _ in range(env.num_envs)]))
+                _, _, _, infos = env.step(np.array(self._actions(env)))
                 done += env.num_envs
                 ended = [float(info["episode"]["r"]) for info in infos if "episode" in info]
                 steps += [done] * len(ended)
@@ -490,6 +505,18 @@ class RandomPolicy(Task):
             env.close()
         curve = LearningCurve(np.array(steps), np.array(returns), self.steps)
         return TaskResult(self.name, curve, done, time.perf_counter() - started)
+
+    def _actions(self, env: VecEnv) -> list[Any]:
+        space = env.action_space
+        if self.task.algorithm.plain().__name__ != "MaskablePPO":
+            return [space.sample() for _ in range(env.num_envs)]
+        masks = [np.asarray(mask, dtype=np.int8) for mask in env.env_method("action_masks")]
+        if isinstance(space, spaces.Discrete):
+            return [space.sample(mask) for mask in masks]
+        if isinstance(space, spaces.MultiDiscrete):
+            ends = np.cumsum(space.nvec)[:-1]
+            return [space.sample(tuple(np.split(mask, ends))) for mask in masks]
+        raise ValueError(f"{self.name}: no random policy with masks for {space}")
 
 
 class RandomPolicies(TaskFamily):

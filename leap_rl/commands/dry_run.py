@@ -35,7 +35,7 @@ def dry_run(settings: MetaTrainSettings) -> None:
     visits = settings.meta_steps * size
     timesteps = math.ceil(settings.timesteps / rollout) * rollout  # rollouts are collected whole
     steps = visits * timesteps
-    evaluations = (1 + settings.meta_steps // settings.eval_freq) * len(eval_tasks)
+    evaluations = (1 + math.ceil(settings.meta_steps / settings.eval_freq)) * len(eval_tasks)
     eval_steps = evaluations * (settings.eval_timesteps or settings.timesteps)
 
     names = [task.name for task in tasks]
@@ -62,14 +62,16 @@ def dry_run(settings: MetaTrainSettings) -> None:
     # Every task, and as many at once as later.
     order = [i % len(short) for i in range(math.ceil(len(short) / engine.n_workers) * engine.n_workers)]
     jobs = [Job(short[i], theta, trainer.learner, n, settings.device) for n, i in enumerate(order)]
-    rates: dict[int, float] = {}
+    visits_of: dict[int, float] = {}  # seconds
     for number, result in engine.run(jobs, lambda *_: None):
         result.raise_for_status()
         if not result.log:
             raise RuntimeError(f"{result.name} diverges at once: nothing can be measured, try a smaller learning rate")
         # SB3's own rate, which leaves out how long the process took to start.
-        rates[order[number]] = result.log[-1][1]["time/fps"]
-    visit = [timesteps / rates[i] for i in range(len(tasks))]  # seconds
+        elapsed = [(done, done / row["time/fps"]) for done, row in result.log if row.get("time/fps")]
+        visits_of[order[number]] = seconds_of(timesteps, elapsed, before)
+    visit = [visits_of[i] for i in range(len(tasks))]
+    rates = {i: timesteps / seconds for i, seconds in visits_of.items()}
     mean_rate = len(rates) / sum(1 / rate for rate in rates.values())
     print(f"  {mean_rate:,.0f} steps/s on a core, {min(rates.values()):,.0f} to {max(rates.values()):,.0f} by the task")
     longest = max(max(visit), (settings.eval_timesteps or 0) / mean_rate if eval_tasks else 0)
@@ -89,6 +91,21 @@ def dry_run(settings: MetaTrainSettings) -> None:
         if cores >= max(size, len(eval_tasks)):
             print(f"  more are of no use: a visit is one process, and a meta step has {size} of them")
             break
+
+
+def seconds_of(timesteps: int, elapsed: Sequence[tuple[int, float]], before: int) -> float:
+    """
+    How long a visit takes, of which the first steps learn nothing, and cost less.
+
+    :param timesteps: of the visit
+    :param elapsed: of a shorter one: steps, and the seconds when they were made
+    :param before: steps before the first update
+    """
+    learning = [point for point in elapsed if point[0] > before]
+    (first, began), (last, ended) = (learning or elapsed)[0], elapsed[-1]
+    if last == first:
+        return timesteps * ended / last
+    return began + (timesteps - first) * (ended - began) / (last - first)
 
 
 def makespan(seconds: Sequence[float], cores: int) -> float:

@@ -56,6 +56,8 @@ def agent_of(
         plays = dataclasses.replace(plays, n_steps=2, batch_size=2)  # with one environment those of its run may not do
     model = new_model(plays, env, game, env_name, 1, seed, device)
     SavedAgent(saved).fill(model)
+    if hasattr(model, "exploration_final_eps"):  # it explores as much as when it was saved
+        model.exploration_rate = model.exploration_final_eps
     return model
 
 

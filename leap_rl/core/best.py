@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from leap_rl.core.curve import gain
 from leap_rl.core.initialization import Initialization
 from leap_rl.core.learners import NoPretraining
 from leap_rl.core.meta_settings import MetaSettings
-from leap_rl.core.task import Job, Task, TaskResult
+from leap_rl.core.task import Job, Task, TaskFamily, TaskResult
 
 _log = logging.getLogger(__name__)
 
@@ -21,13 +21,15 @@ class BestInitialization:
     """
     The θ⁰ from which the evaluation tasks were learned best. They are learned with the same seeds each time; the score
     is the mean over them of the area under the learning curve relative to that of the first evaluation, since games
-    have scales of their own. A task that had no area then, or an area of 0, decides nothing.
+    have scales of their own; a task that had no area then, or an area of 0, decides nothing. Of tasks of one scale
+    (``TaskFamily.share_scale``) it is their mean area relative to that of the first evaluation.
 
     :param tasks: that decide
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = list(tasks)
+        self.share_scale = isinstance(tasks, TaskFamily) and tasks.share_scale
         self.initialization: Initialization | None = None
         self.score = -math.inf
         self.reference: dict[str, float] = {}
@@ -56,7 +58,10 @@ class BestInitialization:
             reference = self.reference.setdefault(result.name, area)
             if _is_scale(reference):
                 gains.append(gain(area, reference, result.curve.maximize))
-        unknown = [name for name, reference in self.reference.items() if not _is_scale(reference)]
+        if self.share_scale:
+            gains = self._gain_of_means(areas, results[0].curve.maximize)
+        decides = math.isfinite if self.share_scale else _is_scale
+        unknown = [name for name, reference in self.reference.items() if not decides(reference)]
         if is_first and unknown:
             _log.warning(
                 "%s had no learning curve in the first evaluation, or scored nothing, so it won't decide which "
@@ -68,6 +73,15 @@ class BestInitialization:
         if is_best:
             self.score, self.initialization = score, theta
         return areas, score, is_best
+
+    def _gain_of_means(self, areas: Mapping[str, float], maximize: bool) -> list[float]:
+        known = [name for name, area in self.reference.items() if math.isfinite(area)]
+        if not known:
+            return []
+        mean, reference = (float(np.mean([of[name] for name in known])) for of in (areas, self.reference))
+        if not _is_scale(reference):  # nothing was scored at first: then the mean itself says more
+            return [mean if maximize else -mean]
+        return [gain(mean, reference, maximize)]
 
 
 def _is_scale(area: float) -> bool:

@@ -137,6 +137,9 @@ class Task(ABC):
 class TaskFamily(Sequence[Task], ABC):
     """Tasks that share what is meta-learned."""
 
+    share_scale = False
+    """Whether scores of one task are of the size of another's, so that their mean says how well all are learned."""
+
     def check_learner(self, learner: MetaLearner) -> None:
         """
         :raises ValueError: if these tasks can't be observed as a meta-learner needs it

@@ -31,7 +31,8 @@ class Family:
     :param policy: of SB3, which learns them
     :param module: that ``make`` needs besides Gymnasium; where it is missing the error names it
     :param documentation: a line: what varies
-    :raises ValueError: for what is no distribution, or from which two splits could draw the same
+    :raises ValueError: for what is no distribution. What ``make`` rounds is for its author to keep apart: two splits
+        would draw the same
     """
 
     name: str
@@ -93,6 +94,9 @@ class Family:
         for name, (low, high) in self.parameters.items():
             if not low <= parameters[name] <= high:
                 raise ValueError(f"{self.name}: {name}={parameters[name]:g} is out of its range, {low:g} to {high:g}")
+        for name in flags:
+            if not isinstance(parameters[name], bool | np.bool_):
+                raise ValueError(f"{self.name}: {name}={parameters[name]!r} must be True or False")
         self._check_module()
         return _made(self.make, **parameters)
 
@@ -126,7 +130,9 @@ class Family:
         :raises ValueError: for what can't be learned
         :raises ModuleNotFoundError: if what the family needs is not installed
         """
-        return EnvTasks(algorithm, self.policy, self.envs(split), timesteps, n_envs, algorithm_kwargs)
+        tasks = EnvTasks(algorithm, self.policy, self.envs(split), timesteps, n_envs, algorithm_kwargs)
+        tasks.share_scale = True
+        return tasks
 
     def _check_module(self) -> None:
         # Before any environment is made: Gymnasium's own advice names an extra of Gymnasium, not of this package.

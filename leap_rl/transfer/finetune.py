@@ -144,7 +144,8 @@ class FineTune(BaseCallback):
     def _at(self, steps: int) -> None:
         running = self._running
         if running is not None:
-            running.at(min(1.0, steps / self.model._total_timesteps))
+            budget = self.model._total_timesteps - getattr(self.model, "look_ahead", 0)
+            running.at(min(1.0, steps / budget))
 
     def _on_training_end(self) -> None:
         self._end()

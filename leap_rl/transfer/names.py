@@ -93,7 +93,13 @@ def observed_parameters(model: Any, scope: str) -> dict[str, Tensor]:
     if any(len(copies) > 1 for copies in trained.values()):
         raise ValueError(
             "the policy has an encoder for its actor and another for its critic, but one is meta-learned: "
-            "give policy_kwargs={'share_features_extractor': True}"
+            "give policy_kwargs={'share_features_extractor': True}; to learn without being observed, "
+            "learner=NoPretraining()"
+        )
+    if scope in ("actor", "critic") and any(n.startswith("encoder.") for n in _trained(policy, named_tensors(policy))):
+        raise ValueError(
+            f"scope={scope!r} leaves out the encoder that the {scope} sees through, which is drawn anew for each task: "
+            "choose 'encoder' or 'all'"
         )
     return {name: p for name, (p,) in trained.items() if p.requires_grad}
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.ppo import MlpPolicy
 
-from leap_rl import FOMAML, EnvTasks, Leap, LeapA2C, LeapPPO, MetaTrainer
+from leap_rl import FOMAML, EnvTasks, Leap, LeapA2C, LeapPPO, LeapSAC, MetaTrainer
 from leap_rl.agents import RandomPolicies
 from leap_rl.core import MAML, Initialization, InProcess, Job, NoPretraining
 
@@ -100,9 +101,17 @@ def test_an_error_of_the_environment_is_an_error() -> None:
 
 
 def test_scope_all_needs_the_same_spaces_in_every_task() -> None:
-    actions = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1", "Acrobot-v1"], 100)
+    actions = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1", "Acrobot-v1"], 120)
     with pytest.raises(ValueError, match="the same observations in every task, but CartPole-v1 has"):
         MetaTrainer(actions, Leap(), 2)
+    discrete = {str(n): partial(Seen, spaces.Box(-1, 1, (3,)), spaces.Discrete(n)) for n in (2, 3)}
+    with pytest.raises(ValueError, match="scope='all' needs the same actions in every task, but 2 has"):
+        MetaTrainer(EnvTasks(LeapA2C, "MlpPolicy", discrete, 120), Leap(), 2)
+    MetaTrainer(EnvTasks(LeapA2C, "MlpPolicy", discrete, 120), Leap(), 2, scope="mlp_extractor")
+    boxes = {str(n): partial(Seen, spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (n,))) for n in (2, 3)}
+    for scope in ("actor", "critic"):
+        with pytest.raises(ValueError, match=f"scope='{scope}' needs the same actions in every task, but 2 has"):
+            MetaTrainer(EnvTasks(LeapSAC, "MlpPolicy", boxes, 200), Leap(), 2, scope=scope)
 
 
 def test_the_path_of_a_short_process_is_empty_and_the_trainer_warns() -> None:
@@ -119,6 +128,8 @@ def test_the_path_of_a_short_process_is_empty_and_the_trainer_warns() -> None:
 def test_fomaml_takes_its_look_ahead_back(algorithm: Any) -> None:
     """One rollout more than the budget gives the gradient; θ^K is where the budget ends, bit for bit."""
     kwargs = {"n_steps": 8} if algorithm is LeapA2C else {"n_steps": 8, "batch_size": 8, "n_epochs": 2}
+    # What is scheduled ends with the budget.
+    kwargs |= {"learning_rate": lambda remaining: 1e-2 * remaining}
     tasks = EnvTasks(algorithm, "MlpPolicy", ["CartPole-v1"], timesteps=64, n_envs=2, algorithm_kwargs=kwargs)
     theta = tasks.draw_initialization(None, 0)
     plain, ahead = (
@@ -178,6 +189,18 @@ def test_what_a_random_policy_has() -> None:
     assert first.curve.area() != other.curve.area()
 
 
+@pytest.mark.parametrize("actions", [gym.spaces.Discrete(4), gym.spaces.MultiDiscrete([2, 3])], ids=str)
+def test_a_random_policy_takes_no_masked_action(actions: gym.Space[Any]) -> None:
+    kinds = pytest.importorskip("sb3_contrib")
+    policies = RandomPolicies(
+        EnvTasks(kinds.MaskablePPO, "MlpPolicy", {"m": partial(Masked, actions)}, 4_096, n_envs=2)
+    )
+    result = policies[0].run(
+        Job(policies[0], policies.draw_initialization(None, 0), NoPretraining(), 0), lambda *_: None
+    )
+    assert result.curve.values.mean() == 8  # every step was allowed
+
+
 class Seen(gym.Env[Any, Any]):
     """Observations and actions of any kind, and an episode of eight steps."""
 
@@ -194,6 +217,21 @@ class Seen(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t += 1
         return self.observation_space.sample(), 1.0, self.t == 8, False, {}
+
+
+class Masked(Seen):
+    """The first action alone is allowed, of each kind."""
+
+    def __init__(self, actions: gym.Space[Any]) -> None:
+        super().__init__(gym.spaces.Box(-1, 1, (2,)), actions)
+
+    def action_masks(self) -> np.ndarray:
+        sizes = [self.action_space.n] if isinstance(self.action_space, spaces.Discrete) else self.action_space.nvec
+        return np.concatenate([np.arange(n) == 0 for n in sizes])
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, float(not np.any(action)), terminated, truncated, info
 
 
 spaces = gym.spaces

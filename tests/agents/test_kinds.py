@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import leap_rl
 import zoo
-from leap_rl import EnvTasks, Initialization, LeapDQN, LeapSAC, LeapTD3, MetaTrainer
+from leap_rl import EnvTasks, Initialization, LeapDQN, LeapPPO, LeapSAC, LeapTD3, MetaTrainer
 from leap_rl.agents import observed_algorithm
 from leap_rl.agents.tasks import OBSERVED
 from leap_rl.core import FOMAML, GradientPath, GradientPaths, InProcess, Job, Leap, NoPretraining, Reptile
@@ -125,6 +125,22 @@ def test_training_is_bit_identical(name: str) -> None:
         watched = made(observed_algorithm(plain(name)), name, learner=learner).learn(STEPS)
         assert watched.gradient_path.n_updates
         assert_same_bits(watched, alone)
+
+
+@pytest.mark.parametrize("name", [p for p in ONE_OF_EACH if p != "A2C" and getattr(p, "values", p) != ("CrossQ",)])
+def test_training_on_images_is_bit_identical(name: str) -> None:
+    policy, actions, kwargs = KINDS[name]
+    kwargs = {**kwargs, "policy_kwargs": dict(kwargs.get("policy_kwargs", {}))}
+    if name in ACTOR_CRITIC:
+        kwargs["policy_kwargs"]["share_features_extractor"] = True
+
+    def learned(kind: Any) -> Any:
+        env = make_vec_env(partial(Noise, IMAGE, actions), 2, seed=0)
+        return kind(policy.replace("Mlp", "Cnn"), env, seed=3, device="cpu", **copy.deepcopy(kwargs)).learn(STEPS)
+
+    watched = learned(observed_algorithm(plain(name)))
+    assert watched.scope == "encoder" and watched.gradient_path.n_updates
+    assert_same_bits(watched, learned(plain(name)))
 
 
 # -- which path is followed ------------------------------------------------------------------------
@@ -448,6 +464,24 @@ def test_two_encoders_are_refused(name: str) -> None:
     env = make_vec_env(partial(Noise, IMAGE, CONTINUOUS), 1)
     with pytest.raises(ValueError, match=r"give policy_kwargs=\{'share_features_extractor': True\}"):
         observed_algorithm(plain(name))("CnnPolicy", env, buffer_size=20)
+    for scope in ("actor", "critic"):
+        with pytest.raises(ValueError, match=f"scope='{scope}' leaves out the encoder that the {scope} sees through"):
+            observed_algorithm(plain(name))("CnnPolicy", env, scope=scope, buffer_size=20)
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3"])
+def test_an_agent_with_two_encoders_opens_where_nothing_is_observed(name: str, tmp_path: Path) -> None:
+    def learned(kind: Any, **given: Any) -> Any:
+        env = make_vec_env(partial(Noise, IMAGE, CONTINUOUS), 1, seed=0)
+        return kind("CnnPolicy", env, buffer_size=40, learning_starts=10, seed=0, device="cpu", **given).learn(14)
+
+    theirs = learned(plain(name))
+    theirs.save(tmp_path / "agent")
+    opened = observed_algorithm(plain(name)).load(tmp_path / "agent", learner=NoPretraining(), device="cpu")
+    assert_same_bits(theirs, opened)
+    ours = learned(observed_algorithm(plain(name)), learner=NoPretraining())
+    assert_same_bits(theirs, ours)
+    assert ours.gradient_path is None
 
 
 # -- how it looks ----------------------------------------------------------------------------------
@@ -478,6 +512,49 @@ def test_a_constructor_that_hands_on_what_it_is_given_is_a_task() -> None:
     kwargs = {"epsilon": 0.2, "learning_starts": 10, "batch_size": 8, "buffer_size": 100}
     result = visited(EnvTasks(Own, "MlpPolicy", ["CartPole-v1"], 40, 2, kwargs))
     assert result.status == "ok" and result.statistics.updates == 4
+
+
+def test_classes_of_ones_own_know_what_sb3s_have() -> None:
+    class Own(LeapPPO):
+        def __init__(self, *args: Any, epsilon: float = 0.2, **kwargs: Any) -> None:
+            super().__init__(*args, clip_range=epsilon, **kwargs)
+
+    class Late(LeapDQN):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    class Mixed(Aside, LeapPPO):
+        pass
+
+    assert Mixed.plain() is Own.plain() is stable_baselines3.PPO
+    with pytest.warns(UserWarning, match="are 4,096 of each visit"):
+        EnvTasks(Own, "MlpPolicy", ["CartPole-v1"], 2_500, 2)
+    kwargs = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
+    for kind in (Own, Mixed):
+        assert visited(EnvTasks(kind, "MlpPolicy", ["CartPole-v1"], 32, 2, kwargs)).status == "ok"
+    with pytest.raises(ValueError, match="timesteps=90 ends before the first update: learning_starts of DQN is 100"):
+        EnvTasks(Late, "MlpPolicy", ["CartPole-v1"], 90)
+
+
+def test_what_cannot_be_observed_and_why() -> None:
+    class Mine(stable_baselines3.PPO):
+        pass
+
+    for kind, why in (
+        (sb3_contrib.ARS, "ARS can't be observed: ARS searches at random, without a gradient; use one of"),
+        (Mine, "Mine can't be observed: it is a class of its own, .*: let it inherit from LeapPPO; use one of"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            EnvTasks(kind, "MlpPolicy", ["CartPole-v1"], 4_096)
+
+
+class Aside:
+    """A mixin that is none of SB3's."""
+
+
+def test_what_a_task_sets_itself_is_no_argument() -> None:
+    with pytest.raises(ValueError, match="has 'tensorboard_log', which PPO does not take here"):
+        EnvTasks(LeapPPO, "MlpPolicy", ["CartPole-v1"], 4_096, 2, {"tensorboard_log": "runs"})
 
 
 def test_reprs_are_a_line_that_one_can_read() -> None:

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leap_rl import LeapA2C
@@ -39,6 +43,22 @@ def test_every_stage_has_its_time(kind: type, tmp_path: Path) -> None:
     for name in STAGES:
         assert events.Scalars(f"time/{name}_us")[-1].value > 0
     assert events.Scalars("time/environment_us")[-1].value >= 1_000
+
+
+def test_environments_can_be_saved_while_they_are_played(tmp_path: Path) -> None:
+    """As SB3's CheckpointCallback does; what somebody put in place of their step stays."""
+    env = VecNormalize(make_vec_env("CartPole-v1", 2, seed=0))
+    own = env.step
+    env.step = own  # type: ignore[method-assign]
+    model = LeapA2C("MlpPolicy", env, device="cpu", seed=0)
+    model.learn(40, callback=CheckpointCallback(10, str(tmp_path), save_vecnormalize=True))
+    assert vars(env)["step"] is own
+    del env.step
+    saved = sorted(tmp_path.glob("*vecnormalize*.pkl"))
+    assert saved and VecNormalize.load(str(saved[0]), make_vec_env("CartPole-v1", 2)).obs_rms.count > 1
+    plain = A2C("MlpPolicy", VecNormalize(make_vec_env("CartPole-v1", 2, seed=0)), device="cpu", seed=0).learn(40)
+    for name, tensor in plain.policy.state_dict().items():
+        assert torch.equal(tensor, model.policy.state_dict()[name])
 
 
 def test_an_error_in_the_environment_leaves_it_as_it_was() -> None:

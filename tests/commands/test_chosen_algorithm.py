@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from leap_rl.agents.tasks import OBSERVED
 from leap_rl.cli import main
-from leap_rl.commands.dry_run import _updates
+from leap_rl.commands.dry_run import _updates, seconds_of
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_tasks, policy
 from leap_rl.core import GradientPaths, Initialization
 from leap_rl.settings import AgentSettings, AtariSettings
@@ -46,6 +46,12 @@ def test_meta_training_train_evaluate_with_dqn(tmp_path: Path, capsys: Any) -> N
     ours = capsys.readouterr().out
     assert main(["evaluate", str(agent), "--episodes", "3", "--deterministic", "--trust"]) == 0
     assert ours == capsys.readouterr().out and "CartPole-v1: mean return" in ours
+    # It explores as much as when it was saved, however it is loaded.
+    played = []
+    for trust in ([], ["--trust"]):
+        assert main(["evaluate", str(agent), "--episodes", "3", *trust]) == 0
+        played.append(capsys.readouterr().out)
+    assert played[0] == played[1] != ours
     assert main(["train", "--resume", str(agent), "--timesteps", "128"]) == 2
     assert "the replay buffer of DQN is not saved with its agents" in capsys.readouterr().err
 
@@ -103,6 +109,14 @@ def test_a_dry_run_counts_the_updates_that_are_made(name: str) -> None:
     made = path["critic"].n_updates if isinstance(path, GradientPaths) else path.n_updates
     rollout, updates, before = _updates(settings)
     assert rollout == model.rollout_steps and made == -(-(48 - before) // rollout) * updates
+
+
+def test_a_dry_run_tells_steps_that_learn_from_those_before() -> None:
+    """Ten times slower: of 10,000 steps of which 1,000 are before the first update."""
+    elapsed = [(500, 0.5), (1_000, 1.0), (1_100, 2.0), (2_000, 11.0)]
+    assert seconds_of(10_000, elapsed, 1_000) == pytest.approx(1 + 90)
+    assert seconds_of(10_000, [(2_000, 4.0)], 0) == pytest.approx(20)
+    assert seconds_of(10_000, [(900, 0.9)], 1_000) == pytest.approx(10)
 
 
 def _replays(name: str) -> bool:

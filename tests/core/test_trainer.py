@@ -461,6 +461,28 @@ def test_a_task_that_scored_nothing_at_first_decides_nothing(caplog: pytest.LogC
     assert judged(0.0, 60.0) == (pytest.approx(2.0), True)
 
 
+def test_of_tasks_of_one_scale_the_mean_decides() -> None:
+    """Else one that was hardly learned at first would count more than all others."""
+    tasks = Quadratics()
+    tasks.share_scale = True
+    judge = BestInitialization(tasks)
+
+    def judged(*areas: float) -> tuple[float, bool]:
+        results = [
+            TaskResult(task.name, LearningCurve(np.array([1]), np.array([area]), 10), 10, 1.0)
+            for task, area in zip(tasks, areas, strict=False)
+        ]
+        return judge.judge(Quadratics().draw_initialization("all", 0), results)[1:]
+
+    first = [0.0, 0.01, *[0.59 / (len(tasks) - 2)] * (len(tasks) - 2)]
+    assert judged(*first) == (0.0, True)
+    score, is_best = judged(0.3, *first[1:])
+    assert score == pytest.approx(0.5) and is_best
+    assert not judged(0.0, 0.2, *first[2:])[1]  # twentyfold, of nearly nothing
+    judge = BestInitialization(tasks)
+    assert judged(*[0.0] * len(tasks)) == (0.0, True) and judged(0.5, *[0.0] * (len(tasks) - 1))[1]
+
+
 def test_the_average_is_of_all_from_one_meta_step_on_and_changes_none_of_them(tmp_path: Path) -> None:
     class Judge(Quadratic):
         def run(self, job: Job, report: Report) -> TaskResult:

@@ -100,6 +100,7 @@ def test_a_family_makes_what_its_parameters_say(name: str) -> None:
     [
         ({"length": 3.0}, "length=3 is out of its range, 0.7 to 1.3"),
         ({"gravity": float("nan")}, "gravity=nan is out of its range, 7 to 13"),
+        ({"mirrored": "no"}, "mirrored='no' must be True or False"),
         ({"weight": 1.0}, "pendulum takes gravity, length, mass, mirrored, not"),
     ],
 )
