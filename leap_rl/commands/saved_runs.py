@@ -56,8 +56,8 @@ def agent_of(
         plays = dataclasses.replace(plays, n_steps=2, batch_size=2)  # with one environment those of its run may not do
     model = new_model(plays, env, game, env_name, 1, seed, device)
     SavedAgent(saved).fill(model)
-    if hasattr(model, "exploration_final_eps"):  # it explores as much as when it was saved
-        model.exploration_rate = model.exploration_final_eps
+    if "exploration_final_eps" in vars(model):  # of DQN and QRDQN: they explore as much as when they were saved
+        vars(model)["exploration_rate"] = vars(model)["exploration_final_eps"]
     return model
 
 

@@ -48,8 +48,9 @@ def first_update(model: BaseAlgorithm, n_envs: int | None = None) -> int:
     n_envs, done = n_envs or model.n_envs, model.num_timesteps
     if isinstance(model, OffPolicyAlgorithm):
         every = model.train_freq
-        in_steps = isinstance(every, TrainFreq) and every.unit == TrainFrequencyUnit.STEP
-        rollout = every.frequency * n_envs if in_steps else 1  # of an episode nobody knows
+        rollout = 1  # of an episode nobody knows
+        if isinstance(every, TrainFreq) and every.unit == TrainFrequencyUnit.STEP:
+            rollout = every.frequency * n_envs
         return done + rollout * max(1, (model.learning_starts - done) // rollout + 1)
     return done + (model.n_steps * n_envs if isinstance(model, OnPolicyAlgorithm) else 1)
 
