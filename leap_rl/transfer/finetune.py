@@ -107,7 +107,8 @@ class FineTune(BaseCallback):
         return [] if self.goes_on else [strategy for strategy in self.strategies if not strategy.knows(blocks)]
 
     def _check_first_update(self, blocks: Blocks, done: int, first: int, timesteps: int) -> None:
-        now, then = (rates_at(self.strategies, blocks, min(1.0, steps / timesteps)) for steps in (done + 1, first))
+        # As soon as it has begun: what grows from a rate of 0 is not frozen.
+        now, then = (rates_at(self.strategies, blocks, min(1.0, steps / timesteps)) for steps in (done + 1e-3, first))
         if freed := [name for name, rate in now.items() if rate == 0 and then[name] > 0]:
             raise FrozenTooBriefly(
                 f"{', '.join(freed)} would be frozen for less than the {first - done:,} steps until the first update: "
