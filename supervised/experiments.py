@@ -143,7 +143,7 @@ def _make(run: Run, folder: Path, engine: Engine) -> None:
         else:
             print(f"{run.name}: {run.images():,} images, in {folder}", flush=True)
             scores = {name: round(error, 3) for name, error in run.learn(folder, engine, True).items()}
-            found = Found(run.experiment, run.cells, run.seed, run.images(), scores)
+            found = Found(run.experiment, run.cells, run.seed, run.images(), scores, _settings(run.settings()))
             write_text(folder / FOUND, json.dumps(asdict(found)) + "\n")
     print(f"{run.name}: " + ", ".join(f"{name} {error:.1f} %" for name, error in found.scores.items()), flush=True)
 
@@ -157,9 +157,10 @@ def read(file: Path, experiment: str) -> list[Found]:
     known = [name for name in Found.__dataclass_fields__ if name != "settings"]
     rows = read_runs(file, known)
     of_folder = run_settings(file.parent) if file.name == FOUND else {}
-    found = [
-        Found(**{name: row[name] for name in known}, settings=_settings(row.get("settings", of_folder))) for row in rows
-    ]
+    found = []
+    for row in rows:
+        settings = _settings(row.get("settings") or of_folder)
+        found.append(Found(**{name: row[name] for name in known}, settings=settings))
     if any(f.experiment != experiment for f in found):
         raise ValueError(f"{file} is of {found[0].experiment}, not of {experiment}")
     return found
@@ -177,10 +178,11 @@ def tell_apart(found: Sequence[Found]) -> None:
         run.apart = {}
         alike.setdefault(run.label, []).append(run)
     for runs in alike.values():
-        values = {name: [run.settings.get(name) for run in runs] for run in runs for name in run.settings}
-        differ = [name for name, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)]
+        known = [run.settings for run in runs if run.settings]  # older files have none
+        names = dict.fromkeys(name for settings in known for name in settings)
+        differ = [name for name in names if any(s.get(name) != known[0].get(name) for s in known)]
         for run in runs:
-            run.apart = {name: _shown(run.settings.get(name)) for name in differ}
+            run.apart = {name: _shown(run.settings.get(name, "unknown")) for name in differ}
 
 
 def _shown(value: Any) -> str:
@@ -195,13 +197,18 @@ def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
     :param experiment: that they are of
     :raises ValueError: if there is no run that is over in one of them, or one of something else
     """
-    found: dict[str, Found] = {}
+    found: dict[tuple[str, str], Found] = {}
     for root in roots:
         files = [root] if root.is_file() else sorted(root.glob(f"*/{FOUND}"))
         if not files:
             raise ValueError(f"no run in {root} is over: the command train makes some")
         for run in (run for file in files for run in read(file, experiment)):
-            found[json.dumps([run.cells, run.images, run.seed, run.settings], sort_keys=True)] = run
+            what = json.dumps([run.cells, run.images, run.seed], sort_keys=True)
+            if run.settings:
+                found.pop((what, "{}"), None)  # of an older file
+            elif any(key[0] == what for key in found):
+                continue
+            found[what, json.dumps(run.settings, sort_keys=True)] = run
     tell_apart(list(found.values()))
     return list(found.values())
 

@@ -176,6 +176,17 @@ def test_all_methods_run_are_in_the_table_and_are_not_run_again(tmp_path: Path, 
     assert "'none' is not one of those compared" in capsys.readouterr().err
     assert main([*given, "--weight", "3"]) == 2
     assert "is of another run: its weight is 1.0, not 3.0" in capsys.readouterr().err
+    # Elsewhere, with another seed, it is no second seed of the same.
+    other = ["train", *TINY, "--targets", "dark", "--methods", "mmd", "--weight", "3", "--seeds", "1"]
+    assert main([*other, "--root", str(tmp_path / "other")]) == 0
+    capsys.readouterr()
+    assert main(["table", str(root), str(tmp_path / "other")]) == 0
+    shown = capsys.readouterr().out
+    assert "| method | pair | weight | images |" in shown
+    assert (
+        f"| mmd | light to dark | 1.0 | 512 | 1 | {error:.1f} |" in shown
+        and "| mmd | light to dark | 3.0 | 512 | 1 |" in shown
+    )
     assert set(COMPARED) == set(KNOWN) - {"target-labels"}
 
 
