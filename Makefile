@@ -58,7 +58,7 @@ benchmarks: $(DEV_READY)
 	@echo "== peers"; $(PY) benchmarks/peers.py --json $(MEASURED)/peers.json --table $(MEASURED)/peers.md
 	@echo "== scaling"; $(PY) benchmarks/scaling.py --json $(MEASURED)/scaling.json --table $(MEASURED)/scaling.md \
 		--figure docs/benchmarks.png
-	@$(PY) benchmarks/document.py $(MEASURED)/*.md $(MEASURED)/*.json
+	@$(PY) benchmarks/document.py $(MEASURED)/peers.md $(MEASURED)/scaling.md $(MEASURED)/*.json
 
 score-parity: $(DEV_READY)
 	@$(PY) benchmarks/score_parity.py

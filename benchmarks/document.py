@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from report import about
+
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES, ROWS = DOCS / "benchmarks.md", DOCS / "evidence" / "benchmarks.md"
 
@@ -32,16 +34,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     if notes:
         lines += ["", "Without a target:", "", "| | |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in notes.items()]
-    return f"{machine(rows[0])}\n\n" + "\n".join(lines)
-
-
-def machine(row: dict[str, Any]) -> str:
-    """On what, and with which versions, a row was measured."""
-    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
-    about = (
-        f"{row['date']}; {row['cpu']}, {row['cores']} cores ({', '.join(row['flags'])}), GPU: {row['gpu'] or 'none'}"
-    )
-    return f"{about}; Python {row['python']}, {versions}."
+    return f"{about(rows[0])}\n\n" + "\n".join(lines)
 
 
 def put(document: Path, name: str, text: str) -> None:

@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Row, alternate, at_least_one, parser, publish
+from report import Row, about, alternate, at_least_one, machine, parser, publish
 from throughput import GAME, PPO_SETTINGS, meta_batch_rate
 
 from leap_rl import AtariTasks, LeapA2C, LeapPPO
@@ -389,7 +389,7 @@ def table(ways: Sequence[Way], figures: dict[str, float], cores: int) -> str:
 
     :param figures: steps per second
     """
-    best = next((way.name for way in reversed(ways) if way.is_ours and way.name in figures), None)
+    ours = next((way for way in reversed(ways) if way.is_ours and way.name in figures), None)
 
     def batch(way: Way) -> float:
         name = f"{way.name}, meta batch" if way.is_ours else side_by_side(way.name, cores)
@@ -401,11 +401,10 @@ def table(ways: Sequence[Way], figures: dict[str, float], cores: int) -> str:
     head = [ways[0].algorithm, f"one process, {cores} threads", "ours by it", f"{cores} processes", "ours by it"]
     lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
     for way in ways:
-        if way.name not in figures or best is None:
+        if way.name not in figures or ours is None:
             continue
-        ours = next(way for way in ways if way.name == best)
         cells = [way.name.removeprefix(f"{way.algorithm}, ")]
-        for mine, its in ((figures[best], figures[way.name]), (batch(ours), batch(way))):
+        for mine, its in ((figures[ours.name], figures[way.name]), (batch(ours), batch(way))):
             cells += [cell(its, ",.0f"), "" if way is ours else cell(mine / its, ".2f")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -526,7 +525,7 @@ def main() -> None:
     notes |= {f"preprocessing, {name}": what for name, what in DIFFERENCES.items()}
     publish(rows, args.json, notes)
     if args.table is not None:
-        write_text(args.table, "\n".join(tables))
+        write_text(args.table, "\n".join([*tables, about(machine()), ""]))
 
 
 if __name__ == "__main__":

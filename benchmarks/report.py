@@ -71,6 +71,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def about(machine: Mapping[str, Any]) -> str:
+    """When, on what, and with which versions something was measured, in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    cpu = f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])})"
+    return f"{machine['date']}; {cpu}, GPU: {machine['gpu'] or 'none'}; Python {machine['python']}, {versions}."
+
+
 def at_least_one(text: str) -> int:
     """
     Type of an argument that counts: of no repeats, say, there is no median, which only shows after the runs.

@@ -36,7 +36,7 @@ from gymnasium import spaces
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
-from report import Row, alternate, at_least_one, parser, publish, seconds
+from report import Row, about, alternate, at_least_one, machine, parser, publish, seconds
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import NatureCNN
 from throughput import ENERGY, GAME, Ways, in_own_process, learning, meta_batch_rate, ours
@@ -315,7 +315,7 @@ def main() -> None:
     text = table(lines)
     print(f"\n{text}")
     if args.table is not None:
-        write_text(args.table, text)
+        write_text(args.table, f"{text}\n{about(machine())}\n")
     if args.figure is not None:
         draw(lines, args.figure)
     rows = []

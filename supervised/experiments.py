@@ -178,11 +178,13 @@ def tell_apart(found: Sequence[Found]) -> None:
         run.apart = {}
         alike.setdefault(run.label, []).append(run)
     for runs in alike.values():
-        known = [run.settings for run in runs if run.settings]  # older files have none
+        known = [run.settings for run in runs if run.settings]
         names = dict.fromkeys(name for settings in known for name in settings)
         differ = [name for name in names if any(s.get(name) != known[0].get(name) for s in known)]
         for run in runs:
-            run.apart = {name: _shown(run.settings.get(name, "unknown")) for name in differ}
+            run.apart = {name: _shown(run.settings.get(name)) for name in differ if run.settings}
+            if known and not run.settings:  # files that were saved by older versions have none
+                run.apart = {"settings": "unknown"}
 
 
 def _shown(value: Any) -> str:
@@ -197,18 +199,13 @@ def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
     :param experiment: that they are of
     :raises ValueError: if there is no run that is over in one of them, or one of something else
     """
-    found: dict[tuple[str, str], Found] = {}
+    found: dict[str, Found] = {}
     for root in roots:
         files = [root] if root.is_file() else sorted(root.glob(f"*/{FOUND}"))
         if not files:
             raise ValueError(f"no run in {root} is over: the command train makes some")
         for run in (run for file in files for run in read(file, experiment)):
-            what = json.dumps([run.cells, run.images, run.seed], sort_keys=True)
-            if run.settings:
-                found.pop((what, "{}"), None)  # of an older file
-            elif any(key[0] == what for key in found):
-                continue
-            found[what, json.dumps(run.settings, sort_keys=True)] = run
+            found[json.dumps([run.cells, run.images, run.seed, run.settings], sort_keys=True)] = run
     tell_apart(list(found.values()))
     return list(found.values())
 
@@ -283,7 +280,7 @@ def _difference(runs: Sequence[Found], found: Sequence[Found], of_reference: Map
         if not theirs:
             return "of which budget?"
     if len({str(run.apart) for run in theirs}) > 1:
-        theirs = [run for run in theirs if run.apart == runs[0].apart]
+        theirs = [r for r in theirs if all(_shown(runs[0].settings.get(k)) == v for k, v in r.apart.items())]
         if not theirs:
             return "of which settings?"
     compared = {run.seed: next(iter(run.scores.values())) for run in theirs}

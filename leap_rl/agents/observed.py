@@ -233,8 +233,10 @@ class ObservedTraining(BaseAlgorithm):
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Schedules end with the budget; what is looked ahead to is none of it."""
-        total_timesteps -= self.look_ahead
-        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+        if self.look_ahead:
+            total_timesteps -= self.look_ahead
+            num_timesteps = min(num_timesteps, total_timesteps)
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
 
     def _begin_path(self) -> None:
         assert self.scope is not None

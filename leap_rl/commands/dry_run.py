@@ -101,9 +101,9 @@ def seconds_of(timesteps: int, elapsed: Sequence[tuple[int, float]], before: int
     :param elapsed: of a shorter one: steps, and the seconds when they were made
     :param before: steps before the first update
     """
-    learning = [point for point in elapsed if point[0] > before]
-    (first, began), (last, ended) = (learning or elapsed)[0], elapsed[-1]
-    if last == first:
+    last, ended = elapsed[-1]
+    first, began = max(((steps, seconds) for steps, seconds in elapsed if steps <= before), default=(0, 0.0))
+    if last == first:  # nothing was learned in it
         return timesteps * ended / last
     return began + (timesteps - first) * (ended - began) / (last - first)
 

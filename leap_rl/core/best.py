@@ -56,7 +56,7 @@ class BestInitialization:
                 result.raise_for_status(f"evaluation task {result.name}")
             areas[result.name] = area = result.curve.area() if result.status == "ok" else float("nan")
             reference = self.reference.setdefault(result.name, area)
-            if _is_scale(reference):
+            if not self.share_scale and _is_scale(reference):
                 gains.append(gain(area, reference, result.curve.maximize))
         if self.share_scale:
             gains = self._gain_of_means(areas, results[0].curve.maximize)

@@ -294,11 +294,10 @@ class FineTuning:
 
     @property
     def more_will_learn(self) -> bool:
-        """Whether a block is frozen that is not at the end of training, or waits for validation."""
-        if any(strategy.awaits_validation for strategy in self.strategies):
-            return True
+        """Whether a block is frozen that is not at the end of training, or until validation says so."""
+        waits = any(strategy.awaits_validation for strategy in self.strategies)
         last = rates_at(self.strategies, self.blocks, 1.0)
-        return any(rate == 0 and last[name] > 0 for name, rate in self.rates.items())
+        return any(rate == 0 and (waits or last[name] > 0) for name, rate in self.rates.items())
 
     def validated(self, error: float) -> None:
         """:param error: on validation data, as soon as it is known"""

@@ -64,8 +64,8 @@ class FineTune(BaseCallback):
     Progress is the share of the steps that are spent, as SB3 counts them for its schedules: with
     ``learn(reset_num_timesteps=False)`` those of the earlier training are among them. Rates change between rollouts, so
     that no update is half of one kind; those that follow gradients change at each update. A saved agent is a plain one,
-    and what was frozen learns again once training is over. Of a plain SB3 model whose training was interrupted it does
-    so in the next ``learn`` that has such a callback, also one without strategies.
+    and what was frozen learns again once training is over. After an interruption a Leap agent does so in its next
+    ``learn``; a plain SB3 model needs such a callback there, be it one without strategies.
 
     :param strategies: to follow. One that was at work on this model before goes on where ``learn`` does not reset the
         steps; others begin

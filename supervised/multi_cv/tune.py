@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import optuna
@@ -38,7 +38,8 @@ def suggested(
     batch_norm: BatchNorm = trial.suggest_categorical("batch_norm", list(batch_norms))  # type: ignore[assignment]
     rate = learning_rate * trial.suggest_float("rate", 0.25, 4, log=True)
     taken = tuple(block for block in blocks if trial.suggest_categorical(f"take {block}", [True, False]))
-    if not taken:  # that would be a random start
+    if not taken:
+        print("no block taken: that would be a random start, and is not tried", flush=True)
         raise optuna.TrialPruned
     return Way(finetune, batch_norm, float(f"{rate:.4g}"), taken if len(taken) < len(blocks) else ())
 
@@ -113,10 +114,14 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
         if not complete:
             raise RuntimeError("no trial stayed finite: there is no best one")
         best = study.best_trial
-        plain = next((t.value for t in complete if t.number == 0), None)
-        kept = best.user_attrs["way"]
-        way = Way(**{**kept, "transfer_layers": tuple(kept["transfer_layers"])})
-        return way, float(best.value or 0.0), float("nan") if plain is None else float(plain)
+        ways = {trial.number: _way(trial.user_attrs["way"]) for trial in complete}
+        plain = next((t.value for t in complete if ways[t.number] == Way("full", "update", rate)), None)
+        return ways[best.number], float(best.value or 0.0), float("nan") if plain is None else float(plain)
+
+
+def _way(kept: dict[str, Any]) -> Way:
+    """As it was kept, by an older version without blocks."""
+    return Way(**{**kept, "transfer_layers": tuple(kept.get("transfer_layers", ()))})
 
 
 def _fold(run: Run, number: int, n_folds: int) -> ClassificationTask:

@@ -143,6 +143,14 @@ def test_training_on_images_is_bit_identical(name: str) -> None:
     assert_same_bits(watched, learned(plain(name)))
 
 
+@pytest.mark.parametrize("name", ["A2C", "PPO", "DQN"])
+def test_schedules_are_sb3s_also_where_the_last_rollout_is_more_than_was_asked_for(name: str) -> None:
+    given = {"learning_rate": lambda remaining: 1e-2 * remaining}
+    alone = made(plain(name), name, **given).learn(STEPS)
+    assert alone._current_progress_remaining < 0 or name == "DQN"
+    assert_same_bits(made(observed_algorithm(plain(name)), name, **given).learn(STEPS), alone)
+
+
 # -- which path is followed ------------------------------------------------------------------------
 
 

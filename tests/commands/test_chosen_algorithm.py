@@ -115,6 +115,9 @@ def test_a_dry_run_tells_steps_that_learn_from_those_before() -> None:
     """Ten times slower: of 10,000 steps of which 1,000 are before the first update."""
     elapsed = [(500, 0.5), (1_000, 1.0), (1_100, 2.0), (2_000, 11.0)]
     assert seconds_of(10_000, elapsed, 1_000) == pytest.approx(1 + 90)
+    # Ten points of which one has learned, as of a visit with as many steps before.
+    elapsed = [(n * 1_100, n * 0.11) for n in range(1, 10)] + [(11_000, 1.0 + 10.0)]
+    assert seconds_of(100_000, elapsed, 10_000) == pytest.approx(90 * 11 / 1.1, rel=0.1)
     assert seconds_of(10_000, [(2_000, 4.0)], 0) == pytest.approx(20)
     assert seconds_of(10_000, [(900, 0.9)], 1_000) == pytest.approx(10)
 

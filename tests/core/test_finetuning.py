@@ -131,8 +131,10 @@ def test_blocks_are_layers_with_their_normalization_and_a_head() -> None:
     token.encoder.register_parameter("token", nn.Parameter(torch.zeros(1, 5)))
     assert set(blocks_of(token)) == {"encoder", "encoder.0", "encoder.3", "head"}
     before = tensors(token)
+    train(token, [LinearProbe()])
+    assert same(before, tensors(token), "encoder") and not same(before, tensors(token), "policy")
     with FineTuning([LinearProbe()], blocks_of(token), sgd(token)):
-        assert not any(p.requires_grad for p in token.encoder.parameters()) and same(before, tensors(token))
+        assert not any(p.requires_grad for p in token.encoder.parameters())
 
 
 @pytest.mark.parametrize("make", [sgd, adam_in_groups])
@@ -243,6 +245,12 @@ def test_a_probe_ends_when_validation_stops_improving() -> None:
                 finetuning.validated(error)
                 assert finetuning.more_will_learn == (i < 6)
             assert rates == [0, 0, 0, 0, 0, 0, 1]
+    # Where the probe's share is over, it waits for nothing any more.
+    with FineTuning([LPFT(0.5, patience=100)], blocks_of(model), sgd(model)) as finetuning:
+        for progress, waits in ((0.4, True), (0.6, False)):
+            finetuning.at(progress)
+            finetuning.validated(0.5)
+            assert finetuning.more_will_learn is waits
 
 
 def test_relative_gradient_norms_are_those_of_the_gradients() -> None:

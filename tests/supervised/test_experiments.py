@@ -62,12 +62,19 @@ def test_runs_of_other_settings_are_other_rows(tmp_path: Path) -> None:
     assert "| method | pair | weight | images |" in shown and "train" not in shown
     assert "| mmd | a to b | 0.1 | 100 | 2 | 41.0" in shown and "| mmd | a to b | 1.0 | 100 | 2 | 61.0" in shown
     assert "-9.0" in shown and "+11.0" in shown
-    # Of files that say no settings, which older ones are, those of the same runs take the place.
-    older = runs("mmd", 100, 0.0, 0.0, 45.0)
-    save(older, tmp_path / "older.json")
+    # Files of older versions say no settings: nobody knows whether theirs are the same.
+    save(runs("mmd", 100, 1.0, 1.0, 45.0), tmp_path / "older.json")
     for files in (("older", "a"), ("a", "older")):
-        both = collect([tmp_path / f"{name}.json" for name in files], "adaptation")
-        assert sorted(run.scores["error"] for run in both) == [40.0, 42.0, 45.0] and len({r.label for r in both}) == 1
+        shown = table(collect([tmp_path / f"{name}.json" for name in files], "adaptation"), "method")
+        assert "| mmd | a to b | unknown | 100 | 3 | 15.7" in shown and "| mmd | a to b |  | 100 | 2 | 41.0" in shown
+    # The reference may have settings that others have not, as long as one is theirs.
+    reference = [*runs("pooled", 100, 50.0), *runs("pooled", 100, 30.0)]
+    for run, filters in zip(reference, (64, 32), strict=True):
+        run.settings = {"n_filters": filters}
+    (coral,) = runs("coral", 100, 45.0)
+    coral.settings = {"n_filters": 64}
+    save([*reference, coral], tmp_path / "filters.json")
+    assert "| -5.0" in table(collect([tmp_path / "filters.json"], "adaptation"), "method", "pooled")
     (alone,) = {run.label for run in collect([tmp_path / "a.json"], "adaptation")}
     assert alone == "mmd, a to b"
 
