@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FEW_SHOT = "-m supervised.omniglot few-shot --preset cpu"
 OMNIGLOT = "-m supervised.omniglot train --arithmetic fast"
+CHOSEN = "-m supervised.adaptation train --preset cpu --seeds 0 1 2 3 4 --root runs/adaptation-chosen"
 FINETUNING = "docs/evidence/finetuning"
 # By their folders in docs/evidence, whose plan.md says what they are for. The short ones first.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -37,7 +38,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "-m supervised.adaptation train --preset cpu --seeds 0 1 2 3 4 "
         "--methods source-only batch-norm coral mmd transport dann self-training target-labels",
         "-m supervised.adaptation table --save docs/evidence/adaptation/runs.json",
-        "-m supervised.adaptation choose --preset cpu --targets rotated",
+        "-m supervised.adaptation choose --preset cpu --targets rotated --seeds 0 1 2",
+        f"{CHOSEN} --methods coral mmd transport dann --weight 0.1",
+        f"{CHOSEN} --methods self-training --weight 10",
+        "-m supervised.adaptation table runs/adaptation-chosen --less '' --save docs/evidence/adaptation/chosen.json",
     ),
     "generalization": (
         "-m supervised.adaptation generalize --preset cpu --seeds 0 1 2 3 4",
