@@ -206,8 +206,9 @@ def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
             raise ValueError(f"no run in {root} is over: the command train makes some")
         for run in (run for file in files for run in read(file, experiment)):
             found[json.dumps([run.cells, run.images, run.seed, run.settings], sort_keys=True)] = run
-    tell_apart(list(found.values()))
-    return list(found.values())
+    runs = list(found.values())
+    tell_apart(runs)
+    return runs
 
 
 def save(found: Sequence[Found], file: Path) -> None:

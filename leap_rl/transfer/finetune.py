@@ -117,7 +117,7 @@ class FineTune(BaseCallback):
 
     def _init_callback(self) -> None:
         # Before a gradient path begins, which follows what is trained.
-        self._end()
+        end_on(self.model)
 
     def _on_training_start(self) -> None:
         model, running = self.model, self._running
@@ -150,15 +150,12 @@ class FineTune(BaseCallback):
             running.at(min(1.0, steps / budget))
 
     def _on_training_end(self) -> None:
-        self._end()
+        end_on(self.model)
 
     @property
     def _running(self) -> FineTuning | None:
         """What is at work on the model, by this callback or another."""
         return next((f for o in optimizers(self.model.policy).values() if (f := FineTuning.of(o)) is not None), None)
-
-    def _end(self) -> None:
-        end_on(self.model)
 
 
 def end_on(model: BaseAlgorithm) -> None:

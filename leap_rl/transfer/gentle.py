@@ -54,10 +54,6 @@ class FreezeEncoder(FineTune):
             )
         super().check(model, timesteps, n_envs)
 
-    def _on_training_start(self) -> None:
-        self.probe.probe = self.steps / self.model._total_timesteps
-        super()._on_training_start()
-
 
 class SlowEncoder(FineTune):
     """

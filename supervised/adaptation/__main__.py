@@ -67,9 +67,8 @@ def train(
 
     check_choices("method", methods, KNOWN)
     chosen = where.chosen()
-    if download:
-        _download(data_dir, source, *targets)
-    runs = _runs(AdaptationRun, data_dir, preset, source, targets, methods, seeds, (weight,), updates, limit, n_filters)
+    data = _data(data_dir, download, source, *targets)
+    runs = _runs(AdaptationRun, data, preset, source, targets, methods, seeds, (weight,), updates, limit, n_filters)
     make_runs(runs, root, chosen, dry_run)
 
 
@@ -115,11 +114,8 @@ def choose(
 
     check_choices("method with a weight", methods, [name for name in ADAPTING if name != "batch-norm"])
     chosen = where.chosen()
-    if download:
-        _download(data_dir, source, *targets)
-    runs = _runs(
-        ReverseValidation, data_dir, preset, source, targets, methods, seeds, weights, updates, limit, n_filters
-    )
+    data = _data(data_dir, download, source, *targets)
+    runs = _runs(ReverseValidation, data, preset, source, targets, methods, seeds, weights, updates, limit, n_filters)
     make_runs(runs, root, chosen, dry_run)
     if not dry_run:
         show((root,), ReverseValidation, "weight", "", None, None)
@@ -189,13 +185,10 @@ def leave_one_out(
     from supervised.adaptation.generalization import METHODS as PENALTIES
     from supervised.adaptation.generalization import POOLED, runs_of
     from supervised.experiments import check_choices, make_runs
-    from supervised.multi_cv.data import default_data_dir
 
     check_choices("method", methods, (POOLED, *PENALTIES))
     chosen = where.chosen()
-    if download:
-        _download(data_dir, *domains)
-    data = str((data_dir or default_data_dir()).absolute())
+    data = _data(data_dir, download, *domains)
     n_updates, most = PRESETS[preset]
     runs = runs_of(data, domains, methods, seeds, updates or n_updates, limit or most, weight, n_filters)
     make_runs(runs, root, chosen, dry_run)
@@ -219,19 +212,23 @@ def generalization_table(
     show(roots or (GENERALIZATION_ROOT,), GeneralizationRun, "method", less, figure, save)
 
 
-def _download(data_dir: Path | None, *domains: str) -> None:
+def _data(data_dir: Path | None, download: bool, *domains: str) -> str:
+    """The folder of the data sets; what is not there of these domains is fetched first, if that is asked for."""
     from supervised.adaptation.domains import DOMAINS
     from supervised.adaptation.domains import download as fetch
     from supervised.experiments import check_choices
     from supervised.multi_cv.data import default_data_dir
 
-    check_choices("domain", domains, DOMAINS)
-    fetch(str((data_dir or default_data_dir()).absolute()), domains)
+    data = str((data_dir or default_data_dir()).absolute())
+    if download:
+        check_choices("domain", domains, DOMAINS)
+        fetch(data, domains)
+    return data
 
 
 def _runs(
     kind: type[AdaptationRun],
-    data_dir: Path | None,
+    data: str,
     preset: Preset,
     source: str,
     targets: tuple[str, ...],
@@ -242,9 +239,6 @@ def _runs(
     limit: int | None,
     n_filters: int,
 ) -> list[AdaptationRun]:
-    from supervised.multi_cv.data import default_data_dir
-
-    data = str((data_dir or default_data_dir()).absolute())
     n_updates, most = PRESETS[preset]
     return [
         kind(data, seed, method, source, target, updates or n_updates, limit or most, weight, n_filters)

@@ -15,8 +15,8 @@ from torch import Tensor
 from leap_rl.ending import how_to_install
 from leap_rl.running.outside import first_line
 from supervised.augmentation import RandomAffine
+from supervised.multi_cv.data import DataSet, load
 from supervised.multi_cv.data import download as fetch
-from supervised.multi_cv.data import load
 
 SIZE = 28
 DIGITS = tuple("0123456789")
@@ -98,6 +98,12 @@ def _uci_digits(data_dir: str, rng: np.random.Generator) -> Domain:
     return Domain("digits", DIGITS, x[train], y[train], x[test], y[test])
 
 
+def _changed(name: str, digits: DataSet, change: Callable[[Tensor], Tensor]) -> Domain:
+    """Digits of MNIST, their images changed."""
+    train, test = change(digits.train), change(digits.test)
+    return Domain(name, DIGITS, train, digits.train_labels, test, digits.test_labels)
+
+
 def _mnist_m(data_dir: str, rng: np.random.Generator) -> Domain:
     """
     MNIST's digits on photographs, |photograph - digit| (Ganin et al., 2016, section 5.2.4). The photographs are crops
@@ -127,9 +133,7 @@ def _rotated(data_dir: str, rng: np.random.Generator) -> Domain:
         parts = [ROTATION(part.float(), generator).round().byte() for part in _small(images).split(1000)]
         return torch.cat(parts)
 
-    return Domain(
-        "rotated", DIGITS, rotated(digits.train), digits.train_labels, rotated(digits.test), digits.test_labels
-    )
+    return _changed("rotated", digits, rotated)
 
 
 def _corrupted(data_dir: str, rng: np.random.Generator) -> Domain:
@@ -140,8 +144,7 @@ def _corrupted(data_dir: str, rng: np.random.Generator) -> Domain:
         noise = torch.from_numpy(rng.normal(scale=NOISE, size=(len(images), 1, SIZE, SIZE)).astype(np.float32))
         return (_small(images).float() + noise).round().clamp(0, 255).byte()
 
-    train, test = corrupted(digits.train), corrupted(digits.test)
-    return Domain("corrupted", DIGITS, train, digits.train_labels, test, digits.test_labels)
+    return _changed("corrupted", digits, corrupted)
 
 
 def _usps_by_torchvision(data_dir: str, fetching: bool = False) -> list[Any]:
