@@ -30,16 +30,16 @@ from leap_rl.core import (
     InProcess,
     Job,
     Leap,
+    LearnedTask,
     LearningCurve,
+    LearningProcess,
     LookAhead,
     MetaLearner,
     MetaTrainer,
     NoPretraining,
     Report,
     Reptile,
-    Task,
     TaskFamily,
-    TaskResult,
 )
 
 UPDATES, POINTS = 10, 10
@@ -56,7 +56,7 @@ def network(seed: int) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class Sinusoid(Task):
+class Sinusoid(LearnedTask):
     """
     One sinusoid to fit.
 
@@ -72,65 +72,74 @@ class Sinusoid(Task):
     def name(self) -> str:  # type: ignore[override]
         return f"sinusoid-{self.seed}"
 
-    def run(self, job: Job, report: Report) -> TaskResult:
-        started = time.perf_counter()
-        rng = np.random.default_rng(self.seed)
-        amplitude, phase = rng.uniform(0.1, 5), rng.uniform(0, math.pi)
-        points = torch.as_tensor(rng.uniform(-5, 5, (UPDATES, POINTS, 1)), dtype=torch.float32)
-        unseen = torch.as_tensor(rng.uniform(-5, 5, (POINTS, 1)), dtype=torch.float32)
-
-        def target(x: Tensor) -> Tensor:
-            return amplitude * torch.sin(x + phase)
-
+    def start(self, job: Job) -> LearningProcess:
         model = network(job.seed)
         job.initialization.apply_to(model)
-        if isinstance(job.learner, MAML):
+        return (Differentiated if isinstance(job.learner, MAML) else Fitting)(self, job, model)
 
-            def loss_of(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-                return nn.functional.mse_loss(torch.func.functional_call(model, dict(parameters), (x,)), target(x))
 
-            batches = [*points[: job.learner.inner_steps], unseen]
-            start = dict(model.named_parameters())
-            gradient = job.learner.meta_gradient(loss_of, start, batches, self.learning_rate)
-            last = np.array([loss_of(start, unseen).item()])
-            return TaskResult(
-                name=self.name,
-                curve=LearningCurve(np.array([UPDATES]), last, UPDATES, 1, maximize=False),
-                steps=UPDATES,
-                seconds=time.perf_counter() - started,
-                meta_gradient=gradient,
-            )
-        optimizer = torch.optim.SGD(model.parameters(), lr=self.learning_rate)
-        path = job.learner.observe(dict(model.named_parameters()))
+class Fitting(LearningProcess):
+    """SGD on the mean squared error of a network, one minibatch after the other."""
+
+    task: Sinusoid
+    model: nn.Module
+
+    def __init__(self, task: Sinusoid, job: Job, model: nn.Module) -> None:
+        super().__init__(task, job, model)
+        rng = np.random.default_rng(task.seed)
+        self.amplitude, self.phase = rng.uniform(0.1, 5), rng.uniform(0, math.pi)
+        self.points = torch.as_tensor(rng.uniform(-5, 5, (UPDATES, POINTS, 1)), dtype=torch.float32)
+        self.unseen = torch.as_tensor(rng.uniform(-5, 5, (POINTS, 1)), dtype=torch.float32)
+        self.steps = UPDATES
+
+    def loss(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """:param parameters: ``None``: the model's"""
+        y = torch.func.functional_call(self.model, dict(parameters or {}), (x,))
+        return nn.functional.mse_loss(y, self.amplitude * torch.sin(x + self.phase))
+
+    def learn(self, report: Report) -> None:
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=self.task.learning_rate)
+        self.path = path = self.job.learner.observe(dict(self.model.named_parameters()))
         if path is not None:
             path.attach(optimizer)
-        losses = []
-        for x in points:
-            loss = nn.functional.mse_loss(model(x), target(x))
+
+        def update(x: Tensor) -> float:
+            loss = self.loss(x)
             optimizer.zero_grad()
             loss.backward() if path is None else path.backward(loss)
             optimizer.step()
-            losses.append(loss.item())
+            return loss.item()
+
+        losses = [update(x) for x in self.points]
         if isinstance(path, LookAhead):
             path.new_rollout()
-            optimizer.zero_grad()
-            nn.functional.mse_loss(model(unseen), target(unseen)).backward()
-            optimizer.step()
+            update(self.unseen)
             path.rewind()
         with torch.no_grad():
-            error = nn.functional.mse_loss(model(GRID), target(GRID)).item()
+            error = self.loss(GRID).item()
         if isinstance(path, GradientPath):
             path.close()
-        finite = math.isfinite(error)
-        return TaskResult(
-            name=self.name,
-            curve=LearningCurve(np.arange(1, UPDATES + 2), np.array([*losses, error]), UPDATES + 1, 1, maximize=False),
-            steps=UPDATES,
-            seconds=time.perf_counter() - started,
-            meta_gradient=None if path is None else path.meta_gradient(),
-            statistics=None if path is None else path.statistics(),
-            status="ok" if finite else "non_finite",
+        self.finite = math.isfinite(error)
+        steps = np.arange(1, UPDATES + 2)
+        self.curve = LearningCurve(steps, np.array([*losses, error]), UPDATES + 1, 1, maximize=False)
+
+
+class Differentiated(Fitting):
+    """MAML: a few updates as one function of θ⁰."""
+
+    def learn(self, report: Report) -> None:
+        learner = self.job.learner
+        assert isinstance(learner, MAML)
+        batches = [*self.points[: learner.inner_steps], self.unseen]
+        start = dict(self.model.named_parameters())
+        self.gradient, path = learner.differentiate(
+            lambda theta, x: self.loss(x, theta), start, batches, self.task.learning_rate
         )
+        last = np.array([self.loss(self.unseen, path[-1]).item()])
+        self.curve = LearningCurve(np.array([UPDATES]), last, UPDATES, 1, maximize=False)
+
+    def meta_gradient(self) -> Mapping[str, Tensor]:
+        return self.gradient
 
 
 class Sinusoids(TaskFamily):

@@ -26,9 +26,10 @@ from leap_rl.core import Initialization, Job, NoPretraining
 from leap_rl.running.engines import learning_process
 from leap_rl.running.files import write_rows
 from supervised.batch_norm import recompute
+from supervised.images import Images, Minibatches
 from supervised.multi_cv.data import MultiCVError, default_data_dir, load
 from supervised.networks import ConvNet
-from supervised.tasks import ClassificationTask, Images, Minibatches
+from supervised.tasks import ClassificationTask
 
 SHIFTS = ("noise", "labels")
 NOISE = 0.25
@@ -101,7 +102,7 @@ def untrained(task: Shifted, start: Initialization, recomputes: bool) -> float:
     minibatches = Minibatches(task, task.seed, False, torch.device("cpu"))
     if recomputes:
         recompute(network, minibatches.train_images())
-    return task._judge(network, *minibatches.test())[1]
+    return task.judge(network, *minibatches.test())[1]
 
 
 def measured(

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from leap_rl.core import Engine, Initialization, Job, NoPretraining
 from supervised.experiments import Run
+from supervised.images import Images
 from supervised.multi_cv.data import DATA_SETS, SIZE, load
 from supervised.multi_cv.tasks import DataSets
 from supervised.networks import Classifier, ConvNet
 from supervised.runs import evaluate, test_error
-from supervised.tasks import ClassificationTask, ClassificationTasks, Images
+from supervised.tasks import ClassificationTask, ClassificationTasks
 
 TEMPERATURE = 4.0
 """T, by which logits are divided before the softmax: it shows what a teacher takes for the second likeliest."""

@@ -19,7 +19,8 @@ from leap_rl.running.engines import learning_process
 from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.running.progress import JobsProgress
 from leap_rl.running.record import shown
-from supervised.tasks import ClassificationTask, Minibatches, chosen_device
+from supervised.images import Minibatches
+from supervised.tasks import ClassificationTask, chosen_device
 
 LOG_FREQ = 100
 

@@ -80,8 +80,8 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
     if any(job.learner.inner == "differentiable" for job in jobs):
         return [task.run(job, report) for task, job in zip(tasks, jobs, strict=True)]
     started = time.perf_counter()
-    starts = [task.start(job) for task, job in zip(tasks, jobs, strict=True)]
-    models, minibatches = [model for model, _ in starts], [m for _, m in starts]
+    processes = [task.start(job) for task, job in zip(tasks, jobs, strict=True)]
+    models = [process.model for process in processes]
     if len({tuple((n, p.shape) for n, p in model.named_parameters()) for model in models}) > 1:
         raise ValueError("tasks whose networks have different shapes can't be learned together")
 
@@ -92,15 +92,15 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
     # Each process as its observer sees it: views on its rows of the stacked parameters and gradients.
     for stacked in parameters.values():
         stacked.grad = torch.zeros_like(stacked)
-    paths = []
-    for i, job in enumerate(jobs):
+    for i, (job, process) in enumerate(zip(jobs, processes, strict=True)):
         own = {}
         for name, stacked in parameters.items():
             if name in job.initialization.parameters:
                 own[name] = nn.Parameter(stacked.detach()[i])
                 assert stacked.grad is not None
                 own[name].grad = stacked.grad[i]
-        paths.append(job.learner.observe(own))
+        process.path = job.learner.observe(own)
+    paths = [process.path for process in processes]
 
     def update(batch: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         x, y = torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
@@ -120,7 +120,7 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
 
     losses, errors = [], []
     for i in range(first.updates):
-        loss, error = update([m.next() for m in minibatches])
+        loss, error = update([process.minibatches.next() for process in processes])
         losses.append(loss)
         errors.append(error)
         if (i + 1) % 10 == 0:
@@ -130,15 +130,14 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
         before = {name: b.clone() for name, b in buffers.items()}
         for path in ahead:
             path.new_rollout()
-        update([m.unseen() for m in minibatches])
+        update([process.minibatches.unseen() for process in processes])
         for path in ahead:
             path.rewind()
         buffers = before
     of_losses, of_errors = torch.stack(losses), torch.stack(errors)
     results = []
-    for i, (task, job) in enumerate(zip(tasks, jobs, strict=True)):
-        models[i].load_state_dict({name: t[i] for name, t in {**parameters, **buffers}.items()})
-        result = task.result(job, models[i], minibatches[i], paths[i], of_losses[:, i], of_errors[:, i], started)
-        result.seconds /= len(jobs)  # each its share
-        results.append(result)
+    for i, process in enumerate(processes):
+        process.model.load_state_dict({name: t[i] for name, t in {**parameters, **buffers}.items()})
+        process.ended(of_losses[:, i], of_errors[:, i])
+        results.append(process.result((time.perf_counter() - started) / len(jobs)))  # each its share
     return results

@@ -20,8 +20,10 @@ from leap_rl.running.engines import learning_process
 from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.running.progress import JobsProgress
 from leap_rl.running.record import shown
+from supervised.images import Images, Minibatches
+from supervised.learning import make_updates
 from supervised.networks import Classifier
-from supervised.tasks import ClassificationTask, Images, Minibatches, chosen_device
+from supervised.tasks import ClassificationTask, chosen_device
 
 
 class TaskNetwork(nn.Module, ABC):
@@ -137,7 +139,7 @@ class VisitsTrainer:
         (seed,) = np.random.SeedSequence([self.seed, self.n_visits]).generate_state(1)
         minibatches = Minibatches(task, int(seed) & 0x7FFFFFFF, False, self.device)
         with learning_process():
-            losses, errors = task.learn(self.network.of_task(index), minibatches, None, report)
+            losses, errors = make_updates(task, self.network.of_task(index), minibatches, None, report)
             figures = self.network.end_visit(index)
         if not losses.isfinite().all():
             raise RuntimeError(
@@ -205,8 +207,7 @@ class NextTask(ClassificationTask):
     def network(self) -> Classifier:
         return self.task.network()
 
-    def start(self, job: Job) -> tuple[Classifier, Minibatches]:
-        device = chosen_device(job.device)
+    def network_at(self, job: Job) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
             network = self.trained()
@@ -215,5 +216,4 @@ class NextTask(ClassificationTask):
             (seed,) = np.random.SeedSequence([job.seed, 1]).generate_state(1)
             torch.manual_seed(int(seed))
             network.add_task(self.n_classes)
-        model = network.to(device).to(memory_format=torch.channels_last).of_task(-1)
-        return model, Minibatches(self, job.seed, job.learner.looks_ahead, device)
+        return network.to(memory_format=torch.channels_last).of_task(-1)

@@ -6,35 +6,32 @@ import copy
 import difflib
 import functools
 import inspect
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from leap_rl.agents.learning import AgentLearning
 from leap_rl.agents.observed import ObservedTraining, default_arguments
 from leap_rl.agents.registered import register, registered
 from leap_rl.agents.spaces import check_spaces, network_input
 from leap_rl.core import (
     Initialization,
     Job,
+    LearnedTask,
     LearningCurve,
-    LookAhead,
     MetaLearner,
     Report,
     Task,
@@ -45,7 +42,6 @@ from leap_rl.core import (
 from leap_rl.core.initialization import versions
 from leap_rl.running.as_json import as_json
 from leap_rl.running.integers import integer
-from leap_rl.transfer.episodes import Episodes
 from leap_rl.transfer.finetune import FineTune
 from leap_rl.transfer.names import observed_parameters
 
@@ -90,92 +86,8 @@ def _kin(algorithm: type[BaseAlgorithm]) -> str:
     return next((kind.__name__ for kind in algorithm.__mro__ if kind.__name__ in known), "...")
 
 
-LOGS_PER_VISIT = 10
-"""How often a visit logs. SB3's own defaults are never in a short one, or after every few episodes in a long one."""
-
-REPORTS_PER_VISIT = 100
-"""How often a visit says at most how far it is: an off-policy agent may have as many rollouts as steps."""
-
-
-def learns(
-    model: BaseAlgorithm,
-    steps: int,
-    callbacks: list[BaseCallback],
-    log_interval: int | None = None,
-    reset_num_timesteps: bool = True,
-) -> bool:
-    """
-    Let a model learn.
-
-    :param steps: in environment steps
-    :param callbacks: as of SB3's ``learn``
-    :param log_interval: as of SB3's ``learn``
-    :param reset_num_timesteps: as of SB3's ``learn``
-    :return: whether it could to the end; one that diverges can't act any more
-    """
-    try:
-        model.learn(steps, callbacks, log_interval, reset_num_timesteps=reset_num_timesteps)  # type: ignore[arg-type]
-    except ValueError as error:
-        # How torch says that actions can't be drawn from a distribution that is not finite.
-        if "found invalid values" not in str(error):
-            raise
-        return False
-    return True
-
-
-def is_finite(model: BaseAlgorithm) -> bool:
-    """Whether its weights are; a policy may diverge in the last update."""
-    return all(bool(p.isfinite().all()) for p in model.policy.parameters())
-
-
-class _Visit(Episodes):
-    """
-    What a learning process shows of itself: the episodes that end, and what SB3 logs.
-
-    :param steps: of its budget
-    :param report: called with the steps done
-    """
-
-    def __init__(self, steps: int, report: Report) -> None:
-        super().__init__()
-        self.budget = steps
-        self.report = report
-        self.memory = _Memory()
-        self._rollouts = self._reported = 0
-
-    def _on_training_start(self) -> None:
-        rollouts = self.budget // self.model.rollout_steps  # type: ignore[attr-defined]
-        self._log_every = max(1, rollouts // LOGS_PER_VISIT)
-
-    def _on_rollout_end(self) -> None:
-        self._rollouts += 1
-        if self._rollouts % self._log_every == 0:
-            self.model.dump_logs()
-        if self.num_timesteps - self._reported >= self.budget / REPORTS_PER_VISIT:
-            self._reported = self.num_timesteps
-            last = self.returns[-LearningCurve.window :]
-            self.report(self.num_timesteps, float(np.mean(last)) if last else math.nan)
-
-    def forget_after(self, steps: int) -> None:
-        """What a rollout that was only looked at had to say of the agent, is not said."""
-        kept = sum(s <= steps for s in self.steps)
-        self.steps, self.returns = self.steps[:kept], self.returns[:kept]
-
-
-class _Memory(KVWriter):
-    """Keeps what SB3 logs for TensorBoard. The trainer writes it, in one place and in the order of the tasks."""
-
-    def __init__(self) -> None:
-        self.log: list[tuple[int, dict[str, float]]] = []
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        self.log.append(
-            (step, {k: float(v) for k, v in key_values.items() if "tensorboard" not in (key_excluded.get(k) or ())})
-        )
-
-
 @dataclass(frozen=True)
-class EnvTask(Task):
+class EnvTask(LearnedTask):
     """
     One environment to learn. Wherever it goes, what is registered with Gymnasium here goes with it.
 
@@ -214,19 +126,13 @@ class EnvTask(Task):
         register(state.pop("registered"))
         self.__dict__.update(state)
 
-    def run(self, job: Job, report: Report) -> TaskResult:
-        started = time.perf_counter()
-        with closing(self.make_vec_env(job.initialization.scope)) as env:
-            model = self.start(job, env)
-            visit = _Visit(self.steps, report)
-            went_well = self.learn(model, visit)
-        return self.result(job, model, visit, went_well, started)
-
-    def start(self, job: Job, env: VecEnv) -> ObservedTraining:
-        """The agent at θ⁰, which has seen nothing yet; its replay buffer, if it has one, is empty."""
-        model = self.make_model(env, self.steps, job.initialization.scope, job.seed, job.device, job.learner)
-        job.initialization.apply_to(model)
-        return model
+    def start(self, job: Job) -> AgentLearning:
+        """The agent at θ⁰; its replay buffer, if it has one, is empty."""
+        with ExitStack() as opened:
+            env = opened.enter_context(closing(self.make_vec_env(job.initialization.scope)))
+            model = self.make_model(env, self.steps, job.initialization.scope, job.seed, job.device, job.learner)
+            job.initialization.apply_to(model)
+            return AgentLearning(self, job, model, self.finetune, opened.pop_all())
 
     def make_model(
         self,
@@ -249,55 +155,6 @@ class EnvTask(Task):
         self.algorithm.check_env(self.name, env)
         kwargs = self.algorithm.arguments(self.algorithm_kwargs, steps, env.num_envs)
         return self.algorithm(self.policy, env, learner=learner, scope=scope, seed=seed, device=device, **kwargs)
-
-    def learn(self, model: ObservedTraining, visit: _Visit) -> bool:
-        """
-        Spend the budget.
-
-        :param model: at its start
-        :param visit: sees it learn
-        :return: whether it could; one that diverges can't act any more
-        """
-        model.set_logger(Logger(None, [visit.memory]))
-        model.look_ahead = ahead = model.rollout_steps if model.learner.looks_ahead else 0
-        held = [FineTune(*read_strategies(self.finetune))] if self.finetune else []
-        if not learns(model, self.steps + ahead, [*held, visit]):
-            return False
-        if isinstance(model.gradient_path, LookAhead):
-            visit.forget_after(model.num_timesteps - ahead)
-            model.gradient_path.rewind()
-        return is_finite(model)
-
-    def result(self, job: Job, model: ObservedTraining, visit: _Visit, went_well: bool, started: float) -> TaskResult:
-        """
-        What a learning process gives back that has spent its budget, or diverged.
-
-        :param job: of the process
-        :param model: at θ^K
-        :param visit: that saw it learn
-        :param went_well: whether it did not diverge
-        :param started: when, by ``time.perf_counter``
-        """
-        path = model.gradient_path
-        meta_gradient = statistics = None
-        # What diverged before its second rollout has nothing that FOMAML could look at.
-        if path is not None and (went_well or (path.n_updates and not isinstance(path, LookAhead))):
-            meta_gradient, statistics = path.meta_gradient(), path.statistics()
-            # What the optimizer does not move is the same in every task, and stays as it is.
-            fixed = {n: torch.zeros_like(t) for n, t in job.initialization.parameters.items() if n not in meta_gradient}
-            meta_gradient = {name: g.cpu() for name, g in meta_gradient.items()} | fixed
-            went_well = went_well and all(bool(g.isfinite().all()) for g in meta_gradient.values())
-        return TaskResult(
-            name=self.name,
-            curve=visit.curve(self.steps),
-            steps=model.num_timesteps,
-            seconds=time.perf_counter() - started,
-            meta_gradient=meta_gradient,
-            statistics=statistics,
-            status="ok" if went_well else "non_finite",
-            log=visit.memory.log,
-            final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
-        )
 
     def __repr__(self) -> str:
         kwargs = "".join(f", {name}={value!r}" for name, value in self.algorithm_kwargs.items())

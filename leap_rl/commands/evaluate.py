@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl import zoo
 from leap_rl.agents import observed_algorithm
-from leap_rl.agents.tasks import check_learns, is_finite, learns
+from leap_rl.agents.learning import is_finite, learns
+from leap_rl.agents.tasks import check_learns
 from leap_rl.atari import POOLS
 from leap_rl.commands.initializations import check_is_for_vectors, load_initialization
 from leap_rl.commands.saved_runs import agent_of, new_model, settings_of

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.tensorboard import SummaryWriter
 
 from leap_rl.agents import ActorMimic, ObservedTraining, observed_algorithm
-from leap_rl.agents.tasks import check_learns, is_finite, learns
+from leap_rl.agents.learning import is_finite, learns
+from leap_rl.agents.tasks import check_learns
 from leap_rl.atari import POOLS, game_name, make_atari_env, rom_id
 from leap_rl.atari.games import unseen_games
 from leap_rl.commands.initializations import check_is_for_vectors, load_initialization

@@ -19,8 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from leap_rl.agents import observed_algorithm
+from leap_rl.agents.learning import is_finite, learns
 from leap_rl.agents.observed import default_arguments
-from leap_rl.agents.tasks import check_learns, is_finite, learns
+from leap_rl.agents.tasks import check_learns
 from leap_rl.commands.initializations import load_initialization
 from leap_rl.commands.run_folder import begin, check_same_settings, print_commands
 from leap_rl.commands.saved_runs import new_model

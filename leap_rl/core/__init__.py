@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from leap_rl.core.parts import GradientPaths
     from leap_rl.core.path import GradientPath
     from leap_rl.core.path_statistics import PathStatistics
+    from leap_rl.core.process import LearnedTask, LearningProcess
     from leap_rl.core.strategies import (
         LPFT,
         Discriminative,
@@ -54,7 +55,9 @@ _WHERE = {
     "JobsProgress": "leap_rl.running.progress",
     "LPFT": "leap_rl.core.strategies",
     "Leap": "leap_rl.core.learners",
+    "LearnedTask": "leap_rl.core.process",
     "LearningCurve": "leap_rl.core.curve",
+    "LearningProcess": "leap_rl.core.process",
     "LinearProbe": "leap_rl.core.strategies",
     "LookAhead": "leap_rl.core.lookahead",
     "MAML": "leap_rl.core.learners",
@@ -104,7 +107,9 @@ __all__ = [
     "Job",
     "JobsProgress",
     "Leap",
+    "LearnedTask",
     "LearningCurve",
+    "LearningProcess",
     "LinearProbe",
     "LookAhead",
     "MetaCallback",

@@ -171,15 +171,15 @@ class MAML(MetaLearner):
         return torch.optim.SGD, {"lr": 0.5}
 
     def observe(self, parameters: Mapping[str, Tensor]) -> None:
-        raise TypeError("MAML differentiates through a learning process instead of observing it: use meta_gradient")
+        raise TypeError("MAML differentiates through a learning process instead of observing it: use differentiate")
 
-    def meta_gradient(
+    def differentiate(
         self,
         loss: Callable[[Mapping[str, Tensor], Any], Tensor],
         parameters: Mapping[str, Tensor],
         batches: Sequence[Any],
         learning_rate: float,
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """
         ∇ f_K(θ^K) with respect to θ⁰, where θ^{i+1} = θ^i - α ∇f_i(θ^i).
 
@@ -187,17 +187,9 @@ class MAML(MetaLearner):
         :param parameters: θ⁰ by name
         :param batches: ``inner_steps`` to learn from, and one more for the meta gradient
         :param learning_rate: α, of the inner SGD
+        :return: that gradient; and θ⁰ to θ^K, of which nothing can be differentiated any more
+        :raises ValueError: for another number of batches
         """
-        return self.gradient_and_path(loss, parameters, batches, learning_rate)[0]
-
-    def gradient_and_path(
-        self,
-        loss: Callable[[Mapping[str, Tensor], Any], Tensor],
-        parameters: Mapping[str, Tensor],
-        batches: Sequence[Any],
-        learning_rate: float,
-    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        """As ``meta_gradient``; and θ⁰ to θ^K, of which nothing can be differentiated any more."""
         if len(batches) != self.inner_steps + 1:
             raise ValueError(f"MAML needs {self.inner_steps} batches to learn from and one more, not {len(batches)}")
         step = torch.func.grad(loss)

@@ -14,8 +14,9 @@ from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
 from supervised.experiments import Run
+from supervised.images import as_float
 from supervised.runs import evaluate, log, test_error
-from supervised.tasks import ClassificationTask, ClassificationTasks, as_float
+from supervised.tasks import ClassificationTask, ClassificationTasks
 
 WEIGHTS: dict[str, float] = {"coral": 1.0, "mmd": 1.0, "transport": 1.0, "dann": 1.0, "self-training": 1.0}
 """Of the penalties, where none is given. None was chosen by looking at labels of a target."""

@@ -16,8 +16,9 @@ from supervised.adaptation.domains import DIGITS, SIZE, TEST_IMAGES, check_pair,
 from supervised.adaptation.experiment import TaskRun
 from supervised.adaptation.methods import MMD, Computed, Coral, Method
 from supervised.adaptation.tasks import LEARNING_RATE, check_weight
+from supervised.images import Images, Minibatches, as_float
 from supervised.networks import Classifier, ConvNet
-from supervised.tasks import ClassificationTask, Images, Minibatches, as_float
+from supervised.tasks import ClassificationTask
 
 DOMAINS = ("mnist", "digits", "mnist-m", "rotated")
 """Where no others are asked for; a table names the others."""

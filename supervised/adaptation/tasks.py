@@ -9,8 +9,9 @@ from torch import Tensor
 
 from supervised.adaptation.domains import DIGITS, SIZE, load_pair
 from supervised.adaptation.methods import METHODS, Adapting
+from supervised.images import Images, Minibatches, as_float
 from supervised.networks import Classifier, ConvNet
-from supervised.tasks import ClassificationTask, Images, Minibatches, as_float
+from supervised.tasks import ClassificationTask
 
 BATCH_SIZE = 64
 """Images of each domain in an update."""

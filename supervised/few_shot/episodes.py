@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor
 from leap_rl.core import Initialization, Job, LearningCurve, MetaLearner, NoPretraining, Report, Task, TaskResult
 from supervised.few_shot.classes import Part, load_classes
 from supervised.few_shot.comparing import NETWORKS, Comparing, QueryLoss, Shape
+from supervised.images import Images, Minibatches, as_float
+from supervised.learning import ClassifierLearning
 from supervised.networks import Classifier, ConvNet
-from supervised.tasks import ClassificationTask, ClassificationTasks, Images, Minibatches, as_float
+from supervised.tasks import ClassificationTask, ClassificationTasks, chosen_device
 
 
 class EpisodeMinibatches(Minibatches):
@@ -91,21 +94,26 @@ class EpisodeTask(ClassificationTask):
         torch.func.replace_all_batch_norm_modules_(network)
         return network
 
-    def start(self, job: Job) -> tuple[Classifier, Minibatches]:
-        return super(EpisodeTask, replace(self, episode=job.seed)).start(job)
+    def start(self, job: Job) -> ClassifierLearning:
+        drawn = replace(self, episode=job.seed)
+        if self.comparison is None:
+            return super(EpisodeTask, drawn).start(job)
+        device = chosen_device(job.device)
+        return Compared(drawn, job, drawn.network_at(job).to(device), drawn.minibatches(job.seed, False, device))
 
     def minibatches(self, seed: int, sets_aside: bool, device: torch.device) -> Minibatches:
         return EpisodeMinibatches(self, seed, False, device)
 
-    def run(self, job: Job, report: Report) -> TaskResult:
-        return super().run(job, report) if self.comparison is None else self._compared(job)
 
-    def _compared(self, job: Job) -> TaskResult:
-        """One episode, forward, and with ``QueryLoss`` backward."""
-        started = time.perf_counter()
-        model, minibatches = self.start(job)
+class Compared(ClassifierLearning):
+    """An episode of a comparing network: forward, and with ``QueryLoss`` backward."""
+
+    task: EpisodeTask
+
+    def learn(self, report: Report) -> None:
+        task, model, minibatches = self.task, self.model, self.minibatches
         assert isinstance(model, Comparing)
-        learns = not isinstance(job.learner, NoPretraining)
+        learns = not isinstance(self.job.learner, NoPretraining)
         if not learns and _has_fresh_statistics(model):
             raise ValueError(
                 "the batch norm of this initialization has the statistics of a fresh network: with_statistics computes "
@@ -113,25 +121,22 @@ class EpisodeTask(ClassificationTask):
             )
         model.train(learns)
         (support, labels), (queries, of_queries) = minibatches.next(), minibatches.unseen()
-        scope = {name: p for name, p in model.named_parameters() if name in job.initialization.parameters}
         with torch.set_grad_enabled(learns):
-            logits = model.logits(support, labels, queries, self.ways)
+            logits = model.logits(support, labels, queries, task.ways)
             loss = model.head.loss(logits, of_queries)
-            gradients = torch.autograd.grad(loss, list(scope.values())) if learns else ()
+        self.gradient = None
+        if learns:
+            scope = {n: p for n, p in model.named_parameters() if n in self.job.initialization.parameters}
+            self.gradient = dict(zip(scope, torch.autograd.grad(loss, list(scope.values())), strict=True))
         error = (logits.argmax(dim=1) != of_queries).float().mean().item()
-        finite = bool(loss.isfinite()) and all(g.isfinite().all() for g in gradients)
-        scores = {"test_loss": loss.item(), "test_error": error} if finite else {"test_error": error}
-        return TaskResult(
-            name=self.name,
-            curve=LearningCurve(np.array([self.steps]), np.array([error]), self.steps, 1, maximize=False),
-            steps=self.steps,
-            seconds=time.perf_counter() - started,
-            meta_gradient={n: g.cpu() for n, g in zip(scope, gradients, strict=True)} if learns else None,
-            status="ok" if finite else "non_finite",
-            scores=scores,
-            log=[(self.steps, {f"score/{name}": score for name, score in scores.items()})],
-            final=Initialization.of(model, job.initialization.scope) if job.return_final else None,
-        )
+        self.finite = bool(loss.isfinite())
+        self.scores = {"test_loss": loss.item(), "test_error": error} if self.finite else {"test_error": error}
+        self.steps = task.steps
+        self.curve = LearningCurve(np.array([self.steps]), np.array([error]), self.steps, 1, maximize=False)
+        self.log_scores()
+
+    def meta_gradient(self) -> Mapping[str, Tensor] | None:
+        return self.gradient
 
 
 def _has_fresh_statistics(model: torch.nn.Module) -> bool:

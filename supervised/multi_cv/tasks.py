@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from supervised.images import Images
 from supervised.multi_cv.data import DATA_SETS, SIZE, MultiCVError, load
 from supervised.networks import ConvNet
-from supervised.tasks import ClassificationTask, ClassificationTasks, Images
+from supervised.tasks import ClassificationTask, ClassificationTasks
 
 # Not published, so ours.
 LEARNING_RATE = 0.1

@@ -11,9 +11,10 @@ import torch
 
 from leap_rl.core.arithmetic import Arithmetic
 from supervised.augmentation import RandomAffine
+from supervised.images import Images
 from supervised.networks import ConvNet
 from supervised.omniglot.data import DRAWINGS, absent_sets, load_omniglot
-from supervised.tasks import ClassificationTask, ClassificationTasks, Images
+from supervised.tasks import ClassificationTask, ClassificationTasks
 
 # Appendix D of the paper, unless said otherwise.
 CLASSES = 20

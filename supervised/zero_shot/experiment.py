@@ -9,9 +9,10 @@ import torch
 
 from leap_rl.core import Engine, Initialization, Job, NoPretraining
 from supervised.experiments import Run
+from supervised.images import as_float
 from supervised.multi_cv.data import load
 from supervised.runs import log, test_error
-from supervised.tasks import ClassificationTasks, as_float
+from supervised.tasks import ClassificationTasks
 from supervised.zero_shot.tasks import UNSEEN, SignsTask, signs_task
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from supervised.images import Images, as_float
 from supervised.multi_cv.data import SIZE, load
 from supervised.networks import Classifier, ConvNet
-from supervised.tasks import ClassificationTask, Images, as_float
+from supervised.tasks import ClassificationTask
 
 FILE = Path(__file__).with_name("gtsrb.csv")
 N_CLASSES = 43

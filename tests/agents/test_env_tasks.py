@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,31 @@ def test_the_same_job_gives_the_same_bits_and_another_seed_others() -> None:
     for name, gradient in first.meta_gradient.items():
         assert torch.equal(gradient, again.meta_gradient[name])
     assert any(not torch.equal(g, other.meta_gradient[n]) for n, g in first.meta_gradient.items())
+
+
+@pytest.mark.parametrize("fails", ["to be started", "while it learns", "not at all"])
+def test_environments_are_closed_however_a_process_ends(fails: str) -> None:
+    closed = []
+
+    class Closes(gym.Wrapper):  # type: ignore[type-arg]
+        def step(self, action: Any) -> Any:
+            if fails == "while it learns":
+                raise OSError("the power is off")
+            return super().step(action)
+
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    tasks = EnvTasks(LeapA2C, "MlpPolicy", {"it": lambda: Closes(gym.make("CartPole-v1"))}, 20, 2)
+    start = tasks.draw_initialization(None, 0)
+    closed.clear()
+    if fails == "to be started":
+        start = Initialization({"mlp_extractor.policy_net.0.weight": torch.zeros(3, 3)}, "all")
+    j = Job(tasks[0], start, Leap(), 0, "cpu")
+    with nullcontext() if fails == "not at all" else pytest.raises((OSError, ValueError)):
+        j.task.run(j, lambda *_: None)
+    assert len(closed) == 2
 
 
 def test_what_is_not_in_scope_is_redrawn_at_every_visit() -> None:

@@ -45,7 +45,7 @@ def loss_after_sgd(theta: dict[str, Tensor], data: list[tuple[Tensor, Tensor]]) 
 def test_maml_is_the_gradient_through_the_learning_process() -> None:
     theta = {name: p.detach().requires_grad_(True) for name, p in network(0).named_parameters()}
     data = batches(4)
-    ours = MAML(inner_steps=3).meta_gradient(loss, theta, data, RATE)
+    ours, _ = MAML(inner_steps=3).differentiate(loss, theta, data, RATE)
     recomputed = torch.autograd.grad(loss_after_sgd(theta, data), list(theta.values()))
     for (name, _), expected in zip(theta.items(), recomputed, strict=True):
         torch.testing.assert_close(ours[name], expected, rtol=1e-10, atol=1e-12)
@@ -54,7 +54,7 @@ def test_maml_is_the_gradient_through_the_learning_process() -> None:
 def test_maml_against_finite_differences() -> None:
     theta = {name: p.detach() for name, p in network(0).named_parameters()}
     data = batches(4)
-    ours = MAML(inner_steps=3).meta_gradient(loss, theta, data, RATE)
+    ours, _ = MAML(inner_steps=3).differentiate(loss, theta, data, RATE)
     for name, tensor in theta.items():
         for index in range(tensor.numel()):
             values = []
@@ -122,7 +122,7 @@ def test_maml_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="inner_steps=0"):
         MAML(inner_steps=0)
     with pytest.raises(ValueError, match="3 batches to learn from and one more, not 3"):
-        MAML(inner_steps=3).meta_gradient(loss, dict(network(0).named_parameters()), batches(3), RATE)
+        MAML(inner_steps=3).differentiate(loss, dict(network(0).named_parameters()), batches(3), RATE)
     with pytest.raises(TypeError, match="instead of observing"):
         MAML().observe({})
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from supervised.images import Images
 from supervised.networks import ConvNet
-from supervised.tasks import ClassificationTask, ClassificationTasks, Images
+from supervised.tasks import ClassificationTask, ClassificationTasks
 
 
 @dataclass(frozen=True)

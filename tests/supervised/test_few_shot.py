@@ -127,7 +127,8 @@ def test_the_meta_gradient_is_that_of_the_query_loss(drawn: Path, comparison: st
     job = Job(tasks[0], theta, QueryLoss(), 3, "cpu")
     result = tasks[0].run(job, lambda *_: None)
     assert result.status == "ok" and result.steps == 3 * (2 + 4)
-    model, minibatches = tasks[0].start(job)
+    process = tasks[0].start(job)
+    model, minibatches = process.model, process.minibatches
     assert isinstance(model, Comparing)
     (support, labels), (queries, of_queries) = minibatches.next(), minibatches.unseen()
     features = model.train().encoder(torch.cat([support, queries]))
@@ -186,10 +187,11 @@ def test_without_statistics_a_comparing_network_is_not_tested(drawn: Path) -> No
 def test_maml_with_one_step_is_differentiated_through_the_support_to_the_queries(drawn: Path) -> None:
     tasks = episodes(drawn, None, updates=1)
     theta = start(tasks)
-    job = Job(tasks[0], theta, MAML(inner_steps=1), 4, "cpu")
+    job = Job(tasks[0], theta, MAML(inner_steps=1), 4, "cpu", return_final=True)
     result = tasks[0].run(job, lambda *_: None)
     assert result.steps == 3 * 2 + 3 * 4
-    model, minibatches = tasks[0].start(job)
+    process = tasks[0].start(job)
+    model, minibatches = process.model, process.minibatches
     (x, y), (queries, of_queries) = minibatches.next(), minibatches.unseen()
     p = dict(model.named_parameters())
     loss = torch.nn.functional.cross_entropy(torch.func.functional_call(model, p, (x,)), y)
@@ -199,6 +201,9 @@ def test_maml_with_one_step_is_differentiated_through_the_support_to_the_queries
     logits = torch.func.functional_call(model, learned, (queries,))
     for name, g in zip(p, torch.autograd.grad(loss, list(p.values())), strict=True):
         torch.testing.assert_close((result.meta_gradient or {})[name], g, atol=1e-5, rtol=1e-3)
+    assert result.final is not None
+    for name, t in learned.items():
+        torch.testing.assert_close(result.final.parameters[name], t.detach())
     # What it tells of is the network that has learned, at its queries.
     wrong = (logits.argmax(dim=1) != of_queries).float().mean().item()
     assert result.scores["test_error"] == pytest.approx(wrong) == result.curve.values[-1]
@@ -219,7 +224,8 @@ def test_queries_are_normalized_by_all_of_them_however_many(drawn: Path) -> None
     task = episodes(drawn, None, ways=20, shots=1, queries=15).task
     job = Job(task, start(episodes(drawn, None, ways=20, shots=1, queries=15)), NoPretraining(), 3, "cpu")
     result = task.run(replace(job, return_final=True), lambda *_: None)
-    model, minibatches = task.start(job)
+    process = task.start(job)
+    model, minibatches = process.model, process.minibatches
     assert result.final is not None
     result.final.apply_to(model)
     queries, of_queries = minibatches.unseen()
@@ -242,7 +248,8 @@ def test_fomaml_looks_ahead_at_the_queries_and_reptile_never_sees_them(drawn: Pa
         job = Job(tasks[0], theta, learner, 4, "cpu")
         results[type(learner)] = tasks[0].run(job, lambda *_: None)
     assert results[FOMAML].steps == 2 * 6 + 12 and results[Reptile].steps == 2 * 6
-    model, minibatches = tasks[0].start(Job(tasks[0], theta, Reptile(), 4, "cpu"))
+    process = tasks[0].start(Job(tasks[0], theta, Reptile(), 4, "cpu"))
+    model, minibatches = process.model, process.minibatches
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         x, y = minibatches.next()

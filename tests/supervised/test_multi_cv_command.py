@@ -267,8 +267,8 @@ def test_meta_training_ends_when_validation_no_longer_improves(
     def trainer(**kwargs: Any) -> MetaTrainer:
         return MetaTrainer(tasks, Reptile(), 1, sampling="reshuffle", seed=0, engine=InProcess(), **kwargs)
 
-    judge = DataSetTask._judge
-    monkeypatch.setattr(DataSetTask, "_judge", lambda *args: (judge(*args)[0], next(errors)))
+    judge = DataSetTask.judge
+    monkeypatch.setattr(DataSetTask, "judge", lambda *args: (judge(*args)[0], next(errors)))
     # 0.9 on the one; 0.1 on the other, so the mean is 0.5; then 0.1 on both, from where nothing gets better.
     first = trainer(run_dir=tmp_path).learn(2, EarlyStopping())
     assert first.meta_step == 2 and not is_over(first)

@@ -64,7 +64,7 @@ def test_it_learns_all_tasks_and_a_new_one_starts_from_the_encoder() -> None:
     start = joint.initialization
     assert start.scope == "encoder" and all(name.startswith("encoder.") for name in start.parameters)
     new = noise(4, updates=10)[3]
-    model, _ = new.start(Job(new, start, NoPretraining(), 7, "cpu"))
+    model = new.start(Job(new, start, NoPretraining(), 7, "cpu")).model
     torch.manual_seed(7)
     assert torch.equal(model.head.weight, new.network().head.weight)  # its own
     assert torch.equal(next(model.encoder.parameters()), next(joint.encoder.parameters()))

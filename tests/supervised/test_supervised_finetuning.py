@@ -17,10 +17,10 @@ from torch import Tensor
 
 from leap_rl.core import MAML, Initialization, InProcess, Job, NoPretraining, TaskResult
 from supervised.batch_norm import check_batch_norm, recompute
+from supervised.images import Images
 from supervised.multi_cv.__main__ import main
 from supervised.multi_cv.tasks import DataSets, _folds
 from supervised.networks import ConvNet
-from supervised.tasks import Images
 from supervised.together import learn_together
 
 

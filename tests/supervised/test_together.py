@@ -22,7 +22,7 @@ from leap_rl.core import (
     Reptile,
     TaskResult,
 )
-from supervised.tasks import Images
+from supervised.images import Images
 from supervised.together import Together, learn_together
 from tests.supervised.noise import Noise, NoiseFamily, noise
 

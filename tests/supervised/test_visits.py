@@ -15,9 +15,11 @@ from torch import nn
 from leap_rl.core import InProcess, Job, NoPretraining
 from leap_rl.running.checkpoint import CheckpointError
 from supervised.hat import HAT, GatedClassifier
+from supervised.images import Images, Minibatches
+from supervised.learning import make_updates
 from supervised.networks import Classifier, ConvNet
 from supervised.progressive import ProgressiveNet
-from supervised.tasks import ClassificationTask, Images, Minibatches
+from supervised.tasks import ClassificationTask
 from supervised.visits import NextTask, TaskNetwork, VisitsTrainer
 
 SMALL = {"image_size": 8, "n_blocks": 2, "n_filters": 8}
@@ -153,7 +155,7 @@ def test_hat_learns_by_the_steps_of_its_paper() -> None:
         network.gates[1] = torch.linspace(0, 1, 16).view(2, 8)
         network.embeddings[0].data.mul_(10)
     learned, expected = (network.of_task(0) for network in networks)
-    task.learn(learned, Minibatches(task, 3, False, torch.device("cpu")), None, lambda *_: None)
+    make_updates(task, learned, Minibatches(task, 3, False, torch.device("cpu")), None, lambda *_: None)
     x, y = Minibatches(task, 3, False, torch.device("cpu")).next()
     expected.before_update(0.0, 0.5)
     (nn.functional.cross_entropy(expected(x), y) + expected.penalty(y)).backward()
@@ -322,7 +324,7 @@ def test_a_task_that_is_new_starts_from_the_trained_network(kind: str, tmp_path:
     for name, tensor in trainer.initialization.parameters.items():
         assert torch.equal(tensor, theta.parameters[name])
     # What the new task has of its own is not drawn as that of the first one was.
-    own = task.start(Job(task, theta, NoPretraining(), 0))[0].head.weight
+    own = task.start(Job(task, theta, NoPretraining(), 0)).model.head.weight
     torch.manual_seed(0)
     first = KINDS[kind]().of_task(0).head.weight
     assert own.shape == first.shape and not torch.equal(own, first)

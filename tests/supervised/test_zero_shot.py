@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from leap_rl.core import Initialization, InProcess
+from supervised.images import Images
 from supervised.multi_cv.__main__ import main
 from supervised.multi_cv.data import load
-from supervised.tasks import Images
 from supervised.zero_shot.experiment import ZeroShotRun
 from supervised.zero_shot.tasks import FILE, AttributeNet, read_attributes, signs_task, unseen_classes
 
