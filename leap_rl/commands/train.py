@@ -117,14 +117,12 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     begun = folder if resume else None
     saved = saved_agents(begun / "agents") if begun else []
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
-    gently = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1 or bool(strategies)
+    of_encoder = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
     policy_name = policy(settings.agent, settings.env)
     if initialization is not None and policy_name.startswith("Mlp"):
         check_is_for_vectors(settings.init, settings.env, initialization)
-    if gently and policy_name.startswith("Mlp"):
-        raise ValueError(
-            "--finetune, --freeze-encoder-steps and --encoder-lr-factor need an encoder: this network has none"
-        )
+    if of_encoder and policy_name.startswith("Mlp"):
+        raise ValueError("--freeze-encoder-steps and --encoder-lr-factor need an encoder, and this network has none")
     watched = from_scratch = None
     if settings.watch is not None:
         kept = begun and begun / WATCHED

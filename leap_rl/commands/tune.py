@@ -178,12 +178,10 @@ def blocks_of_start(settings: TuneSettings, start: Initialization) -> list[str]:
     """
     The blocks of the network that is trained.
 
-    :raises ValueError: if the initialization does not fit it, or it has no encoder
+    :raises ValueError: if the initialization does not fit it
     """
     env = make_env(settings.game, settings.env, settings.agent.n_envs, settings.atari, settings.seed)
     try:
-        if policy(settings.agent, settings.env).startswith("Mlp"):
-            raise ValueError("what is tuned is how an encoder is fine-tuned: this network has none")
         model = new_model(settings.agent, env, settings.game, settings.env, settings.timesteps, settings.seed, "cpu")
         start.apply_to(model, settings.head)
         return list(blocks_of(model))

@@ -8,7 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import Tensor
 
 HEAD = "head"
-"""The block of all that is not the encoder."""
+"""The block of all that is not the encoder; of a network without one, of its outputs."""
+
+READ_ON = ("mlp_extractor", "actor.latent_pi", "lstm_")
+"""What names begin with, in SB3's policies, of layers whose last one is no output, since others read it."""
 
 
 def layer_of(name: str) -> str:
@@ -21,12 +24,21 @@ def block_of_layers(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     A layer of the encoder is a block, and one that holds vectors alone (a normalization) belongs to that before it.
     What lies on the encoder itself is one, too, of its name. All that is not the encoder is one block, the head.
 
+    A network without an encoder, for vectors, is one of layers with numbers, such as those of actor and critic. The
+    hidden ones of the same depth are a block: ``"hidden.0"``, ``"hidden.1"`` and so on. What computes outputs is the
+    head.
+
     :param parameters: by the names of initializations, from input to output
-    :return: block by layer, the encoder's first
+    :return: block by layer, the head's last
     """
     layers: dict[str, list[Tensor]] = {}
     for name, tensor in parameters.items():
         layers.setdefault(layer_of(name), []).append(tensor)
+    inner = _encoder(layers) or _hidden(layers)
+    return inner | {layer: HEAD for layer in layers if layer not in inner}
+
+
+def _encoder(layers: Mapping[str, list[Tensor]]) -> dict[str, str]:
     encoder: dict[str, str] = {}
     last = None
     for layer, tensors in layers.items():
@@ -34,7 +46,31 @@ def block_of_layers(parameters: Mapping[str, Tensor]) -> dict[str, str]:
             if last is None or any(t.dim() > 1 for t in tensors):
                 last = layer
             encoder[layer] = last
-    return encoder | {layer: HEAD for layer in layers if layer not in encoder}
+    return encoder
+
+
+def _hidden(layers: Mapping[str, list[Tensor]]) -> dict[str, str]:
+    stacks: dict[str, list[tuple[int, str]]] = {}
+    for layer in layers:
+        stack, _, number = layer.rpartition(".")
+        if number.isdecimal():
+            stacks.setdefault(stack, []).append((int(number), layer))
+        elif layer.startswith(READ_ON):
+            stacks[layer] = [(0, layer)]
+    depths: dict[str, int] = {}
+    for stack, of_stack in stacks.items():
+        depth, own = -1, {}
+        for _, layer in sorted(of_stack):
+            depth += any(t.dim() > 1 for t in layers[layer])
+            own[layer] = max(depth, 0)
+        is_output = -1 if stack.startswith(READ_ON) else depth
+        depths |= {layer: depth for layer, depth in own.items() if depth != is_output}
+    return {layer: f"hidden.{depth}" for layer, depth in sorted(depths.items(), key=lambda of: of[1])}
+
+
+def all_but_head(blocks: Iterable[str]) -> list[str]:
+    """Of the encoder, or hidden."""
+    return [block for block in blocks if block != HEAD]
 
 
 def chosen(names: Iterable[str], blocks: Collection[str]) -> list[str]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leap_rl.core.blocks import block_of_layers, layer_of
+from leap_rl.core.blocks import HEAD, block_of_layers, layer_of
 from leap_rl.core.initialization import named_tensors
 from leap_rl.running.as_json import as_json
 
@@ -30,16 +30,20 @@ Blocks = Mapping[str, Sequence[Tensor]]
 
 def blocks_of(model: Any) -> dict[str, list[Tensor]]:
     """
-    :param model: a torch module whose encoder is called ``encoder``, or an SB3 model
+    :param model: a torch module whose encoder is called ``encoder``, or whose layers have numbers; or an SB3 model
     :return: its parameters by block, every copy that it keeps
-    :raises ValueError: if it has no encoder
+    :raises ValueError: if nothing is told apart from its outputs
     """
     tensors = named_tensors(model)
-    tensors.in_scope("encoder")
     block_of = block_of_layers({name: copies[0] for name, copies in tensors.parameters.items()})
     blocks: dict[str, list[Tensor]] = {block: [] for block in block_of.values()}
     for name, copies in tensors.parameters.items():
         blocks[block_of[layer_of(name)]] += copies
+    if list(blocks) == [HEAD]:
+        raise ValueError(
+            f"{type(model).__name__} has no blocks: neither a part called encoder nor hidden layers with numbers "
+            f"({', '.join(tensors.parameters)})"
+        )
     return blocks
 
 

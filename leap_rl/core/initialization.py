@@ -185,7 +185,8 @@ class Initialization:
         :param head: for a head of other actions than the model's: ``"map"`` takes its rows by the meaning of each
             action, ``"redraw"`` leaves the model's own
         :param layers: these blocks alone are copied, and the model keeps its own of the others: names of blocks (a
-            layer of the encoder, or ``"head"``), or what these begin with, such as ``"encoder.cnn"``; ``None``: all
+            layer of the encoder, or ``"head"``; for vectors ``"hidden.0"`` and so on), or what these begin with, as
+            ``"encoder.cnn"``; ``None``: all
         :raises InitializationError: if the model's tensors differ in name or shape, or can't hold the values; nothing
             is changed then
         :raises ValueError: for a block that the initialization has not

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leap_rl.core.blocks import HEAD, chosen
+from leap_rl.core.blocks import HEAD, all_but_head, chosen
 from leap_rl.core.finetuning import Blocks, Strategy
 
 Schedule = Callable[[float], float]
@@ -31,12 +31,12 @@ class Slow(Strategy):
     A smaller rate for some blocks, or a schedule of it.
 
     :param factor: of their rate, or a function of progress that gives it
-    :param blocks: names of blocks, or what these begin with
+    :param blocks: names of blocks, or what these begin with; none: all but the head
     :param end: the factor at the end of training, to which it goes linearly; ``None``: it stays
     """
 
     factor: float | Schedule = 0.1
-    blocks: tuple[str, ...] = ("encoder",)
+    blocks: tuple[str, ...] = ()
     end: float | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Slow(Strategy):
 
     def bind(self, blocks: Blocks) -> None:
         super().bind(blocks)
-        self._chosen = chosen(self.blocks, blocks)
+        self._chosen = chosen(self.blocks, blocks) if self.blocks else all_but_head(blocks)
 
     def rates(self, progress: float) -> Mapping[str, float]:
         if callable(self.factor):
@@ -107,7 +107,7 @@ class LinearProbe(Strategy):
     """The head learns, and no weight of the encoder. (Statistics of a batch norm in it are its own affair.)"""
 
     def rates(self, progress: float) -> Mapping[str, float]:
-        return {block: 0.0 for block in self.blocks_here if block != HEAD}
+        return dict.fromkeys(all_but_head(self.blocks_here), 0.0)
 
 
 @dataclass
@@ -145,7 +145,7 @@ class LPFT(Strategy):
             probe = 0.1 if self.patience is None else 0.5
         if self._is_over or probe == 0 or progress > probe:
             return {}
-        return {block: 0.0 for block in self.blocks_here if block != HEAD}
+        return dict.fromkeys(all_but_head(self.blocks_here), 0.0)
 
     def validated(self, error: float) -> None:
         if error < self._best:
@@ -231,18 +231,18 @@ class TowardsStart(Strategy):
     gradient is added behind whatever clips gradients. The start is what the network was when this strategy began.
 
     :param strength: of the penalty; 0 is plain training
-    :param blocks: names of blocks, or what these begin with
+    :param blocks: names of blocks, or what these begin with; none: all but the head
     """
 
     strength: float = 1e-3
-    blocks: tuple[str, ...] = ("encoder",)
+    blocks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _between("strength", self.strength, 0, math.inf)
 
     def bind(self, blocks: Blocks) -> None:
         super().bind(blocks)
-        self._held = chosen(self.blocks, blocks)
+        self._held = chosen(self.blocks, blocks) if self.blocks else all_but_head(blocks)
 
     def begin(self, fresh: bool = True, seed: int = 0) -> None:
         if fresh or not hasattr(self, "_start"):
@@ -267,13 +267,13 @@ class ShrinkPerturb(Strategy):
     :param shrink: what weights are multiplied by
     :param perturb: what the noise is multiplied by
     :param each_update: after each update instead of once
-    :param blocks: names of blocks, or what these begin with
+    :param blocks: names of blocks, or what these begin with; none: all but the head
     """
 
     shrink: float = 0.8
     perturb: float = 0.2
     each_update: bool = False
-    blocks: tuple[str, ...] = ("encoder",)
+    blocks: tuple[str, ...] = ()
 
     @property
     def changes_start(self) -> bool:
@@ -285,7 +285,7 @@ class ShrinkPerturb(Strategy):
 
     def bind(self, blocks: Blocks) -> None:
         super().bind(blocks)
-        self._changed = chosen(self.blocks, blocks)
+        self._changed = chosen(self.blocks, blocks) if self.blocks else all_but_head(blocks)
 
     def begin(self, fresh: bool = True, seed: int = 0) -> None:
         if fresh or not hasattr(self, "_generators"):

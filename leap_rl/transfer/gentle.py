@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from leap_rl.core import LPFT, Slow
+from leap_rl.core import LPFT, Slow, named_tensors
 from leap_rl.transfer.finetune import FineTune
 
 
@@ -36,6 +36,7 @@ class FreezeEncoder(FineTune):
         """
         if timesteps is not None:
             self.probe.probe = self.steps / timesteps
+        named_tensors(model).in_scope("encoder")  # else it would be the hidden layers that are frozen
         super().check(model)
         if timesteps is not None and model.num_timesteps >= self.steps and self.begins(model):
             raise ValueError(
@@ -57,11 +58,11 @@ class FreezeEncoder(FineTune):
 
 class SlowEncoder(FineTune):
     """
-    A smaller learning rate for the encoder than for the rest: ``FineTune(Slow())``.
+    A smaller learning rate for the encoder than for the rest: ``FineTune(Slow(factor))``.
 
     :param factor: of the learning rate, from 0 to 1
     """
 
     def __init__(self, factor: float) -> None:
-        super().__init__(Slow(factor))
+        super().__init__(Slow(factor, ("encoder",)))
         self.factor = factor

@@ -107,9 +107,20 @@ def test_bad_input_is_one_line_before_any_step(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_network_without_an_encoder_has_no_strategies(tmp_path: Path, capsys: Any) -> None:
-    assert main(["train", "--env", "CartPole-v1", "--finetune", "gradual", "--run-dir", str(tmp_path / "run")]) == 2
-    assert "need an encoder: this network has none" in capsys.readouterr().err
+def test_a_network_for_vectors_has_strategies_and_no_encoder(tmp_path: Path, capsys: Any) -> None:
+    train = ["train", "--env", "CartPole-v1", "--agent.n-steps", "4", "--timesteps", "128", "--agent.n-envs", "2"]
+    start = Initialization.of(A2C("MlpPolicy", "CartPole-v1", seed=9, device="cpu"), "all")
+    start.save(tmp_path / "start")
+    probed = ["--init", str(tmp_path / "start"), "--finetune", "surgical:blocks=hidden.1,head"]
+    assert main([*train, *probed, "--run-dir", str(tmp_path / "probed")]) == 0
+    same = {name for name, t in learned(tmp_path / "probed").items() if torch.equal(t, start.parameters[name])}
+    assert {name.rpartition(".")[0] for name in same} == {"mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"}
+    tune = ["tune", *train[1:], "--init", str(tmp_path / "start"), "--trials", "2", "--seeds", "0"]
+    assert main([*tune, "--report-seeds", "1", "--run-dir", str(tmp_path / "tuned")]) == 0
+    assert "trial 2 of 2: " in capsys.readouterr().out
+    capsys.readouterr()
+    assert main([*train, "--encoder-lr-factor", "0.1", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "need an encoder, and this network has none" in capsys.readouterr().err
 
 
 COMPARE = ["compare", "--games", "Pong", "--agent.n-envs", "1", "--agent.n-steps", "8", "--timesteps", "32"]

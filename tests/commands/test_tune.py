@@ -156,7 +156,7 @@ def test_what_is_suggested_is_what_train_takes() -> None:
         ("--env Tiles-v0 --init nowhere", "nowhere is no initialization"),
         ("--env Tiles-v0 --init INIT --report-seeds 0 9", "--seeds and --report-seeds share 0: report on others"),
         ("--env Tiles-v0 --init INIT --agent.network mnih2013", "is for another network"),
-        ("--env CartPole-v1 --init INIT", "this network has none"),
+        ("--env CartPole-v1 --init INIT", "is for another network"),
         ("", "name what to learn"),
     ],
 )

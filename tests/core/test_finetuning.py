@@ -122,8 +122,11 @@ def test_blocks_are_layers_with_their_normalization_and_a_head() -> None:
     blocks = blocks_of(net())
     assert {name: len(of) for name, of in blocks.items()} == {"encoder.0": 4, "encoder.3": 2, "head": 4}
     assert list(blocks) == ["encoder.0", "encoder.3", "head"]
-    with pytest.raises(ValueError, match="scope='encoder' matches no parameter"):
+    with pytest.raises(ValueError, match=r"Linear has no blocks: .* \(weight, bias\)"):
         blocks_of(nn.Linear(2, 2))
+    # Without an encoder, layers with numbers are told apart, and the last is the head.
+    stack = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1))
+    assert {name: len(of) for name, of in blocks_of(stack).items()} == {"hidden.0": 4, "hidden.1": 2, "head": 2}
     # What lies on the encoder itself is no part of the head.
     plain = nn.ModuleDict({"encoder": nn.Linear(3, 4), "head": nn.Linear(4, 2)})
     assert {name: len(of) for name, of in blocks_of(plain).items()} == {"encoder": 2, "head": 2}
@@ -429,7 +432,7 @@ def test_strategies_are_read_as_they_are_written() -> None:
         "shrink": 0.8,
         "perturb": 100.0,
         "each_update": True,
-        "blocks": ["encoder"],
+        "blocks": [],
     }
     for name, kind in STRATEGIES.items():
         (strategy,) = read_strategies(name)

@@ -15,7 +15,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from leap_rl import LeapA2C
+from leap_rl import Initialization, LeapA2C
 from leap_rl.core import (
     LPFT,
     Discriminative,
@@ -69,8 +69,20 @@ class Pictures(gym.Env):
         return self.reset()[0], float(np.all(action == 1)), bool(self.rng.random() < 0.1), False, {}
 
 
-def made(kind: Any = A2C, **kwargs: Any) -> Any:
-    return kind("CnnPolicy", Pictures(kind in (SAC, TD3)), seed=0, device="cpu", **KWARGS[kind], **kwargs)
+class Numbers(Pictures):
+    """The same for vectors, whose network has no encoder."""
+
+    def __init__(self, continuous: bool = False) -> None:
+        super().__init__(continuous)
+        self.observation_space = spaces.Box(-1, 1, (4,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.rng.uniform(-1, 1, 4).astype(np.float32), {}
+
+
+def made(kind: Any = A2C, vectors: bool = False, **kwargs: Any) -> Any:
+    policy, env = ("MlpPolicy", Numbers) if vectors else ("CnnPolicy", Pictures)
+    return kind(policy, env(kind in (SAC, TD3)), seed=0, device="cpu", **KWARGS[kind], **kwargs)
 
 
 def state(model: Any) -> dict[str, Tensor]:
@@ -81,14 +93,50 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name, t in before.items() if not torch.equal(t, after[name])}
 
 
+@pytest.mark.parametrize("vectors", [False, True], ids=["images", "vectors"])
 @pytest.mark.parametrize("kind", [A2C, PPO, DQN, SAC, TD3])
-def test_neutral_strategies_are_plain_training_to_the_bit(kind: Any) -> None:
-    plain = state(made(kind).learn(40))
-    assert moved(state(made(kind)), plain)
+def test_neutral_strategies_are_plain_training_to_the_bit(kind: Any, vectors: bool) -> None:
+    plain = state(made(kind, vectors).learn(40))
+    assert moved(state(made(kind, vectors)), plain)
     for strategies in NEUTRAL:
-        assert not moved(plain, state(made(kind).learn(40, callback=FineTune(*strategies)))), strategies
+        if vectors:
+            strategies = [Surgical(("hidden", "head")) if isinstance(s, Surgical) else s for s in strategies]
+        assert not moved(plain, state(made(kind, vectors).learn(40, callback=FineTune(*strategies)))), strategies
     # And one that is not neutral is something else.
-    assert moved(plain, state(made(kind).learn(40, callback=FineTune(Slow(0.5)))))
+    assert moved(plain, state(made(kind, vectors).learn(40, callback=FineTune(Slow(0.5)))))
+
+
+OUTPUTS = {
+    A2C: {"action_net", "value_net"},
+    PPO: {"action_net", "value_net"},
+    DQN: {"q_net.q_net.4"},
+    SAC: {"actor.mu", "actor.log_std", "critic.qf0.4", "critic.qf1.4"},
+    TD3: {"actor.mu.4", "critic.qf0.4", "critic.qf1.4"},
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_of_a_network_for_vectors_hidden_layers_are_blocks_and_outputs_are_the_head(kind: Any) -> None:
+    """Written out: what a probe trains, and what a block is that is transferred or trained alone."""
+    model = made(kind, vectors=True)
+    assert list(blocks_of(model)) == ["hidden.0", "hidden.1", "head"]
+    before = state(model)
+    model.learn(40, callback=FineTune(LinearProbe()))
+    trained = {name for name in moved(before, state(model)) if "target" not in name}
+    assert {name.rpartition(".")[0] for name in trained} == OUTPUTS[kind]
+    model.learn(40)
+    assert {name for name in before if "target" not in name} <= moved(before, state(model))
+
+    model, other = made(kind, vectors=True), made(kind, vectors=True).learn(40)
+    Initialization.of(other, "all").apply_to(model, layers=["hidden.1"])
+    taken = {name for name in moved(before, state(model)) if "target" not in name}
+    assert taken and all(name.rpartition(".")[0].endswith(".2") for name in taken)
+
+
+def test_a_network_of_outputs_alone_has_no_blocks() -> None:
+    model = made(A2C, vectors=True, policy_kwargs={"net_arch": []})
+    with pytest.raises(ValueError, match=r"A2C has no blocks: .* \(action_net.weight, "):
+        model.learn(20, callback=FineTune(LinearProbe()))
 
 
 @pytest.mark.parametrize("kind", [A2C, PPO, DQN, LeapA2C])
