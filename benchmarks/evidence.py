@@ -67,7 +67,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{FEW_SHOT} --learner protonet maml --shots 5 --seeds 0 1 2",
         "-m supervised.omniglot few-shot table --save docs/evidence/few-shot/runs.json",
     ),
-    "flavours": ("benchmarks/flavours.py", "benchmarks/flavours.py --scope all"),
+    "flavours": (
+        "benchmarks/flavours.py --starts leap",
+        "benchmarks/flavours.py --games Berzerk Breakout",
+        "benchmarks/flavours.py --games Berzerk Breakout --scope all",
+    ),
     "omniglot-trend": (
         f"{OMNIGLOT} --preset cpu --learners none leap reptile --seeds 0 1 2 --root runs/omniglot-fast",
         f"{OMNIGLOT} --preset paper --meta-steps 200 --learners leap reptile multihead --root runs/omniglot-trend",

@@ -1,7 +1,7 @@
 """
 What an initialization is worth within a family: flavours of one game, from the plan in docs/evidence/flavours/plan.md.
 
-    python benchmarks/flavours.py                      # 30 core-hours; the same command goes on where it stopped
+    python benchmarks/flavours.py                      # 45 core-hours; the same command goes on where it stopped
     python benchmarks/flavours.py --games Breakout     # of one game
     python benchmarks/flavours.py --starts leap        # Leap and random weights first; the others join them later
     python benchmarks/flavours.py --scope all          # Leap and random weights, whose heads are meta-learned as well

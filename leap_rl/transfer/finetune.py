@@ -70,7 +70,7 @@ class FineTune(BaseCallback):
     :param strategies: to follow. One that was at work on this model before goes on where ``learn`` does not reset the
         steps; others begin
     :param goes_on: whether the training was begun with these strategies by another process
-    :raises ValueError: where training begins, for a network without an encoder, a block that is not there or that would
+    :raises ValueError: where training begins, for a network of outputs alone, a block that is not there or that would
         learn before the first update, rates with which nothing would be learned (by one of the optimizers, where actor
         and critic have one each), and algorithms that are moved by line search
     """
