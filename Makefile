@@ -28,7 +28,7 @@ help:
 	@echo "make test-lowest    the fast tests on the oldest supported versions of all dependencies"
 	@echo "make benchmarks     throughput, rivals, observation, memory and scaling, into docs/benchmarks.md (four hours; installs the rivals)"
 	@echo "make score-parity   whether LeapA2C scores what A2C does (hours; goes on where it stopped)"
-	@echo "make evidence       every run that the documentation claims, at the lowest priority (days; goes on where it stopped)"
+	@echo "make evidence       the runs of the newest plans in docs/evidence, at the lowest priority (days; goes on where it stopped)"
 	@echo "make docs           the site, into build/site; a warning is an error"
 	@echo "make commit-checks  format, lint, type, test: before a commit"
 	@echo "make check          format, lint and type checks that change nothing"
@@ -61,7 +61,7 @@ benchmarks: $(DEV_READY)
 	@$(PY) benchmarks/document.py $(MEASURED)/peers.md $(MEASURED)/scaling.md $(MEASURED)/*.json
 
 score-parity: $(DEV_READY)
-	@$(PY) benchmarks/score_parity.py
+	@$(PY) benchmarks/score_parity.py --fast
 
 evidence: $(DEV_READY)
 	@$(PY) benchmarks/evidence.py

@@ -4,11 +4,11 @@ How often the intervals of a comparison hold the truth, and how often a comparis
     python benchmarks/coverage.py --json coverage.json    # ten minutes
     python benchmarks/coverage.py --quick
 
-Areas are normal draws. Of one game: the interval of an interquartile mean, and of the probability that a run is better
-than one from random weights, for some true probabilities. Of the games of --evidence together, with the means and the
-standard deviations over seeds that its random starts and random policy have there: the ratio of areas above a random
-policy's, where the truth is 1 and where it is 1.2, and how often its interval then lies above 1. The two starts differ
-in their means alone.
+Areas are normal draws. Of one game: the interval of an interquartile mean, of the probability that a run is better
+than one from random weights, for some true probabilities, and of a difference of areas. Of the games of --evidence
+together, with the means and the standard deviations over seeds that its random starts and random policy have there: the
+ratio of areas above a random policy's, where the truth is 1 and where it is 1.2, and how often its interval then lies
+above 1. The two starts differ in their means alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from leap_rl.evaluation.statistics import Estimate, Statistics, estimate, interq
 SEEDS = (3, 5, 10)
 PROBABILITIES = (0.5, 0.76, 0.92)
 RATIOS = (1.0, 1.2)
+LEADS = (0.0, 3.0, 24.0)
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence" / "held-out" / "results.json"
 
 
@@ -64,6 +65,21 @@ def ratios(truth: float, evidence: Path) -> Callable[[np.random.Generator, int],
     return drawn
 
 
+def leads(truth: float) -> Callable[[np.random.Generator, int], Estimate]:
+    """Of the difference alone: what it is counted in, the spread of the random starts, is as it was drawn."""
+
+    def drawn(rng: np.random.Generator, n: int) -> Estimate:
+        areas = {"random": rng.normal(0, 1, n), "start": rng.normal(truth, 1, n)}
+        curves = {
+            s: {"game": [LearningCurve(np.array([100]), np.array([a]), 100) for a in of]} for s, of in areas.items()
+        }
+        found = Statistics(Comparison(curves, range(n)), {"game": np.zeros(n)}).lead("start", "game")
+        unit = float(areas["random"].std(ddof=1))
+        return Estimate(unit * found.value, unit * found.low, unit * found.high)
+
+    return drawn
+
+
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--evidence", type=Path, default=EVIDENCE, help="results.json of a comparison with random starts")
@@ -75,6 +91,7 @@ def main() -> None:
         cli.error(f"{args.evidence} is not there: give results.json of a leap-rl compare")
     cases = {"interquartile mean of one game": (0.0, interquartile_means)}
     cases |= {f"probability, one game, truth {p}": (p, probabilities(p)) for p in PROBABILITIES}
+    cases |= {f"lead, one game, truth {lead}": (lead, leads(lead)) for lead in LEADS}
     cases |= {f"ratio of all games, truth {r}": (r, ratios(r, args.evidence)) for r in RATIOS}
     rows = []
     print("| | seeds | holds the truth | lies above 1 |\n|---|---|---|---|")

@@ -3,8 +3,8 @@ Put what benchmarks wrote into the documentation, between marks; the text around
 
     python benchmarks/document.py runs/benchmarks/*
 
-Tables (NAME.md) go into docs/benchmarks.md, each between the marks of its name, rows with a target (NAME.json)
-into docs/evidence/benchmarks.md.
+Tables (NAME.md) go into docs/benchmarks.md, each between the marks of its name. Rows with a target (NAME.json) take the
+place of those of their names in docs/evidence/benchmarks/rows.json; all of these stand in docs/evidence/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,29 @@ from report import about
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES, ROWS = DOCS / "benchmarks.md", DOCS / "evidence" / "benchmarks.md"
+KEPT = DOCS / "evidence" / "benchmarks" / "rows.json"
+"""Rows as they were measured, with their machines."""
+
+
+def joined(known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Rows that were measured anew take the place of those of their names; the others stay.
+
+    :raises SystemExit: for what is no row
+    """
+    for row in new:
+        if lacks := {"name", "ours", "rival", "unit", "ratio", "target", "met", "what", "cpu"} - set(row):
+            raise SystemExit(f"{row.get('name', row)} is no row with a target, it has no {', '.join(sorted(lacks))}")
+    measured = {row["name"] for row in new}
+    return [row for row in known if row["name"] not in measured] + list(new)
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Of each machine and day."""
+    days: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        days.setdefault(about(row), []).append(row)
+    return "\n\n".join(f"{day}\n\n{table(of_day)}" for day, of_day in days.items())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -34,7 +57,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     if notes:
         lines += ["", "Without a target:", "", "| | |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in notes.items()]
-    return f"{about(rows[0])}\n\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def put(document: Path, name: str, text: str) -> None:
@@ -54,14 +77,16 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("files", nargs="+", type=Path)
     args = cli.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for file in args.files:
         if file.suffix == ".md":
             put(TABLES, file.stem, file.read_text())
         elif file.suffix == ".json":
             rows += json.loads(file.read_text())
     if rows:
-        put(ROWS, "rows", table(rows))
+        rows = joined(json.loads(KEPT.read_text()), rows)
+        put(ROWS, "rows", tables(rows))
+        KEPT.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

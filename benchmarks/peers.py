@@ -6,7 +6,7 @@ Steps per second, and scores at equal steps, of LeapA2C and LeapPPO beside what 
     python benchmarks/peers.py --score-steps 500000 --json peers.json  # both: scores that are there are not run again
     python benchmarks/peers.py --quick                                 # A2C alone, beside rivals that are installed
 
-Rivals (benchmarks/rivals/), each in an environment of its own under --environments, made once and reused, 5 GB each
+Rivals (benchmarks/rivals/), each in an environment of its own under --environments, made once and reused, 6 GB each
 (PyTorch is in all of them):
 
 - sb3: Stable-Baselines3's A2C and PPO on its own Atari wrappers, the faster of DummyVecEnv and SubprocVecEnv; and on
@@ -49,7 +49,7 @@ from report import Row, about, alternate, at_least_one, machine, parser, publish
 from throughput import GAME, PPO_SETTINGS, meta_batch_rate
 
 from leap_rl import AtariTasks, LeapA2C, LeapPPO
-from leap_rl.agents.arithmetic import multiplies_bfloat16
+from leap_rl.agents.arithmetic import ARITHMETIC_VERSION, multiplies_bfloat16
 from leap_rl.atari import PREPROCESSING_VERSION
 from leap_rl.core import Workers
 from leap_rl.running.files import write_rows, write_text
@@ -420,8 +420,9 @@ def scores(ways: Sequence[Way], limits: Limits, steps: int, seeds: int) -> dict[
     rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
 
     def key(way: Way, seed: int) -> dict[str, Any]:
-        pins = [PREPROCESSING_VERSION] if way.environment is None else pinned(way.environment)
         kwargs = way.settings(1, seed, 0)["kwargs"]
+        pins = [PREPROCESSING_VERSION] if way.environment is None else pinned(way.environment)
+        pins += [ARITHMETIC_VERSION] if kwargs.get("arithmetic") == "fast" else []
         return {"way": way.name, "game": GAME, "seed": seed, "steps": steps, "pins": pins, "kwargs": kwargs}
 
     def known(way: Way, seed: int) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from leap_rl import AtariTasks, Leap, LeapA2C, NoPretraining
 from leap_rl.agents import EnvTask
+from leap_rl.agents.arithmetic import ARITHMETIC_VERSION
 from leap_rl.atari import PREPROCESSING_VERSION, game_name
 from leap_rl.core import Job, JobsProgress, Workers
 from leap_rl.evaluation.statistics import estimate
@@ -57,6 +58,11 @@ def preprocessing(way: str) -> str:
     return "SB3" if way == "SB3" else PREPROCESSING_VERSION
 
 
+def arithmetic(way: str) -> str | None:
+    """And for the fast arithmetic of its time."""
+    return ARITHMETIC_VERSION if way == "fast" else None
+
+
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--games", nargs="+", default=GAMES)
@@ -79,7 +85,8 @@ def main() -> None:
     scores = {
         (row["game"], row["way"], row["seed"]): row
         for row in rows
-        if (row["steps"], row["n_envs"], row.get("preprocessing")) == (args.steps, n_envs, preprocessing(row["way"]))
+        if (row["steps"], row["n_envs"], row.get("preprocessing"), row.get("arithmetic"))
+        == (args.steps, n_envs, preprocessing(row["way"]), arithmetic(row["way"]))
     }
     lacking = [key for key in wanted if key not in scores]
     jobs = [job_of(game, way, args.steps, n_envs, seed) for game, way, seed in lacking]
@@ -91,7 +98,7 @@ def main() -> None:
             if result.status != "ok":  # one that diverged has no score either
                 raise RuntimeError(f"{game}, {way}, seed {seed}: {result.status} {result.error or ''}")
             row = {"game": game, "way": way, "seed": seed, "steps": args.steps, "n_envs": n_envs}
-            row |= {"preprocessing": preprocessing(way), "area": result.curve.area()}
+            row |= {"preprocessing": preprocessing(way), "arithmetic": arithmetic(way), "area": result.curve.area()}
             row |= {"final score": json_number(result.curve.final_score())}
             row |= {name: value for name, value in machine().items() if name in ("date", "cpu", "versions")}
             scores[game, way, seed] = row

@@ -58,9 +58,9 @@ class Run(ABC):
         return {"experiment": self.experiment, "learner": self.name.removesuffix(f"-seed{self.seed}"), **settings}
 
     @abstractmethod
-    def data(self) -> dict[str, int]:
+    def data(self) -> dict[str, Any]:
         """
-        How many of what there are in its folder of data, by name.
+        How many of what there are in its folder of data, by name; and what else tells it from another.
 
         :raises ValueError: if the run can't be
         """

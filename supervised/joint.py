@@ -20,6 +20,7 @@ from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.running.progress import JobsProgress
 from leap_rl.running.record import shown
 from supervised.balancing import BALANCING
+from supervised.networks import check_has_no_hooks
 from supervised.tasks import ClassificationTask, chosen_device
 from supervised.visits import TaskNetwork
 
@@ -106,6 +107,7 @@ class JointTrainer:
         for i, task in enumerate(self.tasks):
             if self.network.of_task(i).one_at_a_time:
                 raise ValueError(f"{type(network).__name__} learns one task at a time: VisitsTrainer trains it")
+            check_has_no_hooks(self.network.of_task(i), "joint training", called=("penalty",))
             task.minibatches(0, False, self.device)  # says whether there are too few images
         if self.checkpoints is not None and self.checkpoints.steps():
             self._load(self.checkpoints)

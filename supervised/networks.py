@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +55,17 @@ class Classifier(nn.Module):
 
     def after_step(self) -> None:
         """When the optimizer has stepped."""
+
+
+def check_has_no_hooks(model: Classifier, what: str, called: Collection[str] = ()) -> None:
+    """
+    :param what: trains it
+    :param called: the hooks that it calls
+    :raises ValueError: for a classifier that asks for others
+    """
+    for hook in ("before_update", "penalty", "before_step", "after_step"):
+        if hook not in called and getattr(type(model), hook) is not getattr(Classifier, hook):
+            raise ValueError(f"{type(model).__name__} has {hook}, which {what} does not call")
 
 
 def conv_blocks(channels: int, n_filters: int, n_blocks: int, n_pools: int | None = None) -> nn.Sequential:

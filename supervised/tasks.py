@@ -25,7 +25,7 @@ from leap_rl.core.finetuning import check
 from supervised.batch_norm import BatchNorm, check_batch_norm, train_mode
 from supervised.images import Images, Minibatches, Transform
 from supervised.learning import ClassifierLearning, Differentiated
-from supervised.networks import Classifier
+from supervised.networks import Classifier, check_has_no_hooks
 
 
 def chosen_device(name: str) -> torch.device:
@@ -90,21 +90,22 @@ class ClassificationTask(LearnedTask):
     def start(self, job: Job) -> ClassifierLearning:
         device = chosen_device(job.device)
         differentiated = isinstance(job.learner, MAML)
-        model = self.network_at(job)
+        model = self.network_at(job, device)
         self.check_finetuning(model, job.initialization)
         if differentiated and (self.finetune or self.batch_norm != "update"):
-            raise ValueError(f"{self.name} is fine-tuned by a strategy, which MAML can't differentiate")
+            raise ValueError(f"{self.name} has a strategy, or a batch norm of its own, which MAML can't differentiate")
+        if differentiated:
+            check_has_no_hooks(model, "MAML")
         minibatches = self.minibatches(job.seed, job.learner.looks_ahead or differentiated, device)
-        kind = Differentiated if differentiated else ClassifierLearning
-        return kind(self, job, model.to(device), minibatches)
+        return (Differentiated if differentiated else ClassifierLearning)(self, job, model, minibatches)
 
-    def network_at(self, job: Job) -> Classifier:
+    def network_at(self, job: Job, device: torch.device) -> Classifier:
         """At θ⁰; what is not of it is drawn from the seed of the visit."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
             model = self.network()
         job.initialization.apply_to(model, layers=self.transfer_layers or None)
-        return model
+        return model.to(device)
 
     def minibatches(self, seed: int, sets_aside: bool, device: torch.device) -> Minibatches:
         """As the constructor of ``Minibatches``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from leap_rl.core import Engine, Job, LookAhead, OnProgress, Report, TaskResult
 from leap_rl.running.engines import TaskError, described
+from supervised.networks import check_has_no_hooks
 from supervised.tasks import ClassificationTask
 
 
@@ -82,6 +83,8 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
     started = time.perf_counter()
     processes = [task.start(job) for task, job in zip(tasks, jobs, strict=True)]
     models = [process.model for process in processes]
+    for model in models:
+        check_has_no_hooks(model, "the engine together")
     if len({tuple((n, p.shape) for n, p in model.named_parameters()) for model in models}) > 1:
         raise ValueError("tasks whose networks have different shapes can't be learned together")
 

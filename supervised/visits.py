@@ -207,7 +207,7 @@ class NextTask(ClassificationTask):
     def network(self) -> Classifier:
         return self.task.network()
 
-    def network_at(self, job: Job) -> Classifier:
+    def network_at(self, job: Job, device: torch.device) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
             network = self.trained()
@@ -216,4 +216,5 @@ class NextTask(ClassificationTask):
             (seed,) = np.random.SeedSequence([job.seed, 1]).generate_state(1)
             torch.manual_seed(int(seed))
             network.add_task(self.n_classes)
-        return network.to(memory_format=torch.channels_last).of_task(-1)
+        # Whole: what it shows of itself for a task holds tensors that are no parameters of it.
+        return network.to(device).to(memory_format=torch.channels_last).of_task(-1)

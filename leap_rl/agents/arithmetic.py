@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from leap_rl.core.arithmetic import Arithmetic, multiplies_bfloat16
 from leap_rl.transfer.names import optimizers
 
-__all__ = ["Arithmetic", "fuse", "multiplies_bfloat16", "speed_up", "take_bytes", "weights_cast_once"]
+__all__ = ["Arithmetic", "fuse", "multiplies_bfloat16", "speed_up", "take_bytes", "unfuse", "weights_cast_once"]
+
+ARITHMETIC_VERSION = "fast-2"
+"""Of what fast arithmetic computes; another where its bits change, so that scores are measured again."""
 
 
 def speed_up(model: BaseAlgorithm) -> list[str]:
     """
     Compute an SB3 model's updates faster, to other bits: convolutions channels last, the feature extractor in bfloat16
     where the hardware multiplies it faster than float32, and a fused optimizer where torch has one. What is outside the
-    extractor, heads and losses, stays float32, and so do the parameters, under their names. A saved agent opens in
-    plain SB3; its optimizer goes on fused.
+    extractor, heads and losses, stays float32, and so do the parameters, under their names. A saved agent is a plain
+    one in SB3.
 
     ``torch.compile`` is left out: on a CPU it needs a compiler, which not every machine has.
 
@@ -93,28 +96,43 @@ def fuse(optimizer: torch.optim.Optimizer) -> bool:
     return True
 
 
+def unfuse(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """
+    Let it step as it was made to, whatever it is told by a state that was saved.
+
+    :param groups: its own, or those of its state
+    """
+    if isinstance(optimizer, torch.optim.Adam):
+        for group in groups:
+            group.update({name: optimizer.defaults[name] for name in ("fused", "foreach")})
+
+
 def weights_cast_once(device: torch.device) -> torch.autocast:
-    """Within this context weights that do not change are cast to bfloat16 once, not in every forward pass."""
+    """
+    Within this context weights that do not change are cast to bfloat16 once, not in every forward pass. A change by
+    ``.data`` is not seen: torch counts none of it.
+    """
     return torch.autocast(device.type, enabled=False)  # torch keeps casts until the outermost context is left
 
 
 def _autocast(module: nn.Module, device_type: str) -> None:
-    """Run a module's forward pass in bfloat16, and give its output back in float32."""
-    running: list[torch.autocast] = []
-    cast: list[int] = []
+    """Run a module's forward pass in bfloat16, and give its output back in float32. So does a copy of it."""
+    running: Any = module
+    running.bfloat16_on, running.bfloat16_running, running.bfloat16_of = device_type, [], []
+    module.register_forward_pre_hook(_enter_bfloat16)
+    module.register_forward_hook(_leave_bfloat16, always_call=True)
 
-    def enter(_module: nn.Module, _args: Any) -> None:
-        versions = [p._version for p in module.parameters()]
-        # A kept cast is of the weights as they were, and if made under no_grad, no gradient goes through it.
-        if versions != cast or torch.is_grad_enabled():
-            torch.clear_autocast_cache()
-            cast[:] = versions
-        running.append(torch.autocast(device_type, dtype=torch.bfloat16))
-        running[-1].__enter__()
 
-    def leave(_module: nn.Module, _args: Any, output: Any) -> Any:
-        running.pop().__exit__(None, None, None)
-        return output.float() if isinstance(output, Tensor) else output
+def _enter_bfloat16(module: Any, _args: Any) -> None:
+    versions = [(id(p), p._version) for p in module.parameters()]
+    # A kept cast is of the weights as they were, and if made under no_grad, no gradient goes through it.
+    if versions != module.bfloat16_of or torch.is_grad_enabled():
+        torch.clear_autocast_cache()
+        module.bfloat16_of = versions
+    module.bfloat16_running.append(torch.autocast(module.bfloat16_on, dtype=torch.bfloat16))
+    module.bfloat16_running[-1].__enter__()
 
-    module.register_forward_pre_hook(enter)
-    module.register_forward_hook(leave, always_call=True)
+
+def _leave_bfloat16(module: Any, _args: Any, output: Any) -> Any:
+    module.bfloat16_running.pop().__exit__(None, None, None)
+    return output.float() if isinstance(output, Tensor) else output

@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from leap_rl.agents.observed import ObservedTraining
@@ -55,12 +56,14 @@ class Mimic(A2C):
             raise ValueError(f"{name} sees {teacher.observation_space}, but the student sees {self.observation_space}")
         if not (isinstance(theirs, spaces.Discrete) and isinstance(ours, spaces.Discrete)):
             raise ValueError(f"{name} can't teach: actions must be discrete, here {theirs} and {ours}")
-        if theirs.n == ours.n:
+        named = [_action_meanings(env) for env in (teacher.get_env(), self.get_env())]
+        if theirs.n == ours.n and None in named:  # of some environments nobody says
             return list(range(int(ours.n)))
-        own, env = teacher.get_env(), self.get_env()
-        if own is None or env is None:
-            raise ValueError(f"{name} has {theirs.n} actions and the student {ours.n}: give it its environment")
-        meanings, known = (e.env_method("get_action_meanings", indices=[0])[0] for e in (own, env))
+        meanings, known = named
+        if meanings is None or known is None:
+            raise ValueError(
+                f"{name} has {theirs.n} actions, the student {ours.n}: each needs an environment that names them"
+            )
         lacking = [meaning for meaning in meanings if meaning not in known]
         if lacking:
             raise ValueError(f"{name} takes actions that the student has not: {', '.join(lacking)}")
@@ -129,3 +132,11 @@ class ActorMimic(ObservedTraining, Mimic):
     ) -> None:
         given = {"learner": NoPretraining(), "teachers": teachers, "temperature": temperature, **kwargs}
         super().__init__(policy, env, **given)
+
+
+def _action_meanings(env: VecEnv | None) -> list[str] | None:
+    """``None`` where it does not say."""
+    try:
+        return None if env is None else list(env.env_method("get_action_meanings", indices=[0])[0])
+    except AttributeError:
+        return None

@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch.optim import Optimizer
 
-from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, weights_cast_once
+from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, unfuse, weights_cast_once
 from leap_rl.agents.stages import Stages
 from leap_rl.core import GradientPath, GradientPaths, Leap, LookAhead, MetaLearner, NoPretraining
 from leap_rl.core.learners import learner_from_settings
@@ -299,6 +299,18 @@ class ObservedTraining(BaseAlgorithm):
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         super().set_parameters(*args, **kwargs)
-        if self.arithmetic == "fast":  # the optimizer's state that was loaded says otherwise
-            for optimizer in optimizers(self.policy).values():
+        for optimizer in optimizers(self.policy).values():  # the state that was loaded may say otherwise
+            if self.arithmetic == "fast":
                 fuse(optimizer)
+            else:
+                unfuse(optimizer, optimizer.param_groups)
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """As SB3's, and of a fast agent, too, what plain SB3 goes on with."""
+        found = super().get_parameters()
+        if self.arithmetic == "fast":
+            for part, optimizer in optimizers(self.policy).items():
+                for name in ("policy.optimizer", f"{part}.optimizer"):
+                    if name in found:
+                        unfuse(optimizer, found[name]["param_groups"])
+        return found

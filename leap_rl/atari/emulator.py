@@ -168,7 +168,7 @@ class Emulators:
         for i, copy in enumerate(self.copies):
             copy.reset(None if seed is None else int(seed[i]))
             copy.show(self._observations[i, -1])
-        return self._observations, {"lives": self._lives()}
+        return self._observations.copy(), {"lives": self._lives()}
 
     def send(self, actions: np.ndarray) -> None:
         """:param actions: an index for each copy"""
@@ -199,8 +199,8 @@ class Emulators:
                 copy.reset(None)
                 observations[i] = 0
                 copy.show(observations[i, -1])
-        self._observations = observations
-        return observations, rewards, over, cut, {**info, "lives": self._lives()}
+        self._observations = observations  # what is handed out may be written to
+        return observations.copy(), rewards, over, cut, {**info, "lives": self._lives()}
 
     def _lives(self) -> np.ndarray:
         return np.array([copy.ale.lives() for copy in self.copies], dtype=np.int32)

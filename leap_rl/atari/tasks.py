@@ -12,7 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
 from leap_rl.agents.tasks import check_names, python_numbers
-from leap_rl.atari.games import game_name
+from leap_rl.atari.emulator import action_set
+from leap_rl.atari.games import game_name, rom_id
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
 from leap_rl.core.initialization import versions
 from leap_rl.running.as_json import as_json
@@ -63,6 +64,13 @@ class AtariTasks(EnvTasks):
         check_names("games", games)
         names = [game_name(game) for game in games]
         check_names("games", names)
+        for setting in ("mode", "difficulty"):
+            if setting in (env_kwargs or {}):
+                raise ValueError(
+                    f"env_kwargs has {setting!r}, but a flavour of a game is a task of its own, and goes by its name, "
+                    "such as SpaceInvaders-m3-d1"
+                )
+        self._env_kwargs = dict(env_kwargs or {})
         observed, timesteps, n_envs = self._check(
             algorithm, policy, len(names), timesteps, n_envs, algorithm_kwargs or {}
         )
@@ -75,18 +83,28 @@ class AtariTasks(EnvTasks):
                 timesteps,
                 n_envs,
                 python_numbers(algorithm_kwargs or {}),
-                env_kwargs=dict(env_kwargs or {}),
+                env_kwargs=self._env_kwargs,
             )
             for name in names
         ]
 
     def _check_spaces(self, model: ObservedTraining, scope: str) -> None:
-        """One preprocessing and, where the head is shared, all 18 actions: the same spaces, whatever the game."""
+        """One preprocessing and, where the head is shared, all 18 actions, unless they are declined."""
+        if scope in ("encoder", "mlp_extractor") or self._env_kwargs.get("full_action_space", True):
+            return
+        actions = {task.name: action_set(rom_id(task.name), full=False) for task in self._tasks}
+        (first, ours), *others = actions.items()
+        for name, theirs in others:
+            if theirs != ours:
+                raise ValueError(
+                    f"scope={scope!r} needs the same actions in every task, but {first} has {len(ours)} and {name} "
+                    f"{len(theirs)} of its own: leave out full_action_space=False"
+                )
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:
         config = {**super()._config(model), "preprocessing": PREPROCESSING_VERSION}
         config["versions"] |= versions("ale-py")
-        config["env_kwargs"] = as_json(self._tasks[0].env_kwargs)  # type: ignore[attr-defined]
+        config["env_kwargs"] = as_json(self._env_kwargs)
         if model.scope == "all":
             assert model.env is not None
             config["action_meanings"] = model.env.env_method("get_action_meanings", indices=[0])[0]

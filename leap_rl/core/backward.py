@@ -1,4 +1,4 @@
-"""See every ``Tensor.backward`` of the current thread, at no cost per operation."""
+"""See every ``loss.backward()`` of the current thread, at no cost per operation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class BackwardObserver(Protocol):
 
 _lock = threading.Lock()
 _observers: dict[int, list[BackwardObserver]] = {}
-_original = torch.Tensor.backward
+_original = torch.autograd.backward
 
 
-def _observed_backward(loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-    observers = _observers.get(threading.get_ident(), ())
+def _observed_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+    # Several tensors are no loss: such as those that a checkpointed layer passes back through, within a backward pass.
+    observers = _observers.get(threading.get_ident(), ()) if isinstance(tensors, torch.Tensor) else ()
     for observer in observers:
         observer.before_backward()
-    _original(loss, *args, **kwargs)
+    _original(tensors, *args, **kwargs)
     for observer in observers:
-        observer.after_backward(loss)
+        observer.after_backward(tensors)
 
 
 @contextmanager
@@ -37,9 +38,10 @@ def observe_backward(observer: BackwardObserver) -> Iterator[None]:
     """
     Tell ``observer`` of every backward pass that this thread starts within the block.
 
-    ``torch.Tensor.backward`` is exchanged while any such block is open, in any thread, and put back when the
-    last one closes, however it closes. (``TorchFunctionMode`` would do the same without the exchange, but it
-    dispatches every single operation: 2 ms for one A2C update.)
+    ``torch.autograd.backward``, which ``Tensor.backward`` calls, is exchanged while any such block is open, in any
+    thread, and put back when the last one closes, however it closes. (To exchange ``Tensor.backward`` itself would be
+    dear: CPython then forgets what it knows of the class, and of its attributes everywhere. So would be
+    ``TorchFunctionMode``, which dispatches every single operation: 2 ms for one A2C update.)
 
     :param observer: called before and after each backward pass
     """
@@ -47,8 +49,8 @@ def observe_backward(observer: BackwardObserver) -> Iterator[None]:
     thread = threading.get_ident()
     with _lock:
         if not _observers:
-            _original = torch.Tensor.backward
-            torch.Tensor.backward = _observed_backward  # type: ignore[method-assign, assignment]
+            _original = torch.autograd.backward
+            torch.autograd.backward = _observed_backward
         _observers.setdefault(thread, []).append(observer)
     try:
         yield
@@ -58,4 +60,4 @@ def observe_backward(observer: BackwardObserver) -> Iterator[None]:
             if not _observers[thread]:
                 del _observers[thread]
             if not _observers:
-                torch.Tensor.backward = _original  # type: ignore[method-assign]
+                torch.autograd.backward = _original

@@ -172,7 +172,8 @@ class Statistics:
     def lead(self, start: str, *tasks: str) -> Estimate:
         """
         Area less the reference's, each task in standard deviations of the reference's seeds; NaN where the seeds of one
-        are all equal.
+        are all equal. These are the unit, as they are: the interval is that of the difference. How many standard
+        deviations of other seeds it would be, few seeds can't tell.
         """
         reference = self._areas(self.reference, *tasks)
         spread = reference.std(axis=(0, 1), ddof=1)

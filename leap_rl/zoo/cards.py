@@ -87,7 +87,7 @@ class Evidence:
             known_already = " (learned from)" * (game in self.learned_from)
             rows.append(f"| {game}{known_already} | {' | '.join(map(_mean, areas))} |")
         known = self.results.get("statistics", {})
-        for said, of in (("gain over random weights", _gain), ("lead where these learn nothing", _lead)):
+        for said, of in (("gain over random weights", _gain), ("lead where these hardly learn", _lead)):
             cells = [of(known.get(learner, {}), len(games)) for learner in learners]
             if any(cells):
                 rows.append(f"| **{said}** | {' | '.join(cells)} |")
@@ -188,7 +188,7 @@ def _gain(statistics: dict[str, Any], games: int) -> str:
 
 
 def _lead(statistics: dict[str, Any], games: int) -> str:
-    """Of a learner, in standard deviations of random weights' seeds, where these are not above a random policy."""
+    """Of a learner, in standard deviations of random weights' seeds, where these don't clearly learn."""
     lead = statistics.get("lead")
     if not lead or lead["value"] is None:
         return ""

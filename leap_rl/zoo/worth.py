@@ -15,10 +15,11 @@ class Worth:
     :param what_for: agent, tasks and observations that it was learned for
     :param gain: area under the learning curve above a random policy's, by that of random weights, on games that it
         never saw: the estimate and its 95 % interval
-    :param lead: where random weights learn nothing, in place of the gain: area less theirs, in standard deviations of
-        their seeds
+    :param lead: where random weights are not clearly above a random policy, in place of the gain: area less theirs, in
+        standard deviations of their seeds, with the interval of that difference
     :param measured: on which games, after how many steps, and of how many meta-trainings
-    :param recommended: whether it passed the test that was planned for it
+    :param recommended: whether it is ahead of random weights by what was planned; by an interval, where the plan has no
+        threshold for a lead
     """
 
     what_for: str

@@ -72,8 +72,14 @@ def train(
     make_runs(runs, root, chosen, dry_run)
 
 
-@app.command
-def choose(
+choose = App("choose", help="Weights by reverse validation, which needs no label of a target.")
+app.command(choose)
+
+WEIGHTS_ROOT = Path("runs/adaptation-weights")
+
+
+@choose.default
+def by_reverse_validation(
     *,
     data_dir: Path | None = None,
     download: bool = False,
@@ -87,7 +93,7 @@ def choose(
     limit: Positive | None = None,
     n_filters: Positive = 32,
     where: Here = IN_PROCESS,
-    root: Path = Path("runs/adaptation-weights"),
+    root: Path = WEIGHTS_ROOT,
     dry_run: bool = False,
 ) -> None:
     """
@@ -119,6 +125,20 @@ def choose(
     make_runs(runs, root, chosen, dry_run)
     if not dry_run:
         show((root,), ReverseValidation, "weight", "", None, None)
+
+
+@choose.command(name="table")
+def weights_table(*roots: Path, save: Path | None = None) -> None:
+    """
+    Print the reverse errors, and what is missing.
+
+    :param roots: folders of runs, and files that --save wrote, together; without one runs/adaptation-weights
+    :param save: JSON to write, with all that the table needs
+    """
+    from supervised.adaptation.experiment import ReverseValidation
+    from supervised.experiments import show
+
+    show(roots or (WEIGHTS_ROOT,), ReverseValidation, "weight", "", None, save)
 
 
 @app.command

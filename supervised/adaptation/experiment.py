@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from leap_rl.core import Engine, Job, NoPretraining
+from leap_rl.core import Engine, Initialization, Job, NoPretraining
 from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
@@ -121,7 +121,13 @@ class ReverseValidation(AdaptationRun):
             parts = as_float(pair.target, torch.Generator()).split(256)
             labels = torch.cat([model(part).argmax(dim=1) for part in parts]).tolist()
         back = replace(job.task, name=f"{self.target} back to {self.source}", pseudo_labels=tuple(labels))
-        ((_, reverse),) = engine.run([Job(back, result.final, NoPretraining(), self.seed)], lambda *_: None)
+        # On the way back the domains change places: what tells them apart begins anew.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            fresh = Initialization.of(job.task.network(), "all").parameters
+        kept = {n: fresh[n] if n.startswith("method.") else p for n, p in result.final.parameters.items()}
+        start = replace(result.final, parameters=kept)
+        ((_, reverse),) = engine.run([Job(back, start, NoPretraining(), self.seed)], lambda *_: None)
         error = test_error(reverse)
         log(reverse, folder, "adapted back")
         return {"reverse error": 100 * error}

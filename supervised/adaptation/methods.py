@@ -111,7 +111,8 @@ class _Reversed(torch.autograd.Function):
 class DANN(Method):
     """
     Domain-adversarial training (Ganin et al., 2016): a small network tells the domains apart, and the gradient that the
-    features get from it is reversed, times λ = 2 / (1 + exp(-10 p)) - 1 with the progress p (section 5.2.2).
+    features get from it is reversed, times λ = 2 / (1 + exp(-10 p)) - 1 with the progress p (section 5.2.2). A weight
+    multiplies all of it, so that network's own learning, too (ours; in the paper it would be λ alone).
 
     :param n_features: of the encoder
     """

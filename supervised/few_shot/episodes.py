@@ -99,7 +99,7 @@ class EpisodeTask(ClassificationTask):
         if self.comparison is None:
             return super(EpisodeTask, drawn).start(job)
         device = chosen_device(job.device)
-        return Compared(drawn, job, drawn.network_at(job).to(device), drawn.minibatches(job.seed, False, device))
+        return Compared(drawn, job, drawn.network_at(job, device), drawn.minibatches(job.seed, False, device))
 
     def minibatches(self, seed: int, sets_aside: bool, device: torch.device) -> Minibatches:
         return EpisodeMinibatches(self, seed, False, device)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +24,7 @@ from leap_rl.core import (
 )
 from leap_rl.running.checkpoint import Checkpoints
 from supervised.experiments import Run
-from supervised.few_shot.classes import PARTS, is_of_folders, load_classes
+from supervised.few_shot.classes import PARTS, Part, is_of_folders, load_classes
 from supervised.few_shot.comparing import NETWORKS, QueryLoss
 from supervised.few_shot.episodes import Episodes, TestEpisodes, with_statistics
 from supervised.runs import evaluate, test_error
@@ -139,16 +142,20 @@ class FewShotRun(Run):
         kind, task = KINDS[self.learner], self.to_learn().task
         looks_ahead = kind.learner.looks_ahead or isinstance(kind.learner, MAML)
         visit = task.steps + (task.ways * task.queries if looks_ahead else 0)
-        return max(1, self.budget // (visit * kind.meta_batch_size))
+        each = visit * kind.meta_batch_size
+        if self.budget < each:
+            raise ValueError(f"--images {self.budget:,} is less than one meta step of {self.learner}, {each:,} images")
+        return self.budget // each
 
-    def data(self) -> dict[str, int]:
+    def data(self) -> dict[str, Any]:
         self.to_test(), self.meta_steps()  # say what is wrong with them
-        sizes = {}
+        sizes: dict[str, Any] = {}
         for part in PARTS:
             classes = load_classes(self.data_dir, part)
             sizes[f"classes to {part}"] = len(classes)
             if is_of_folders(self.data_dir):
                 sizes[f"images to {part}"] = sum(map(len, classes))
+                sizes[f"sha256 of those to {part}"] = _sha256(self.data_dir, part)
         return sizes
 
     def images(self) -> int:
@@ -193,3 +200,12 @@ class FewShotRun(Run):
         if trainer.meta_step < last:
             trainer.learn(last - trainer.meta_step, progress_bar=progress_bar)
         return trainer.initialization
+
+
+@cache
+def _sha256(data_dir: str, part: Part) -> str:
+    """Of the images of a folder as they are learned: another folder may have its name, and as many."""
+    found = hashlib.sha256()
+    for images in load_classes(data_dir, part):
+        found.update(images.numpy().tobytes())
+    return found.hexdigest()

@@ -96,6 +96,11 @@ def test_who_can_not_teach() -> None:
     wide = A2C("CnnPolicy", make_atari_env("Pong", 1, full_action_space=True), **SMALL)
     with pytest.raises(ValueError, match="A2C takes actions that the student has not: UP"):
         ActorMimic("CnnPolicy", pong, [wide], **SMALL)
+    # As many actions are not the same ones.
+    other = A2C("CnnPolicy", make_atari_env("Qbert", 1), **SMALL)
+    assert other.action_space == pong.action_space
+    with pytest.raises(ValueError, match="A2C takes actions that the student has not: UP, DOWN"):
+        ActorMimic("CnnPolicy", pong, [other], **SMALL)
     recurrent = pytest.importorskip("sb3_contrib").RecurrentPPO
     forgetful = recurrent("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
     with pytest.raises(ValueError, match="RecurrentPPO can't teach: it remembers what it saw"):

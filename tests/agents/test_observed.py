@@ -176,9 +176,9 @@ def test_predict_is_sb3s() -> None:
 
 
 def test_hooks_are_gone_after_training() -> None:
-    original = torch.Tensor.backward
+    original = torch.autograd.backward
     model = LeapA2C("MlpPolicy", vectors(), device="cpu").learn(20)
-    assert torch.Tensor.backward is original
+    assert torch.autograd.backward is original
     assert not model.policy.optimizer._optimizer_step_pre_hooks
     assert not model.policy.optimizer._optimizer_step_post_hooks
 

@@ -98,6 +98,17 @@ def test_the_screen_is_what_the_newest_frame_shows() -> None:
     np.testing.assert_array_equal(native.get_images()[0][:, :, 0], native.get_images()[0][:, :, 2])
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_observations_may_be_written_to(n_threads: int) -> None:
+    """As what augments or blacks out images does; whatever the number of threads, on which no result depends."""
+    kept, changed = (make_atari_env("Breakout", 2, seed=0, n_threads=n_threads) for _ in range(2))
+    kept.reset()
+    changed.reset()[:] = 0
+    for expected, found in zip(play(kept, 30), play(changed, 30), strict=True):
+        np.testing.assert_array_equal(expected[0], found[0])
+        found[0][:] = 7
+
+
 def test_observations_are_not_overwritten() -> None:
     env = make_atari_env("Breakout", 2, seed=0)
     kept = [env.reset(), *(step[0] for step in play(env, 30))]

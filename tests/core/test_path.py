@@ -633,7 +633,7 @@ def test_unknown_settings(settings_: dict[str, object], message: str) -> None:
 
 
 def test_backward_is_put_back_after_an_exception_and_in_any_order() -> None:
-    original = torch.Tensor.backward
+    original = torch.autograd.backward
     model = network()
     inner = OPTIMIZERS["sgd"](model.parameters())
     paths = [GradientPath(dict(model.named_parameters())) for _ in range(2)]
@@ -645,10 +645,10 @@ def test_backward_is_put_back_after_an_exception_and_in_any_order() -> None:
     inner.step()
     assert (paths[0].n_updates, paths[1].n_updates) == (0, 1)
     nested.__exit__(None, None, None)
-    assert torch.Tensor.backward is original
+    assert torch.autograd.backward is original
     with pytest.raises(ZeroDivisionError), paths[0].observe(inner):
         raise ZeroDivisionError
-    assert torch.Tensor.backward is original
+    assert torch.autograd.backward is original
 
 
 # -- properties ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from leap_rl.core import FOMAML, MAML, Initialization, InProcess, Job, Leap, Met
 from supervised.few_shot.classes import TEST_ALPHABETS, _in_test, load_classes
 from supervised.few_shot.comparing import Attention, Comparing, Prototypes, QueryLoss, Relation
 from supervised.few_shot.episodes import Episodes, TestEpisodes, with_statistics
-from supervised.few_shot.experiment import LEARNERS, FewShotRun
+from supervised.few_shot.experiment import LEARNERS, FewShotRun, _sha256
 from supervised.omniglot.__main__ import main
 
 SMALL: dict[str, Any] = {"n_filters": 4}
@@ -331,13 +331,20 @@ def test_folders_of_images(tmp_path: Path, capsys: Any) -> None:
                 Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i:02}.png")
     assert [c.shape for c in load_classes(str(tmp_path / "data"), "train")] == [(17, 3, 84, 84)] * 3 + [(20, 3, 84, 84)]
     given = ["few-shot", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path / "runs")]
-    small = ["--images", "60", "--test-episodes", "1", "--n-filters", "2", "--learner", "fomaml"]
+    small = ["--images", "120", "--test-episodes", "1", "--n-filters", "2", "--learner", "fomaml"]
     assert main([*given, *small, "--ways", "3"]) == 0
     assert "4 / 3 classes to learn from / to test with" in capsys.readouterr().out
     # Of the few classes there are as many ways as can be, in place of 20.
     comparing = ["--learner", "protonet", "--images", "200"]
     assert main([*given, *small[2:-2], *comparing, "--ways", "3"]) == 0
     assert FewShotRun(str(tmp_path / "data"), 0, "protonet", 3, 1, 300, 1).to_learn().task.ways == 4
+    # Another folder of the same name, with as many images, is other data.
+    first = FewShotRun(str(tmp_path / "data"), 0, "fomaml", 3, 1, 120, 1, 2).settings()
+    (tmp_path / "data" / "test" / "x" / "00.png").rename(tmp_path / "other.png")
+    Image.fromarray(255 - pixels).save(tmp_path / "data" / "test" / "x" / "00.png")
+    load_classes.cache_clear(), _sha256.cache_clear()
+    assert FewShotRun(str(tmp_path / "data"), 0, "fomaml", 3, 1, 120, 1, 2).settings() != first
+    assert main([*given, *small, "--ways", "3"]) == 2 and "is of another run: its data is" in capsys.readouterr().err
     assert main([*given, *small, "--ways", "4"]) == 2
     assert "has 3 classes to test with, fewer than 4 ways" in capsys.readouterr().err
     (tmp_path / "data" / "test" / "a").mkdir()
@@ -357,6 +364,7 @@ def test_folders_of_images(tmp_path: Path, capsys: Any) -> None:
         (["--engine", "in-process", "--n-workers", "2"], "--n-workers is of --engine workers"),
         (["--data-dir", "/nowhere"], "A folder of images of your own has train/CLASS and test/CLASS in it"),
         (["--seeds"], "nothing to run"),
+        (["--learner", "maml", "--images", "10"], "--images 10 is less than one meta step of maml, 200 images"),
     ],
 )
 def test_bad_input_is_one_line(drawn: Path, tmp_path: Path, arguments: list[str], message: str, capsys: Any) -> None:

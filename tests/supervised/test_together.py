@@ -23,6 +23,7 @@ from leap_rl.core import (
     TaskResult,
 )
 from supervised.images import Images
+from supervised.networks import ConvNet
 from supervised.together import Together, learn_together
 from tests.supervised.noise import Noise, NoiseFamily, noise
 
@@ -96,6 +97,26 @@ def test_tasks_that_cannot_be_stacked() -> None:
     results = dict(Together().run(jobs(dataclasses.replace(second, patience=1)), lambda *_: None))
     assert [results[i].status for i in range(2)] == ["ok", "failed"]
     assert "noise1 has a learning rate that falls, or stops early" in results[1].reason
+
+
+class Penalized(ConvNet):
+    def penalty(self, labels: torch.Tensor) -> torch.Tensor:
+        return self.head.weight.square().sum()
+
+
+class NoiseOfPenalized(Noise):
+    def network(self) -> ConvNet:
+        drawn = super().network()
+        drawn.__class__ = Penalized
+        return drawn
+
+
+@pytest.mark.parametrize("learner", [Reptile(), MAML(inner_steps=1)])
+def test_a_network_that_asks_for_more_than_steps_is_refused(learner: MetaLearner) -> None:
+    task = NoiseOfPenalized(**vars(noise(1)[0]))
+    job = Job(task, NoiseFamily(1).draw_initialization(None, 0), learner, 0, "cpu")
+    with pytest.raises(ValueError, match=r"Penalized has penalty, which .* does not call"):
+        learn_together([job], lambda *_: None)
 
 
 def test_a_task_that_fails_takes_no_other_with_it() -> None:

@@ -330,6 +330,18 @@ def test_a_task_that_is_new_starts_from_the_trained_network(kind: str, tmp_path:
     assert own.shape == first.shape and not torch.equal(own, first)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_task_is_whole_on_its_device(kind: str) -> None:
+    """Also what is no parameter of it, such as the columns of other tasks. (``meta`` stands for a GPU.)"""
+    trainer = VisitsTrainer(KINDS[kind](), blobs(2), order=[0, 1], seed=0).learn()
+    task = NextTask.of(blobs(3)[2], CLASSES, KINDS[kind])
+    model = task.start(Job(task, trainer.initialization, NoPretraining(), 0, "meta")).model
+    held = [t for value in vars(model).values() for t in (value if isinstance(value, list | tuple) else [value])]
+    tensors = [*model.parameters(), *model.buffers(), *(t for t in held if isinstance(t, torch.Tensor))]
+    tensors += [p for module in held if isinstance(module, nn.Module) for p in module.parameters()]
+    assert {t.device.type for t in tensors} == {"meta"}
+
+
 def test_orders_of_other_tasks_and_divergence_are_said() -> None:
     with pytest.raises(ValueError, match=r"2 tasks, but the order of the visits is \[0, 2\]"):
         VisitsTrainer(hat(), blobs(2), order=[0, 2])
