@@ -23,10 +23,10 @@ _ROMS = {rom.replace("_", ""): rom for rom in sorted(set(get_all_rom_ids()) - _T
 
 # "ALE/Pong-v5", "Pong-v4", "PongNoFrameskip-v4", "PongDeterministic-v4": what surrounds the name selects frame skip
 # and sticky actions in gymnasium, which are arguments of their own here.
-# What follows it is the flavour.
+# What follows it is the flavour; behind that a version may stand, too, as in the header of a monitor file.
 _SPELLING = re.compile(
     r"(?:ale/)?(?P<name>.+?)(?:(?:noframeskip|deterministic)?-v\d+)?"
-    r"(?:-m(?P<mode>[0-9]{1,9}))?(?:-d(?P<difficulty>[0-9]{1,9}))?",
+    r"(?:-m(?P<mode>[0-9]{1,9}))?(?:-d(?P<difficulty>[0-9]{1,9}))?(?:-v\d+)?",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -26,6 +26,7 @@ from leap_rl.core import InProcess, Workers
     ("spelling", "name"),
     [
         ("SpaceInvaders-m3-d1", "SpaceInvaders-m3-d1"),
+        ("ALE/SpaceInvaders-m3-d1-v5", "SpaceInvaders-m3-d1"),
         ("space_invaders-m3", "SpaceInvaders-m3"),
         ("ALE/SpaceInvaders-v5-d1", "SpaceInvaders-d1"),
         ("SpaceInvaders-m0-d0", "SpaceInvaders"),
