@@ -30,6 +30,8 @@ def joined(known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> li
     :raises SystemExit: for what is no row
     """
     for row in new:
+        if not isinstance(row, dict):
+            raise SystemExit(f"{row!r} is no row with a target: a machine without a GPU has none of gpu.py")
         if lacks := {"name", "ours", "rival", "unit", "ratio", "target", "met", "what", "cpu"} - set(row):
             raise SystemExit(f"{row.get('name', row)} is no row with a target, it has no {', '.join(sorted(lacks))}")
     measured = {row["name"] for row in new}

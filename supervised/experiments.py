@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from leap_rl.core import Engine
-from leap_rl.running.files import replacing_file, write_rows, write_text
+from leap_rl.running.files import replacing_file, write_text
 from leap_rl.running.run_file import run_settings
 from supervised.command_line import run_all
 from supervised.intervals import difference_cell, mean_cell, t_interval
-from supervised.runs import check_folder, missing_runs, open_folder, read_runs
+from supervised.runs import check_folder, missing_runs, open_folder, read_runs, save_runs
 
 FOUND = "found.json"
 """In the folder of a run that is over: what its line of a table needs."""
@@ -213,7 +213,7 @@ def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
 
 def save(found: Sequence[Found], file: Path) -> None:
     """Write what ``collect`` reads."""
-    write_rows(file, [asdict(run) for run in found])
+    save_runs(file, found)
 
 
 def grouped(found: Sequence[Found]) -> dict[tuple[str, int], list[Found]]:

@@ -20,6 +20,7 @@ from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
 from leap_rl.running.progress import JobsProgress
 from leap_rl.running.record import shown
 from supervised.images import Minibatches
+from supervised.networks import check_has_no_hooks
 from supervised.tasks import ClassificationTask, chosen_device
 
 LOG_FREQ = 100
@@ -64,6 +65,8 @@ class MultiHeadTrainer:
     ) -> None:
         if not tasks:
             raise ValueError("multi-head fine-tuning needs at least one task")
+        for task in tasks:
+            check_has_no_hooks(task.network(), "multi-head fine-tuning")
         self.tasks = list(tasks)
         self.learning_rate = learning_rate
         self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)

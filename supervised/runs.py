@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from leap_rl.core import Engine, Job, JobsProgress, TaskResult
 from leap_rl.core.kept_results import run_kept
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.running.file_name import file_name
+from leap_rl.running.files import write_rows
 from leap_rl.running.logger import TensorBoardLogger
 from leap_rl.running.run_file import begin_run, run_id, run_settings
 from leap_rl.running.run_lock import run_lock
@@ -33,6 +35,22 @@ def read_runs(file: Path, keys: Collection[str]) -> list[dict[str, Any]]:
     if not rows or not all(isinstance(row, dict) and row.keys() >= set(keys) for row in rows):
         raise ValueError(f"{file} is of no run of this experiment, which has {', '.join(keys)}")
     return rows
+
+
+def save_runs(file: Path, found: Sequence[Any]) -> None:
+    """
+    What ``read_runs`` reads: a line for each run.
+
+    :param found: dataclasses
+    :raises ValueError: if the file is there and holds more of them
+    """
+    known = len(read_runs(file, ())) if file.is_file() else 0
+    if known > len(found):
+        raise ValueError(
+            f"{file} has {known} runs, and these are {len(found)}: name it beside the folders, to keep what it has, or "
+            "remove it"
+        )
+    write_rows(file, [asdict(run) for run in found])
 
 
 def read_run(folder: Path, keys: Collection[str]) -> dict[str, Any]:

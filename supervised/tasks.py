@@ -89,15 +89,15 @@ class ClassificationTask(LearnedTask):
 
     def start(self, job: Job) -> ClassifierLearning:
         device = chosen_device(job.device)
-        differentiated = isinstance(job.learner, MAML)
         model = self.network_at(job, device)
         self.check_finetuning(model, job.initialization)
-        if differentiated and (self.finetune or self.batch_norm != "update"):
+        if not isinstance(job.learner, MAML):
+            minibatches = self.minibatches(job.seed, job.learner.looks_ahead, device)
+            return ClassifierLearning(self, job, model, minibatches)
+        if self.finetune or self.batch_norm != "update":
             raise ValueError(f"{self.name} has a strategy, or a batch norm of its own, which MAML can't differentiate")
-        if differentiated:
-            check_has_no_hooks(model, "MAML")
-        minibatches = self.minibatches(job.seed, job.learner.looks_ahead or differentiated, device)
-        return (Differentiated if differentiated else ClassifierLearning)(self, job, model, minibatches)
+        check_has_no_hooks(model, "MAML")
+        return Differentiated(self, job, model, self.minibatches(job.seed, True, device))
 
     def network_at(self, job: Job, device: torch.device) -> Classifier:
         """At θ⁰; what is not of it is drawn from the seed of the visit."""

@@ -98,13 +98,13 @@ def fuse(optimizer: torch.optim.Optimizer) -> bool:
 
 def unfuse(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
     """
-    Let it step as it was made to, whatever it is told by a state that was saved.
+    Undo ``fuse``, which a state that was saved may hold.
 
     :param groups: its own, or those of its state
     """
-    if isinstance(optimizer, torch.optim.Adam):
-        for group in groups:
-            group.update({name: optimizer.defaults[name] for name in ("fused", "foreach")})
+    if isinstance(optimizer, torch.optim.Adam) and not optimizer.defaults.get("fused"):
+        for group in (group for group in groups if group.get("fused")):
+            group.update({name: optimizer.defaults.get(name) for name in ("fused", "foreach")})
 
 
 def weights_cast_once(device: torch.device) -> torch.autocast:

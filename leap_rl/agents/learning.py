@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -12,9 +11,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from leap_rl.agents.observed import ObservedTraining
-from leap_rl.core import Job, LearningCurve, LearningProcess, LookAhead, Report, Task, read_strategies
+from leap_rl.core import LearningCurve, LearningProcess, LookAhead, Report, read_strategies
 from leap_rl.transfer.episodes import Episodes
 from leap_rl.transfer.finetune import FineTune
+
+if TYPE_CHECKING:
+    from leap_rl.agents.tasks import EnvTask
 
 LOGS_PER_VISIT = 10
 """How often a visit logs. SB3's own defaults are never in a short one, or after every few episodes in a long one."""
@@ -55,28 +57,17 @@ def is_finite(model: BaseAlgorithm) -> bool:
 
 
 class AgentLearning(LearningProcess):
-    """
-    An agent learns its environment, held to fine-tuning strategies if there are some.
+    """An agent learns its environment, held to the fine-tuning strategies of the task."""
 
-    :param task: that is learned
-    :param job: the visit to it
-    :param model: at θ⁰
-    :param finetune: as ``read_strategies`` takes it, or nothing
-    :param opened: what is to be closed with it
-    """
-
+    task: EnvTask
     model: ObservedTraining
-
-    def __init__(self, task: Task, job: Job, model: ObservedTraining, finetune: str, opened: ExitStack) -> None:
-        super().__init__(task, job, model)
-        self.finetune, self.opened = finetune, opened
 
     def learn(self, report: Report) -> None:
         model, budget = self.model, self.task.steps
         visit, memory = _Visit(budget, report), _Memory()
         model.set_logger(Logger(None, [memory]))
         model.look_ahead = ahead = model.rollout_steps if model.learner.looks_ahead else 0
-        held = [FineTune(*read_strategies(self.finetune))] if self.finetune else []
+        held = [FineTune(*read_strategies(self.task.finetune))] if self.task.finetune else []
         self.finite = learns(model, budget + ahead, [*held, visit])
         self.path = model.gradient_path
         if self.finite:

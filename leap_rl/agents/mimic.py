@@ -9,11 +9,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from leap_rl.agents.observed import ObservedTraining
 from leap_rl.core import NoPretraining
+from leap_rl.transfer.heads import action_meanings
 
 
 class Mimic(A2C):
@@ -56,7 +56,7 @@ class Mimic(A2C):
             raise ValueError(f"{name} sees {teacher.observation_space}, but the student sees {self.observation_space}")
         if not (isinstance(theirs, spaces.Discrete) and isinstance(ours, spaces.Discrete)):
             raise ValueError(f"{name} can't teach: actions must be discrete, here {theirs} and {ours}")
-        named = [_action_meanings(env) for env in (teacher.get_env(), self.get_env())]
+        named = [action_meanings(env) for env in (teacher.get_env(), self.get_env())]
         if theirs.n == ours.n and None in named:  # of some environments nobody says
             return list(range(int(ours.n)))
         meanings, known = named
@@ -132,11 +132,3 @@ class ActorMimic(ObservedTraining, Mimic):
     ) -> None:
         given = {"learner": NoPretraining(), "teachers": teachers, "temperature": temperature, **kwargs}
         super().__init__(policy, env, **given)
-
-
-def _action_meanings(env: VecEnv | None) -> list[str] | None:
-    """``None`` where it does not say."""
-    try:
-        return None if env is None else list(env.env_method("get_action_meanings", indices=[0])[0])
-    except AttributeError:
-        return None

@@ -132,7 +132,7 @@ class EnvTask(LearnedTask):
             env = opened.enter_context(closing(self.make_vec_env(job.initialization.scope)))
             model = self.make_model(env, self.steps, job.initialization.scope, job.seed, job.device, job.learner)
             job.initialization.apply_to(model)
-            return AgentLearning(self, job, model, self.finetune, opened.pop_all())
+            return AgentLearning(self, job, model, opened.pop_all())
 
     def make_model(
         self,

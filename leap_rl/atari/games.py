@@ -26,7 +26,7 @@ _ROMS = {rom.replace("_", ""): rom for rom in sorted(set(get_all_rom_ids()) - _T
 # What follows it is the flavour; behind that a version may stand, too, as in the header of a monitor file.
 _SPELLING = re.compile(
     r"(?:ale/)?(?P<name>.+?)(?:(?:noframeskip|deterministic)?-v\d+)?"
-    r"(?:-m(?P<mode>[0-9]{1,9}))?(?:-d(?P<difficulty>[0-9]{1,9}))?(?:-v\d+)?",
+    r"(?:-m(?P<mode>[0-9]{1,9}))?(?:-d(?P<difficulty>[0-9]{1,9}))?(?:(?<!-v\d)-v\d+)?",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -83,14 +83,14 @@ class AtariTasks(EnvTasks):
                 timesteps,
                 n_envs,
                 python_numbers(algorithm_kwargs or {}),
-                env_kwargs=self._env_kwargs,
+                env_kwargs=dict(self._env_kwargs),
             )
             for name in names
         ]
 
     def _check_spaces(self, model: ObservedTraining, scope: str) -> None:
-        """One preprocessing and, where the head is shared, all 18 actions, unless they are declined."""
-        if scope in ("encoder", "mlp_extractor") or self._env_kwargs.get("full_action_space", True):
+        """One preprocessing and, where the head is shared, all 18 actions, but of another scope."""
+        if scope in ("encoder", "mlp_extractor") or self._env_kwargs.get("full_action_space", scope == "all"):
             return
         actions = {task.name: action_set(rom_id(task.name), full=False) for task in self._tasks}
         (first, ours), *others = actions.items()
@@ -98,7 +98,7 @@ class AtariTasks(EnvTasks):
             if theirs != ours:
                 raise ValueError(
                     f"scope={scope!r} needs the same actions in every task, but {first} has {len(ours)} and {name} "
-                    f"{len(theirs)} of its own: leave out full_action_space=False"
+                    f"{len(theirs)} of its own: give full_action_space=True"
                 )
 
     def _config(self, model: ObservedTraining) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from leap_rl.commands.saved_runs import new_model
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
 from leap_rl.core import Initialization, blocks_of, read_strategies
-from leap_rl.core.blocks import HEAD
+from leap_rl.core.blocks import HEAD, block_of_layers
 from leap_rl.core.search import suggested_strategy
 from leap_rl.running.engines import learning_process
 from leap_rl.running.files import json_number, write_text
@@ -117,7 +117,8 @@ def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
     kwargs = algorithm_kwargs(settings.agent, policy(settings.agent, settings.env))
     check_learns(observed_algorithm(algorithm(settings.agent)), settings.timesteps, kwargs)
     blocks = [block for block in blocks_of_start(settings, start) if block != HEAD]
-    head = (HEAD,) if start.scope == "all" else ()  # of a search the head is taken whole, as it is without one
+    # Of a search the head is taken whole, as it is without one.
+    head = (HEAD,) if HEAD in block_of_layers(start.parameters).values() else ()
     begin(folder, "tune", settings, MAY_CHANGE)
     write_settings(folder, "tune", settings)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

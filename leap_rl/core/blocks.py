@@ -10,8 +10,12 @@ from torch import Tensor
 HEAD = "head"
 """The block of all that is not the encoder; of a network without one, of its outputs."""
 
-READ_ON = ("mlp_extractor", "actor.latent_pi", "lstm_")
-"""What names begin with, in SB3's policies, of layers whose last one is no output, since others read it."""
+READ_ON = ("mlp_extractor.", "actor.latent_pi")
+"""Stacks of SB3's policies whose last layer is no output, since others read it."""
+MEMORY = ("lstm_actor", "lstm_critic", "critic")
+"""Layers of a recurrent policy, which its stacks read."""
+POLICIES = ("mlp_extractor.", "q_net.", "quantile_net.", "actor.", "critic.")
+"""What names of SB3's policies for vectors begin with."""
 
 
 def layer_of(name: str) -> str:
@@ -24,9 +28,9 @@ def block_of_layers(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     A layer of the encoder is a block, and one that holds vectors alone (a normalization) belongs to that before it.
     What lies on the encoder itself is one, too, of its name. All that is not the encoder is one block, the head.
 
-    A network without an encoder, for vectors, is one of layers with numbers, such as those of actor and critic. The
-    hidden ones of the same depth are a block: ``"hidden.0"``, ``"hidden.1"`` and so on. What computes outputs is the
-    head.
+    SB3's policies for vectors have no encoder. Their hidden layers of the same depth are a block, in actor and critic
+    alike: ``"hidden.0"``, ``"hidden.1"`` and so on. What computes outputs is the head. So it is of one stack of layers,
+    an ``nn.Sequential``. Of another network without an encoder all is head.
 
     :param parameters: by the names of initializations, from input to output
     :return: block by layer, the head's last
@@ -50,20 +54,22 @@ def _encoder(layers: Mapping[str, list[Tensor]]) -> dict[str, str]:
 
 
 def _hidden(layers: Mapping[str, list[Tensor]]) -> dict[str, str]:
+    depths = {layer: 0 for layer in layers if layer in MEMORY}
+    behind_memory = bool(depths)
     stacks: dict[str, list[tuple[int, str]]] = {}
     for layer in layers:
         stack, _, number = layer.rpartition(".")
         if number.isdecimal():
             stacks.setdefault(stack, []).append((int(number), layer))
-        elif layer.startswith(READ_ON):
-            stacks[layer] = [(0, layer)]
-    depths: dict[str, int] = {}
+    one_stack = len(stacks) == 1 and len(layers) == sum(map(len, stacks.values()))
+    if not (one_stack or any(layer.startswith(POLICIES) for layer in layers)):
+        return {}  # of other networks nobody knows which layers are outputs
     for stack, of_stack in stacks.items():
-        depth, own = -1, {}
+        depth, own = int(behind_memory) - 1, {}
         for _, layer in sorted(of_stack):
             depth += any(t.dim() > 1 for t in layers[layer])
             own[layer] = max(depth, 0)
-        is_output = -1 if stack.startswith(READ_ON) else depth
+        is_output = None if f"{stack}.".startswith(READ_ON) else depth
         depths |= {layer: depth for layer, depth in own.items() if depth != is_output}
     return {layer: f"hidden.{depth}" for layer, depth in sorted(depths.items(), key=lambda of: of[1])}
 

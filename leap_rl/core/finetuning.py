@@ -30,7 +30,7 @@ Blocks = Mapping[str, Sequence[Tensor]]
 
 def blocks_of(model: Any) -> dict[str, list[Tensor]]:
     """
-    :param model: a torch module whose encoder is called ``encoder``, or whose layers have numbers; or an SB3 model
+    :param model: a torch module whose encoder is called ``encoder``, or that is one stack of layers; or an SB3 model
     :return: its parameters by block, every copy that it keeps
     :raises ValueError: if nothing is told apart from its outputs
     """
@@ -41,7 +41,7 @@ def blocks_of(model: Any) -> dict[str, list[Tensor]]:
         blocks[block_of[layer_of(name)]] += copies
     if list(blocks) == [HEAD]:
         raise ValueError(
-            f"{type(model).__name__} has no blocks: neither a part called encoder nor hidden layers with numbers "
+            f"{type(model).__name__} has no blocks: neither a part called encoder nor known hidden layers "
             f"({', '.join(tensors.parameters)})"
         )
     return blocks

@@ -28,6 +28,7 @@ class LearningProcess(ABC):
     :param task: that is learned
     :param job: the visit to it
     :param model: at θ⁰
+    :param opened: what is closed with it
     """
 
     curve: LearningCurve
@@ -39,11 +40,11 @@ class LearningProcess(ABC):
     finite = True
     """Whether it came to its end; ``False`` where it diverged."""
 
-    def __init__(self, task: Task, job: Job, model: Any) -> None:
+    def __init__(self, task: Task, job: Job, model: Any, opened: ExitStack | None = None) -> None:
         self.task = task
         self.job = job
         self.model = model
-        self.opened = ExitStack()
+        self.opened = opened or ExitStack()
         self.scores: dict[str, float] = {}
         self.log: list[tuple[int, dict[str, float]]] = []
 
@@ -75,10 +76,10 @@ class LearningProcess(ABC):
         """
         :param seconds: that it took
         """
-        scope, finite, gradient = self.job.initialization, self.finite, self.meta_gradient()
+        start, finite, gradient = self.job.initialization, self.finite, self.meta_gradient()
         if gradient is not None:
             # What the optimizer does not move is the same in every task, and stays as it is.
-            fixed = {n: torch.zeros_like(t) for n, t in scope.parameters.items() if n not in gradient}
+            fixed = {n: torch.zeros_like(t) for n, t in start.parameters.items() if n not in gradient}
             gradient = {name: g.cpu() for name, g in gradient.items()} | fixed
             finite = finite and all(bool(g.isfinite().all()) for g in gradient.values())
         return TaskResult(
@@ -91,7 +92,7 @@ class LearningProcess(ABC):
             status="ok" if finite else "non_finite",
             scores=self.scores,
             log=self.log,
-            final=Initialization.of(self.model, scope.scope) if self.job.return_final else None,
+            final=Initialization.of(self.model, start.scope) if self.job.return_final else None,
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from leap_rl.core import Initialization, InitializationError, fit_head, named_tensors
@@ -46,15 +47,23 @@ def _(model: BaseAlgorithm, initialization: Initialization, head: str) -> Initia
 
 
 def _meanings(model: BaseAlgorithm) -> list[str]:
-    env: Any = model.get_env()
+    env = model.get_env()
     if env is None:
         raise InitializationError("the model has no environment, which says what its actions mean: model.set_env first")
-    try:
-        return list(env.env_method("get_action_meanings", indices=[0])[0])
-    except AttributeError:
+    meanings = action_meanings(env)
+    if meanings is None:
         raise InitializationError(
             'the environment does not say what its actions mean (get_action_meanings): use head="redraw"'
-        ) from None
+        )
+    return meanings
+
+
+def action_meanings(env: VecEnv | None) -> list[str] | None:
+    """What actions mean, such as ``["NOOP", "FIRE"]``; ``None`` of an environment that does not say."""
+    # Asked first: a process of SubprocVecEnv does not outlive a call of what is not there.
+    if env is None or not env.has_attr("get_action_meanings"):
+        return None
+    return list(env.env_method("get_action_meanings", indices=[0])[0])
 
 
 def _rows(theirs: Any, ours: list[str]) -> Tensor:

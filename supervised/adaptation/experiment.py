@@ -104,6 +104,10 @@ class ReverseValidation(AdaptationRun):
     def cells(self) -> dict[str, str]:
         return super().cells | {"weight": f"{self.task().weight:g}"}
 
+    def settings(self) -> dict[str, Any]:
+        known = super().settings()
+        return known | {"domains": "told apart anew on the way back"} if self.method == "dann" else known
+
     def images(self) -> int:
         return 2 * super().images()
 

@@ -207,5 +207,6 @@ def _sha256(data_dir: str, part: Part) -> str:
     """Of the images of a folder as they are learned: another folder may have its name, and as many."""
     found = hashlib.sha256()
     for images in load_classes(data_dir, part):
+        found.update(repr(images.shape).encode())  # which images are of one class
         found.update(images.numpy().tobytes())
-    return found.hexdigest()
+    return found.hexdigest()[:16]

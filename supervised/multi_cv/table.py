@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 from leap_rl.core import LearningCurve
 from leap_rl.core.kept_results import load_result
 from leap_rl.running.file_name import file_name
-from leap_rl.running.files import replacing_file, write_rows
+from leap_rl.running.files import replacing_file
 from supervised.intervals import difference_cell, mean_cell, negative_transfer
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
-from supervised.runs import missing_runs, read_run, read_runs
+from supervised.runs import missing_runs, read_run, read_runs, save_runs
 
 SHARED = ("meta_batch_size", "passes", "batch_size", "limit")
 KEPT = ("learner", "held_out", "pretraining", "seed", *SHARED, "constants", "learner_constants")
@@ -167,7 +167,7 @@ def at_budget(found: Sequence[Findings], meta_steps: int | None = None) -> list[
 
 def save(found: Sequence[Findings], file: Path) -> None:
     """One row a run."""
-    write_rows(file, [asdict(run) for run in found])
+    save_runs(file, found)
 
 
 def table(found: Sequence[Findings]) -> str:

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from leap_rl.core import LearningCurve
 from leap_rl.core.kept_results import load_result
 from leap_rl.core.meta_state import MetaState
 from leap_rl.running.checkpoint import Checkpoints
-from leap_rl.running.files import replacing_file, write_rows
+from leap_rl.running.files import replacing_file
 from supervised.intervals import bootstrap_interval, difference_cell, negative_transfer
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
-from supervised.runs import missing_runs, read_run, read_runs
+from supervised.runs import missing_runs, read_run, read_runs, save_runs
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -150,7 +150,7 @@ def _visits(folder: Path, evaluated: Sequence[int]) -> dict[int, float]:
 
 def save(found: Sequence[Findings], file: Path) -> None:
     """Write what ``collect`` reads."""
-    write_rows(file, [asdict(run) for run in found])
+    save_runs(file, found)
 
 
 def table(found: Sequence[Findings], meta_step: int | None = None, reference: str = "none") -> str:

@@ -149,6 +149,18 @@ def test_what_was_fast_is_exact_again(tmp_path: Path) -> None:
             assert torch.equal(p, q)
 
 
+def test_an_optimizer_is_left_as_it_is_set() -> None:
+    class Lean(torch.optim.Adam):
+        def __init__(self, params: Any, lr: float) -> None:
+            super().__init__(params, lr)
+            del self.defaults["fused"], self.defaults["foreach"]
+
+    model = made(LeapPPO, policy_kwargs={"optimizer_class": Lean, "optimizer_kwargs": {}})
+    model.policy.optimizer.param_groups[0]["foreach"] = False
+    model.set_parameters(model.get_parameters())
+    assert model.policy.optimizer.param_groups[0]["foreach"] is False
+
+
 def test_a_copy_of_a_fast_network_follows_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leap_rl.agents.arithmetic, "multiplies_bfloat16", lambda device: True)
     policy = made(LeapA2C, arithmetic="fast").policy

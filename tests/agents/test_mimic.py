@@ -11,6 +11,7 @@ import torch
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from leap_rl import make_atari_env
 from leap_rl.agents import ActorMimic
@@ -81,6 +82,14 @@ def test_a_teacher_of_q_values() -> None:
         q = teacher.policy.q_net(observations)
         found = student._probabilities(teacher, observations)
     torch.testing.assert_close(found, torch.exp(2 * q) / torch.exp(2 * q).sum(dim=1, keepdim=True))
+
+
+def test_environments_in_processes_that_do_not_name_their_actions() -> None:
+    teacher = PPO("MlpPolicy", "CartPole-v1", device="cpu")
+    env = make_vec_env("CartPole-v1", 2, vec_env_cls=SubprocVecEnv)
+    student = ActorMimic("MlpPolicy", env, [teacher] * 2, n_steps=2, device="cpu").learn(4)
+    assert student._taught[0][2] == [0, 1]
+    env.close()
 
 
 def test_who_can_not_teach() -> None:

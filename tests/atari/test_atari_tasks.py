@@ -102,6 +102,21 @@ def test_bad_input(kwargs: dict[str, Any], message: str) -> None:
         tasks(**kwargs)
 
 
+@pytest.mark.parametrize(
+    ("games", "scope", "kwargs", "message"),
+    [
+        (["SpaceInvaders"], "encoder", {"mode": 3}, "env_kwargs has 'mode', but a flavour of a game is a task"),
+        (["SpaceInvaders"], "encoder", {"difficulty": 1}, "such as SpaceInvaders-m3-d1"),
+        (["Pong", "Breakout"], "all", {"full_action_space": False}, "Pong has 6 and Breakout 4 of its own: give"),
+        (["Pong", "Breakout"], "action_net", {}, "needs the same actions in every task"),
+    ],
+)
+def test_tasks_that_would_fail_when_they_are_visited(games: list[str], scope: str, kwargs: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tasks(games=games, env_kwargs=kwargs).draw_initialization(scope, 0)
+    tasks(games=["Breakout", "Breakout-m4"], env_kwargs={"full_action_space": False}).draw_initialization("all", 0)
+
+
 def test_an_algorithm_that_cannot_be_observed() -> None:
     with pytest.raises(ValueError, match="TRPO can't be observed: TRPO moves its actor by line search"):
         tasks(TRPO)

@@ -127,6 +127,9 @@ def test_blocks_are_layers_with_their_normalization_and_a_head() -> None:
     # Without an encoder, layers with numbers are told apart, and the last is the head.
     stack = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1))
     assert {name: len(of) for name, of in blocks_of(stack).items()} == {"hidden.0": 4, "hidden.1": 2, "head": 2}
+    # Of others nobody knows which layer is an output: not the last of a stack that another layer reads.
+    with pytest.raises(ValueError, match="ModuleDict has no blocks"):
+        blocks_of(nn.ModuleDict({"net": stack, "out": nn.Linear(1, 1)}))
     # What lies on the encoder itself is no part of the head.
     plain = nn.ModuleDict({"encoder": nn.Linear(3, 4), "head": nn.Linear(4, 2)})
     assert {name: len(of) for name, of in blocks_of(plain).items()} == {"encoder": 2, "head": 2}

@@ -58,6 +58,9 @@ def test_runs_of_other_settings_are_other_rows(tmp_path: Path) -> None:
 
     save(of(0.1, 40.0, 42.0), tmp_path / "a.json")
     save([*of(1.0, 60.0, 62.0), *runs("pooled", 100, 50.0, 50.0)], tmp_path / "b.json")
+    # What has more runs is not replaced, such as by a table of folders that were lost.
+    with pytest.raises(ValueError, match=r"b.json has 4 runs, and these are 2: name it beside the folders"):
+        save(of(1.0, 60.0, 62.0), tmp_path / "b.json")
     shown = table(collect([tmp_path / "a.json", tmp_path / "b.json"], "adaptation"), "method", "pooled")
     assert "| method | pair | weight | images |" in shown and "train" not in shown
     assert "| mmd | a to b | 0.1 | 100 | 2 | 41.0" in shown and "| mmd | a to b | 1.0 | 100 | 2 | 61.0" in shown

@@ -344,6 +344,11 @@ def test_folders_of_images(tmp_path: Path, capsys: Any) -> None:
     Image.fromarray(255 - pixels).save(tmp_path / "data" / "test" / "x" / "00.png")
     load_classes.cache_clear(), _sha256.cache_clear()
     assert FewShotRun(str(tmp_path / "data"), 0, "fomaml", 3, 1, 120, 1, 2).settings() != first
+    # And so are the same images in other classes.
+    classes = iter([[torch.zeros(1, 2), torch.zeros(3, 2)], [torch.zeros(3, 2), torch.zeros(1, 2)]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("supervised.few_shot.experiment.load_classes", lambda *_: next(classes))
+        assert _sha256("one", "test") != _sha256("two", "test")
     assert main([*given, *small, "--ways", "3"]) == 2 and "is of another run: its data is" in capsys.readouterr().err
     assert main([*given, *small, "--ways", "4"]) == 2
     assert "has 3 classes to test with, fewer than 4 ways" in capsys.readouterr().err

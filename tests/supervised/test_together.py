@@ -23,6 +23,7 @@ from leap_rl.core import (
     TaskResult,
 )
 from supervised.images import Images
+from supervised.multihead import MultiHeadTrainer
 from supervised.networks import ConvNet
 from supervised.together import Together, learn_together
 from tests.supervised.noise import Noise, NoiseFamily, noise
@@ -117,6 +118,8 @@ def test_a_network_that_asks_for_more_than_steps_is_refused(learner: MetaLearner
     job = Job(task, NoiseFamily(1).draw_initialization(None, 0), learner, 0, "cpu")
     with pytest.raises(ValueError, match=r"Penalized has penalty, which .* does not call"):
         learn_together([job], lambda *_: None)
+    with pytest.raises(ValueError, match="Penalized has penalty, which multi-head fine-tuning does not call"):
+        MultiHeadTrainer([task], 0.1)
 
 
 def test_a_task_that_fails_takes_no_other_with_it() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import TRPO
+from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
@@ -131,6 +131,21 @@ def test_of_a_network_for_vectors_hidden_layers_are_blocks_and_outputs_are_the_h
     Initialization.of(other, "all").apply_to(model, layers=["hidden.1"])
     taken = {name for name in moved(before, state(model)) if "target" not in name}
     assert taken and all(name.rpartition(".")[0].endswith(".2") for name in taken)
+
+
+@pytest.mark.parametrize("enable", [True, False])
+def test_a_memory_comes_before_the_layers_that_read_it(enable: bool) -> None:
+    recurrent = RecurrentPPO("MlpLstmPolicy", Numbers(), policy_kwargs={"enable_critic_lstm": enable}, device="cpu")
+    of = {id(t): block for block, tensors in blocks_of(recurrent).items() for t in tensors}
+    found: dict[str, set[str]] = {}
+    for name, p in recurrent.policy.named_parameters():
+        found.setdefault(of[id(p)], set()).add(name.rpartition(".")[0])
+    assert found == {
+        "hidden.0": {"lstm_actor", "lstm_critic" if enable else "critic"},
+        "hidden.1": {"mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"},
+        "hidden.2": {"mlp_extractor.policy_net.2", "mlp_extractor.value_net.2"},
+        "head": {"action_net", "value_net"},
+    }
 
 
 def test_a_network_of_outputs_alone_has_no_blocks() -> None:
