@@ -28,7 +28,7 @@ trainer = MetaTrainer(
 trainer.learn(META_STEPS, progress_bar=True)
 trainer.best_initialization.save("cartpoles")
 
-unseen = make_vec_env(CARTPOLE.envs("test")["test-0"], n_envs=8)
+unseen = make_vec_env(CARTPOLE.envs("test")["cartpole/test-0"], n_envs=8)
 for start in ("random weights", "the initialization"):
     model = PPO("MlpPolicy", unseen, seed=0, **ppo)
     if start == "the initialization":
