@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import os
 import re
 import shlex
@@ -40,6 +43,29 @@ def shrunk(command: str) -> list[str]:
         elif not (words[0] == "evaluate" and "initialization" not in command):
             words += ["--agent.n-envs", "2"]
     return words
+
+
+def python_of(document: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", [d for d in (ROOT / "README.md", *DOCS) if python_of(d)], ids=lambda d: d.name)
+def test_what_the_python_of_a_page_imports_is_there_and_takes_what_it_is_given(document: Path) -> None:
+    """Of snippets that are too long, or too short, to be run."""
+    imported: dict[str, Any] = {}
+    for tree in map(ast.parse, python_of(document)):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                imported |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    importlib.import_module(alias.name)
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            called = imported.get(call.func.id) if isinstance(call.func, ast.Name) else None
+            if callable(called) and called.__module__.startswith(("leap_rl", "supervised", "stable_baselines3")):
+                given = [None for argument in call.args if not isinstance(argument, ast.Starred)]
+                inspect.signature(called).bind_partial(*given, **{k.arg: None for k in call.keywords if k.arg})
 
 
 @pytest.mark.slow
