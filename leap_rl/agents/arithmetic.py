@@ -115,10 +115,9 @@ def weights_cast_once(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)  # torch keeps casts until the outermost context is left
 
 
-def _autocast(module: nn.Module, device_type: str) -> None:
+def _autocast(module: Any, device_type: str) -> None:
     """Run a module's forward pass in bfloat16, and give its output back in float32. So does a copy of it."""
-    running: Any = module
-    running.bfloat16_on, running.bfloat16_running, running.bfloat16_of = device_type, [], []
+    module.bfloat16_on, module.bfloat16_running, module.bfloat16_of = device_type, [], []
     module.register_forward_pre_hook(_enter_bfloat16)
     module.register_forward_hook(_leave_bfloat16, always_call=True)
 

@@ -310,7 +310,7 @@ class ObservedTraining(BaseAlgorithm):
         found = super().get_parameters()
         if self.arithmetic == "fast":
             for part, optimizer in optimizers(self.policy).items():
-                for name in ("policy.optimizer", f"{part}.optimizer"):
-                    if name in found:
-                        unfuse(optimizer, found[name]["param_groups"])
+                state = found.get(f"{part}.optimizer")
+                if state is not None:  # an algorithm of one's own may not save it
+                    unfuse(optimizer, state["param_groups"])
         return found

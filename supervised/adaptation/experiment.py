@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from leap_rl.core import Engine, Initialization, Job, NoPretraining
+from leap_rl.core import Engine, Job, NoPretraining
 from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
@@ -126,10 +126,8 @@ class ReverseValidation(AdaptationRun):
             labels = torch.cat([model(part).argmax(dim=1) for part in parts]).tolist()
         back = replace(job.task, name=f"{self.target} back to {self.source}", pseudo_labels=tuple(labels))
         # On the way back the domains change places: what tells them apart begins anew.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            fresh = Initialization.of(job.task.network(), "all").parameters
-        kept = {n: fresh[n] if n.startswith("method.") else p for n, p in result.final.parameters.items()}
+        drawn = job.initialization.parameters
+        kept = {n: drawn[n] if n.startswith("method.") else p for n, p in result.final.parameters.items()}
         start = replace(result.final, parameters=kept)
         ((_, reverse),) = engine.run([Job(back, start, NoPretraining(), self.seed)], lambda *_: None)
         error = test_error(reverse)
