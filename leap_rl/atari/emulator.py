@@ -4,16 +4,20 @@ Games on ALE's own interface, one emulator each: what its native vector environm
 The native environment of one game knows the default flavour alone. This one gives the same observations, rewards and
 ends to the bit, costs as much on one thread, and its copies may be of different games. It has one thread: ALE's
 interface does not release Python's global lock.
+
+To load a ROM takes ALE a tenth of a second, nearly all of it for a table of colours that nobody looks at. So a game that
+was closed is kept, as it was when it was loaded, for whoever needs another copy of it in this process.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-from ale_py import Action, ALEInterface
+from ale_py import Action, ALEInterface, ALEState
 
 from leap_rl.atari.games import Flavour, cartridge, rom_file
 
@@ -49,6 +53,13 @@ class _Waiting:
         return product >> 32
 
 
+_closed: deque[tuple[str, ALEInterface, ALEState]] = deque(maxlen=128)
+"""
+Games that were closed: the ROM, the game, and how it was when it was loaded; 0.7 MB each, the oldest are forgotten. None
+of them draws from the seed that ALE takes with a load.
+"""
+
+
 class Emulator:
     """
     One copy of a game.
@@ -77,8 +88,16 @@ class Emulator:
         self.max_frames = max_frames
         self.frame_skip = frame_skip
         self.waiting = _Waiting(noop_max)
-        self.ale = ALEInterface()
-        self.ale.setFloat("repeat_action_probability", action_repeat_probability)
+        # Sticky actions do, and the hidden rooms of Adventure's later modes.
+        self._draws = action_repeat_probability > 0 or flavour.rom == "adventure"
+        self._loaded: ALEState | None = None
+        kept = None if self._draws else next((kept for kept in _closed if kept[0] == flavour.rom), None)
+        if kept is not None:
+            _closed.remove(kept)
+            _, self.ale, self._loaded = kept
+        else:
+            self.ale = ALEInterface()
+            self.ale.setFloat("repeat_action_probability", action_repeat_probability)
         self._get_screen = self.ale.getScreenGrayscale if grayscale else self.ale.getScreenRGB
         self._screens: list[np.ndarray] = []
         self._channels = () if grayscale else (3,)
@@ -100,7 +119,11 @@ class Emulator:
             if seed is not None:
                 self.waiting.seed(seed)
                 ale.setInt("random_seed", seed)
-            ale.loadROM(rom_file(self.flavour.rom))  # which takes the seed
+            if self._loaded is not None:
+                ale.restoreSystemState(self._loaded)
+            else:
+                ale.loadROM(rom_file(self.flavour.rom))  # which takes the seed
+                self._loaded = None if self._draws else ale.cloneSystemState()
             ale.setMode(self.flavour.mode)
             ale.setDifficulty(self.flavour.difficulty)
             self._screens = [np.empty((*ale.getScreenDims(), *self._channels), dtype=np.uint8) for _ in range(2)]
@@ -134,6 +157,12 @@ class Emulator:
         newest, before = self._screens
         np.maximum(newest, before, out=newest)
         cv2.resize(newest, frame.shape[1::-1], dst=frame, interpolation=cv2.INTER_AREA)
+
+    def close(self) -> None:
+        """Keep what was loaded for another copy of this game; this one is not to be used again."""
+        if self._loaded is not None:
+            _closed.append((self.flavour.rom, self.ale, self._loaded))
+            self._loaded = None
 
     def screen(self) -> np.ndarray:
         """What a person would see, uint8 of shape (height, width, 3), red, green and blue."""
@@ -201,6 +230,10 @@ class Emulators:
                 copy.show(observations[i, -1])
         self._observations = observations  # what is handed out may be written to
         return observations.copy(), rewards, over, cut, {**info, "lives": self._lives()}
+
+    def close(self) -> None:
+        for copy in self.copies:
+            copy.close()
 
     def _lives(self) -> np.ndarray:
         return np.array([copy.ale.lives() for copy in self.copies], dtype=np.int32)

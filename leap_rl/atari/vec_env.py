@@ -359,8 +359,13 @@ class AtariVecEnv(VecEnv):
         return observations, rewards, dones, infos
 
     def close(self) -> None:
-        """End the native threads and close the monitor files. Closing twice is fine."""
-        self._native = None
+        """
+        End the native threads and close the monitor files. Closing twice is fine. Another environment of the same game
+        is made faster then, see ``leap_rl.atari.emulator``.
+        """
+        native, self._native = self._native, None
+        if isinstance(native, Emulators):
+            native.close()
         for writer in self._writers:
             writer.close()
 

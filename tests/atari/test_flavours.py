@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 
 from leap_rl import AtariTasks, Leap, LeapA2C, MetaTrainer, make_atari_env
 from leap_rl.atari import FLAVOUR_POOLS, POOLS, flavour_of, flavours, game_name
-from leap_rl.atari.emulator import Emulators
+from leap_rl.atari.emulator import Emulators, _closed
 from leap_rl.atari.flavour_splits import SPLITS
 from leap_rl.atari.games import OVER_AT_ONCE, all_games, cartridge, rom_file, rom_id
 from leap_rl.core import InProcess, Workers
@@ -191,6 +191,61 @@ def test_the_native_environment_and_the_emulators_are_one() -> None:
     emulators = make_atari_env("Breakout", 3, seed=5, n_threads=1)
     assert isinstance(native._native, AtariVectorEnv) and isinstance(emulators._native, Emulators)
     assert same(played(native, 150), played(emulators, 150))
+
+
+@pytest.mark.parametrize("game", ["SpaceInvaders", "Breakout", "Qbert", "Adventure"])
+def test_a_game_that_was_closed_is_played_again_as_if_it_were_new(game: str) -> None:
+    """Whatever was played meanwhile: the first flavour or the last, by whatever seed."""
+    _closed.clear()
+    first, last = flavours(game)[0], flavours(game)[-1]
+    new = []
+    for name in (first, last):
+        new.append(played(make_atari_env(name, 2, seed=3, n_threads=1)))
+        _closed.clear()
+    played(make_atari_env(first, 2, seed=9, n_threads=1))
+    kept = [ale for _, ale, _ in _closed]
+    assert len(kept) == (0 if game == "Adventure" else 2)
+    played(make_atari_env(last, 2, seed=4, n_threads=1), 40)
+    for name, want in zip((first, last), new, strict=True):
+        env = make_atari_env(name, 2, seed=3, n_threads=1)
+        assert isinstance(env._native, Emulators)
+        assert not kept or {copy.ale for copy in env._native.copies} == set(kept)
+        assert same(want, played(env))
+
+
+def test_sticky_actions_draw_from_the_seed_of_each_environment() -> None:
+    _closed.clear()
+    new = played(make_atari_env("Breakout", 2, seed=3, n_threads=1, action_repeat_probability=0.25))
+    assert not _closed
+    played(make_atari_env("Breakout", 2, seed=4, n_threads=1))  # which is kept, and must not be taken
+    assert same(new, played(make_atari_env("Breakout", 2, seed=3, n_threads=1, action_repeat_probability=0.25)))
+
+
+@pytest.mark.slow
+def test_no_game_but_adventure_draws_from_the_seed_that_ale_takes_with_a_load() -> None:
+    """So a game that was loaded by another seed can be played again."""
+    draws = set()
+    for game in all_games():
+        loaded = []
+        for seed in (1, 987_654):
+            ale = ALEInterface()
+            ale.setFloat("repeat_action_probability", 0.0)
+            ale.setInt("random_seed", seed)
+            ale.loadROM(rom_file(rom_id(game)))
+            loaded.append((ale, ale.cloneSystemState()))
+        for name in flavours(game):
+            flavour, seen = flavour_of(name), []
+            for ale, state in loaded:
+                ale.restoreSystemState(state)
+                ale.setMode(flavour.mode)
+                ale.setDifficulty(flavour.difficulty)
+                ale.reset_game()
+                actions = ale.getMinimalActionSet()
+                chosen = np.random.default_rng(0).integers(len(actions), size=60)
+                seen.append([(ale.act(actions[i]), ale.getRAM().tobytes()) for i in chosen])
+            if seen[0] != seen[1]:
+                draws.add(game)
+    assert draws == {"Adventure"}
 
 
 def test_one_vector_of_several_flavours_plays_each_as_if_it_were_alone() -> None:
