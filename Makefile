@@ -139,7 +139,7 @@ define LOWEST
 import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 groups = [project["dependencies"], *project["optional-dependencies"].values()]
-print("\n".join(f"{name}=={bound}" for group in groups for name, bound in re.findall(r"^([\w-]+)>=([\w.]+)(?:,.*)?$$", "\n".join(group), re.M)))
+print("\n".join(f"{name}=={bound}" for group in groups for name, bound in re.findall(r"^([\w-]+)>=([\w.]+)(?:[,;].*)?$$", "\n".join(group), re.M)))
 endef
 export LOWEST
 

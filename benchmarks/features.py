@@ -1,7 +1,7 @@
 """
 How much of its features an encoder still has: what is never positive is dead, and learns nothing any more.
 
-    python benchmarks/features.py atari-a2c-leap runs/1/initialization --games Assault
+    python benchmarks/features.py atari-a2c-leap runs/meta-train_1/initialization --games Assault
     python benchmarks/features.py atari-a2c-leap --games pretraining --frames 64    # of each game; dead on all of them
     python benchmarks/features.py --quick
 

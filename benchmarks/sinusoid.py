@@ -138,9 +138,6 @@ class Differentiated(Fitting):
         last = np.array([self.loss(self.unseen, path[-1]).item()])
         self.curve = LearningCurve(np.array([UPDATES]), last, UPDATES, 1, maximize=False)
 
-    def meta_gradient(self) -> Mapping[str, Tensor]:
-        return self.gradient
-
 
 class Sinusoids(TaskFamily):
     """Sinusoids ``first`` to ``first + n``."""

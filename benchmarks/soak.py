@@ -295,7 +295,7 @@ def report(folder: Path) -> None:
     third = max(1, len(samples) // 3)
     # Medians are also of how long ago the trainer was last started; what leaks shows in what is largest.
     print("\n| | median, first third | last third | largest, first third | last third |\n|---|---|---|---|---|")
-    for key in samples[0].keys() - {"seconds"}:
+    for key in [key for key in samples[0] if key != "seconds"]:
         parts = [[row[key] for row in part] for part in (samples[:third], samples[-third:])]
         cells = [f"{of(part):,.1f}" for of in (np.median, max) for part in parts]
         print(f"| {key} | {' | '.join(cells)} |")

@@ -13,8 +13,8 @@ other, is printed beside it, measured once. They all play the game that SB3 play
 ways alternate, each in a process of its own (what LeapA2C asks of its process, SB3's A2C has not), and medians are
 compared.
 
-Fast arithmetic is measured on a CPU that multiplies bfloat16, and a meta batch on a GPU (one learning process per core,
-beside SB3's A2C on that GPU with SubprocVecEnv) where there is one. What is not measured is said.
+Fast arithmetic is measured on a CPU that multiplies bfloat16; where it is not measured, that is said. Of a GPU it is
+gpu.py that measures.
 
 The floor is the time of what can't be left out, each measured alone: the environments, a forward pass per step, a
 forward and backward pass and a step of the optimizer per update. Beside it is what they take in turn, as learning has
@@ -184,7 +184,6 @@ def main() -> None:
     }
     models["LeapA2C"] = partial(ours, LeapA2C, 16)
     is_fast = multiplies_bfloat16(torch.device("cpu")) and not args.quick
-    has_gpu = torch.cuda.is_available() and not args.quick
     batches: Ways = {}
     has_ppo = not (args.quick or args.no_ppo)
     if not args.quick:
@@ -204,9 +203,6 @@ def main() -> None:
             models["LeapA2C, fast"] = partial(ours, LeapA2C, 16, **fast)
             batch = AtariTasks(LeapA2C, "CnnPolicy", [GAME], args.visit, n_envs=16, algorithm_kwargs=fast)
             batches["A2C meta batch, fast"] = partial(meta_batch_rate, batch, workers)
-        if has_gpu:
-            models["GPU: A2C, SubprocVecEnv"] = partial(sb3, A2C, SubprocVecEnv, 16, device="cuda")
-            batches["GPU: A2C meta batch"] = partial(meta_batch_rate, a2c_batch, workers, cores, "cuda")
     with ExitStack() as processes:
         parts = in_own_process(floor, processes)
         ways = {**parts, **batches}
@@ -238,16 +234,13 @@ def main() -> None:
             Row("a2c-one-game-fast", figures["LeapA2C, fast"], a2c_rival, "steps/s", 1.6, threads),
             Row("a2c-meta-batch-fast", figures["A2C meta batch, fast"], a2c_rival, "steps/s", 2.2, processes),
         ]
-    if has_gpu:
-        on_gpu = figures["GPU: A2C meta batch"], figures["GPU: A2C, SubprocVecEnv"]
-        rows.append(Row("gpu-meta-batch", *on_gpu, "steps/s", 5.0, processes))
     notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items() if name not in parts}
     per_step["lost where they take turns"] = in_turn - sum(per_step.values())
     per_step["the rest: SB3's loops, buffers, logging"] = 1 / figures["LeapA2C"] - in_turn
     notes |= {f"LeapA2C, {name}": f"{1e6 * part:,.0f} µs per step" for name, part in per_step.items()}
-    for row, is_measured in (("a2c-one-game-fast, a2c-meta-batch-fast", is_fast), ("gpu-meta-batch", has_gpu)):
-        if not is_measured:
-            notes[row] = "not measured: --quick" if args.quick else "not measured: this machine has not what they need"
+    if not is_fast:
+        why = "--quick" if args.quick else "this machine has not what they need"
+        notes["a2c-one-game-fast, a2c-meta-batch-fast"] = f"not measured: {why}"
     publish(rows, args.json, notes)
 
 

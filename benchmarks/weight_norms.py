@@ -76,9 +76,9 @@ def main() -> None:
     for folder in sorted(args.runs.glob("leap-*-seed*")):
         run = Run.read(folder, str(args.data_dir.absolute()))
         none = args.runs / f"none-{run.held_out}-seed{run.seed}"
-        evaluated = [sorted(of.glob(f"[0-9]*/held-out/{run.held_out}"))[-1:] for of in (folder, none)]
+        evaluated = [[f.parents[1] for f in of.glob(f"[0-9]*/held-out/{run.held_out}")] for of in (folder, none)]
         if run.learner == "leap" and all(evaluated):
-            leap_at, none_at = (found.parents[1] for (found,) in evaluated)
+            leap_at, none_at = (max(folders, key=lambda folder: int(folder.name)) for folders in evaluated)
             rows += compare(run, leap_at, none_at, args.kept / run.name)
             if args.quick:
                 break

@@ -117,7 +117,7 @@ def train(
 @app.command(
     help_epilogue="""Examples:
   leap-rl tune Assault --init atari-a2c-reptile --trials 20
-  leap-rl train --preset runs/1/best.yaml"""
+  leap-rl train --preset runs/tune_1/best.yaml"""
 )
 def tune(
     settings: TuneSettings = _DEFAULT, *, preset: Preset = None, run_dir: RunDir = None, resume: Resume = None
@@ -336,8 +336,8 @@ def _run(arguments: list[str]) -> None:
         raise ValueError(
             f"{resume} is a run of {command}: {shlex.join(['leap-rl', command, '--resume', resume])} goes on"
         )
-    if _option(arguments, "--engine"):  # what the run said of another engine does not hold for this one
-        for section in data.values():
+    if engine := _option(arguments, "--engine"):  # what was said of another engine does not hold for this one
+        for section in (section for section in data.values() if section.get("engine", "local") != engine):
             for option in ("address", "gpus-per-task", "n-workers"):
                 section.pop(option, None)
     app.config = [Dict(data=data, source=source)] if source else []

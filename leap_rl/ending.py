@@ -27,10 +27,13 @@ EXTRAS = {
     "moviepy": "video",
     "mujoco": "mujoco",
     "optuna": "tune",
+    "ot": "adaptation",
     "ray": "ray",
     "rliable": "evaluation",
     "sb3_contrib": "contrib",
     "scipy": "supervised",
+    "sklearn": "adaptation",
+    "torchjd": "multitask",
     "torchvision": "supervised",
 }
 """Which extra of the package brings a module that not every command needs."""

@@ -76,10 +76,8 @@ class Scale(Balancing):
 
 
 def _scalarization() -> Any:
-    try:
-        import torchjd.scalarization
-    except ImportError:
-        raise ValueError("balancing of losses is torchjd's: pip install 'leap-rl[multitask]'") from None
+    import torchjd.scalarization
+
     return torchjd.scalarization
 
 

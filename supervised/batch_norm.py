@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +44,13 @@ def check_batch_norm(how: BatchNorm, model: nn.Module, buffers: Mapping[str, Ten
 
 
 @torch.no_grad()
-def recompute(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recompute(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None) -> None:
     """
     Compute all running statistics anew, in one pass: of each layer given the batch statistics of those before it.
 
     :param model: is left in training mode
     :param batches: of inputs, of equal weight
+    :param forward: a forward pass of the model on one of them; ``None``: they are its inputs
     """
     layers = batch_norms(model)
     momenta = [layer.momentum for layer in layers]
@@ -58,7 +59,7 @@ def recompute(model: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.momentum = None  # the plain average
     model.train()
     for x in batches:
-        model(x)
+        (forward or model)(x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 

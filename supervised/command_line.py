@@ -69,8 +69,6 @@ class Where:
             if name not in engines:
                 raise ValueError(f"{option} is of --engine {' or '.join(engines)}, not of {name}")
         if name == "ray":
-            import ray  # noqa: F401  # whoever has it not is told of the extra
-
             from leap_rl.running.engines.ray import RayEngine
 
             return RayEngine(self.address, num_gpus=self.gpus_per_task or 0, task_timeout=self.task_timeout)
@@ -104,7 +102,8 @@ IN_WORKERS, IN_PROCESS, ANYWHERE = Where(), Here(), WhereTogether()
 
 def run_all(runs: Mapping[str, Callable[[], None]]) -> None:
     """
-    Make runs, one after the other; one that fails does not keep the others from it.
+    Make runs, one after the other; one that fails, or whose folder can't be gone on with, does not keep the others from
+    it.
 
     :param runs: by name
     :raises RuntimeError: when all are over, if any failed
@@ -113,7 +112,7 @@ def run_all(runs: Mapping[str, Callable[[], None]]) -> None:
     for name, run in runs.items():
         try:
             run()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             failed.append(f"{name}: {error}")
             print(f"  failed: {error}", flush=True)
     if failed:

@@ -203,7 +203,7 @@ def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
     for root in roots:
         files = [root] if root.is_file() else sorted(root.glob(f"*/{FOUND}"))
         if not files:
-            raise ValueError(f"no run in {root} is over: the command train makes some")
+            raise ValueError(f"no run of {experiment} in {root} is over: make some first, or name their folder")
         for run in (run for file in files for run in read(file, experiment)):
             found[json.dumps([run.cells, run.images, run.seed, run.settings], sort_keys=True)] = run
     runs = list(found.values())
@@ -248,7 +248,9 @@ def table(
     """
     there = sorted({run.cells[column] for run in found})
     if reference is not None and reference not in there:
-        raise ValueError(f"{reference!r} is not one of those compared: name one of {', '.join(there)}")
+        raise ValueError(
+            f"{reference!r} is not one of those compared: name one of {', '.join(there)}, or '' for no difference"
+        )
     columns = list(dict.fromkeys(name for run in found for name in run.cells))
     scores = list(dict.fromkeys(name for run in found for name in run.scores))
     apart = list(dict.fromkeys(name for run in found for name in run.apart))

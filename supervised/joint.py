@@ -157,9 +157,9 @@ class JointTrainer:
                 done = (self.n_passes * updates + i) / (passes * updates)
                 optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
                 losses, errors, penalties = [], [], []
-                for classifier, stream in zip(classifiers, streams, strict=True):
+                for task, classifier, stream in zip(self.tasks, classifiers, streams, strict=True):
                     x, y = stream.next()
-                    logits = classifier(x)
+                    logits = task.logits(classifier, x)
                     losses.append(nn.functional.cross_entropy(logits, y))
                     errors.append((logits.detach().argmax(dim=1) != y).float().mean())
                     penalties.append(classifier.penalty(y))
@@ -200,10 +200,8 @@ class JointTrainer:
         errors = {}
         with learning_process():
             for i, task in enumerate(self.tasks):
-                model = self.network.of_task(i).eval()
-                x, y = task.minibatches(self.seed, False, self.device).test()
-                logits = torch.cat([model(part) for part in x.split(256)])
-                errors[task.name] = (logits.argmax(dim=1) != y).float().mean().item()
+                images = task.minibatches(self.seed, False, self.device).test()
+                _, errors[task.name] = task.judge(self.network.of_task(i), *images)
         return errors
 
     @property
@@ -217,7 +215,6 @@ class JointTrainer:
 
     def _load(self, checkpoints: Checkpoints) -> None:
         tensors, state = checkpoints.load(JointState)
-        checkpoints.clean()
         self.n_passes = state.step
         for name, now in vars(self._state()).items():
             before = getattr(state, name)

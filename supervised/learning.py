@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,20 +99,18 @@ def make_updates(
             elif task.patience is not None and i - best_at >= task.patience * task.validation_freq:
                 break
     if isinstance(path, LookAhead):
-        buffers = [b.clone() for b in model.buffers()]
+        end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         path.new_rollout()
         update(1.0, 1.0, *minibatches.unseen())
-        path.rewind()
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        model.load_state_dict(end)  # what is not in scope has moved, too
     if finetuning is not None:
         finetuning.end()
     return torch.stack(losses), torch.stack(errors)
 
 
-class ClassifierLearning(LearningProcess):
+class ClassifierProcess(LearningProcess):
     """
-    A classifier learns the images of a task by SGD on cross entropy.
+    A classifier and the images of a task.
 
     :param task: that is learned
     :param job: the visit to it
@@ -122,11 +120,32 @@ class ClassifierLearning(LearningProcess):
 
     task: ClassificationTask
     model: Classifier
-    path: GradientPath | LookAhead | None
 
     def __init__(self, task: ClassificationTask, job: Job, model: Classifier, minibatches: Minibatches) -> None:
         super().__init__(task, job, model)
         self.minibatches = minibatches
+
+    def differentiated(self, images: Sequence[int], errors: Sequence[float]) -> None:
+        """
+        Note how it went, of what was differentiated.
+
+        :param images: that each error is of
+        :param errors: share of them that was classified wrongly
+        """
+        steps = np.cumsum(images)
+        self.steps = int(steps[-1])
+        self.curve = LearningCurve(steps, np.array(errors), self.steps, 1, maximize=False)
+        self.log_scores()
+
+    def log_scores(self) -> None:
+        """At the last step."""
+        self.log.append((self.steps, {f"score/{name}": score for name, score in self.scores.items()}))
+
+
+class ClassifierLearning(ClassifierProcess):
+    """It learns by SGD on cross entropy."""
+
+    path: GradientPath | LookAhead | None
 
     def learn(self, report: Report) -> None:
         scope = self.job.initialization.parameters
@@ -170,12 +189,8 @@ class ClassifierLearning(LearningProcess):
         if isinstance(self.path, LookAhead):
             self.steps += minibatches.n_unseen
 
-    def log_scores(self) -> None:
-        """At the last step."""
-        self.log.append((self.steps, {f"score/{name}": score for name, score in self.scores.items()}))
 
-
-class Differentiated(ClassifierLearning):
+class Differentiated(ClassifierProcess):
     """MAML: a few updates as one function of θ⁰. Batch norm then takes the batch's statistics and keeps none."""
 
     def learn(self, report: Report) -> None:
@@ -204,10 +219,4 @@ class Differentiated(ClassifierLearning):
         judged = "test" if minibatches.images.validation is None else "validation"
         self.scores[f"{judged}_error"] = error(path[-1], *getattr(minibatches, judged)())
         self.model.load_state_dict(path[-1], strict=False)
-        steps = np.cumsum([len(x) for x, _ in data])
-        self.steps = int(steps[-1])
-        self.curve = LearningCurve(steps, np.array(errors), self.steps, 1, maximize=False)
-        self.log_scores()
-
-    def meta_gradient(self) -> Mapping[str, Tensor]:
-        return self.gradient
+        self.differentiated([len(x) for x, _ in data], errors)

@@ -186,7 +186,6 @@ class MultiHeadTrainer:
 
     def _load(self, checkpoints: Checkpoints) -> None:
         tensors, state = checkpoints.load(MultiHeadState)
-        checkpoints.clean()
         self.n_updates = state.step
         for name, now in vars(self._state()).items():
             before = getattr(state, name)

@@ -24,7 +24,7 @@ from leap_rl.core.arithmetic import Arithmetic, forward_pass
 from leap_rl.core.finetuning import check
 from supervised.batch_norm import BatchNorm, check_batch_norm, train_mode
 from supervised.images import Images, Minibatches, Transform
-from supervised.learning import ClassifierLearning, Differentiated
+from supervised.learning import ClassifierLearning, ClassifierProcess, Differentiated
 from supervised.networks import Classifier, check_has_no_hooks
 
 
@@ -87,7 +87,7 @@ class ClassificationTask(LearnedTask):
     def network(self) -> Classifier:
         """With parameters drawn from torch's generator."""
 
-    def start(self, job: Job) -> ClassifierLearning:
+    def start(self, job: Job) -> ClassifierProcess:
         device = chosen_device(job.device)
         model = self.network_at(job, device)
         self.check_finetuning(model, job.initialization)

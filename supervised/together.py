@@ -7,13 +7,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from leap_rl.core import Engine, Job, LookAhead, OnProgress, Report, TaskResult
 from leap_rl.running.engines import TaskError, described
+from supervised.learning import ClassifierLearning, ClassifierProcess
 from supervised.networks import check_has_no_hooks
 from supervised.tasks import ClassificationTask
 
@@ -25,8 +26,8 @@ class Together(Engine):
     with those of other engines within float32, not to the bit. Nor is a resumed run exact to the bit: a batch of which
     some tasks were finished is smaller, and so adds in another order.
 
-    MAML's few updates are run one task after the other. Where a batch fails, its tasks are run once more each alone, so
-    that it is one of them that fails, and not all.
+    What makes no updates by SGD, as MAML and comparing networks, is run one task after the other. Where a batch fails,
+    its tasks are run once more each alone, so that it is one of them that fails, and not all.
     """
 
     arithmetic = "together"
@@ -55,6 +56,10 @@ class Together(Engine):
         yield from zip(batch, outcomes, strict=True)
 
 
+def all_by_sgd(processes: list[ClassifierProcess]) -> TypeGuard[list[ClassifierLearning]]:
+    return all(isinstance(process, ClassifierLearning) for process in processes)
+
+
 def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
     """
     What ``ClassificationTask.run`` does, for many jobs at once.
@@ -78,10 +83,10 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
         for setting in ("updates", "batch_size", "learning_rate", "arithmetic"):
             if getattr(task, setting) != getattr(first, setting):
                 raise ValueError(f"{task.name} has other {setting} than {first.name}: they can't be learned together")
-    if any(job.learner.inner == "differentiable" for job in jobs):
-        return [task.run(job, report) for task, job in zip(tasks, jobs, strict=True)]
     started = time.perf_counter()
     processes = [task.start(job) for task, job in zip(tasks, jobs, strict=True)]
+    if not all_by_sgd(processes):
+        return [task.run(job, report) for task, job in zip(tasks, jobs, strict=True)]
     models = [process.model for process in processes]
     for model in models:
         check_has_no_hooks(model, "the engine together")
@@ -130,13 +135,11 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
             report((i + 1) * first.batch_size)
     ahead = [path for path in paths if isinstance(path, LookAhead)]
     if ahead:
-        before = {name: b.clone() for name, b in buffers.items()}
+        end = {name: tensor.detach().clone() for name, tensor in [*parameters.items(), *buffers.items()]}
         for path in ahead:
             path.new_rollout()
         update([process.minibatches.unseen() for process in processes])
-        for path in ahead:
-            path.rewind()
-        buffers = before
+        parameters, buffers = ({name: end[name] for name in of} for of in (parameters, buffers))
     of_losses, of_errors = torch.stack(losses), torch.stack(errors)
     results = []
     for i, process in enumerate(processes):

@@ -160,7 +160,6 @@ class VisitsTrainer:
 
     def _load(self, checkpoints: Checkpoints) -> None:
         tensors, state = checkpoints.load(VisitsState)
-        checkpoints.clean()
         self.n_visits, self.images = state.step, state.images
         mine = {"tasks": [t.name for t in self.tasks], "seed": self.seed, "visits": self.order[: self.n_visits]}
         for name, value in mine.items():

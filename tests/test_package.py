@@ -354,6 +354,7 @@ for command, module in (
     ("zoo push mine someone/something", "huggingface_hub"),
     (f"compare --envs CartPole-v1 {tiny} --run-dir c", "matplotlib|rliable"),
     (f"tune Pong {tiny} --init mine --run-dir c", "optuna"),
+    (f"meta-train --envs CartPole-v1 {tiny} --engine ray --run-dir c", "ray"),
 ):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         assert main(command.split()) == 2
@@ -403,7 +404,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Base
     assert run_here == {*COMMANDS, "zoo"}
     # In a checkout the remedy is one of its extras.
     remedies = re.findall(rf"is not installed: pip install (?:-e )?'?{ROOT}\[(.*)\]'?$", printed, re.MULTILINE)
-    assert remedies == ["video", "hub", "hub", "evaluation", "tune"]
+    assert remedies == ["video", "hub", "hub", "evaluation", "tune", "ray"]
     assert set(remedies) <= project["optional-dependencies"].keys()
 
 

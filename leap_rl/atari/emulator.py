@@ -5,8 +5,8 @@ The native environment of one game knows the default flavour alone. This one giv
 ends to the bit, costs as much on one thread, and its copies may be of different games. It has one thread: ALE's
 interface does not release Python's global lock.
 
-To load a ROM takes ALE a tenth of a second, nearly all of it for a table of colours that nobody looks at. So a game that
-was closed is kept, as it was when it was loaded, for whoever needs another copy of it in this process.
+To load a ROM takes ALE a tenth of a second, nearly all of it for a table of colours that nobody looks at. So a game
+that was closed is kept, as it was when it was loaded, for whoever needs another copy of it in this process.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class _Waiting:
 
 _closed: deque[tuple[str, ALEInterface, ALEState]] = deque(maxlen=128)
 """
-Games that were closed: the ROM, the game, and how it was when it was loaded; 0.7 MB each, the oldest are forgotten. None
-of them draws from the seed that ALE takes with a load.
+Games that were closed: the ROM, the game, and how it was when it was loaded; 0.7 MB each, the oldest are forgotten.
+None of them draws from the seed that ALE takes with a load.
 """
 
 

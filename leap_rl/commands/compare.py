@@ -117,7 +117,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         raise
     seeds = f"seeds {', '.join(map(str, settings.seeds))}"
     note = f"{seeds}; {settings.note}" if settings.note else seeds
-    table = f"{comparison.table(over_tasks=not settings.games)}\n\n({note})\n\n{MEASURES}"
+    table = f"{comparison.table(over_tasks=tasks.share_scale)}\n\n({note})\n\n{MEASURES}"
     statistics = Statistics(comparison, random_policy) if random_policy else None
     if statistics:
         table += "".join(f"\n\n{sentence}" for sentence in statistics.in_short())

@@ -11,12 +11,11 @@ WHERE_IT_RUNS = {"engine", "address", "gpus-per-task", "n-workers", "task-timeou
 
 def engine_of(settings: MetaTrainSettings | CompareSettings) -> Engine:
     """
-    :raises ValueError: without Ray, and for no cluster at the address
+    :raises ValueError: for no cluster at the address
+    :raises ModuleNotFoundError: without Ray
     """
     if settings.engine == "local":
         return Workers(settings.n_workers, settings.task_timeout)
-    try:
-        from leap_rl.running.engines.ray import RayEngine
-    except ImportError as error:
-        raise ValueError(str(error)) from None
+    from leap_rl.running.engines.ray import RayEngine
+
     return RayEngine(settings.address, num_gpus=settings.gpus_per_task, task_timeout=settings.task_timeout)

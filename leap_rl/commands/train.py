@@ -305,7 +305,7 @@ def random_starts(file: Path, settings: TrainSettings) -> WatchTransfer:
         theirs, results = compared["settings"], compared["results"]
         if "random" not in results.get(task, {}):
             raise ValueError(f"{file.parent} has no random starts on {task}: it compared {', '.join(results)}")
-        curves = [run["curve"] for run in results[task]["random"]]
+        curves = [run["curve"] for run in results[task]["random"] if not run.get("diverged")]
         from_scratch = [(np.array(curve["steps"]), np.array(curve["values"])) for curve in curves]
         for section in ("agent", "atari"):
             own, defaults = as_dict(settings)[section], as_dict(CompareSettings())[section]

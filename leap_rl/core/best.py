@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from leap_rl.core.curve import gain
+from leap_rl.core.curve import NOTHING
 from leap_rl.core.initialization import Initialization
 from leap_rl.core.learners import NoPretraining
 from leap_rl.core.meta_settings import MetaSettings
@@ -21,8 +21,9 @@ class BestInitialization:
     """
     The θ⁰ from which the evaluation tasks were learned best. They are learned with the same seeds each time; the score
     is the mean over them of the area under the learning curve relative to that of the first evaluation, since games
-    have scales of their own; a task that had no area then, or an area of 0, decides nothing. Of tasks of one scale
-    (``TaskFamily.share_scale``) it is their mean area relative to that of the first evaluation.
+    have scales of their own. Of tasks of one scale (``TaskFamily.share_scale``) it is their mean area relative to that
+    of the first evaluation. A task that had no area then, or an area of 0 where scales differ, decides nothing, nor
+    does one in an evaluation in which none of its episodes ended.
 
     :param tasks: that decide
     """
@@ -49,41 +50,39 @@ class BestInitialization:
         :return: the area of each task, the score of ``theta``, and whether it is the best so far
         :raises RuntimeError: if a task fails in the first evaluation: the same seeds would fail in every one
         """
-        is_first = not self.reference
-        areas, gains = {}, []
-        for result in results:
-            if is_first:
+        areas = {result.name: result.area for result in results}
+        if is_first := not self.reference:
+            for result in results:
                 result.raise_for_status(f"evaluation task {result.name}")
-            areas[result.name] = area = result.curve.area() if result.status == "ok" else float("nan")
-            reference = self.reference.setdefault(result.name, area)
-            if not self.share_scale and _is_scale(reference):
-                gains.append(gain(area, reference, result.curve.maximize))
-        if self.share_scale:
-            gains = self._gain_of_means(areas, results[0].curve.maximize)
-        decides = math.isfinite if self.share_scale else _is_scale
-        unknown = [name for name, reference in self.reference.items() if not decides(reference)]
+            self.reference = areas
+        # That no episode ended says nothing of θ⁰: agents that stay alive end none. That one diverged says all.
+        silent = {result.name for result in results if result.status == "ok" and math.isnan(areas[result.name])}
+        scales = self._scales()
+        unknown = self.reference.keys() - scales
         if is_first and unknown:
             _log.warning(
                 "%s had no learning curve in the first evaluation, or scored nothing, so it won't decide which "
                 "initialization is best: give evaluation tasks more timesteps, in which an episode ends and scores",
-                ", ".join(unknown),
+                ", ".join(name for name in self.reference if name in unknown),
             )
+        elif silent - unknown:
+            _log.warning(
+                "no episode of %s ended in this evaluation, so it does not decide now which initialization is best: "
+                "give evaluation tasks more timesteps",
+                ", ".join(name for name in self.reference if name in silent - unknown),
+            )
+        sign = 1 if results[0].curve.maximize else -1
+        gains = [sign * (areas[n] - self.reference[n]) / scale for n, scale in scales.items() if n not in silent]
         score = float(np.mean(gains)) if gains else math.nan
         is_best = score > self.score
         if is_best:
             self.score, self.initialization = score, theta
         return areas, score, is_best
 
-    def _gain_of_means(self, areas: Mapping[str, float], maximize: bool) -> list[float]:
-        known = [name for name, area in self.reference.items() if math.isfinite(area)]
-        if not known:
-            return []
-        mean, reference = (float(np.mean([of[name] for name in known])) for of in (areas, self.reference))
-        if not _is_scale(reference):  # nothing was scored at first: then the mean itself says more
-            return [mean if maximize else -mean]
-        return [gain(mean, reference, maximize)]
-
-
-def _is_scale(area: float) -> bool:
-    """Whether gains can be relative to it."""
-    return math.isfinite(gain(area, area))
+    def _scales(self) -> dict[str, float]:
+        """What the gain of each task is relative to; a task that is not in it decides nothing."""
+        known = {name: area for name, area in self.reference.items() if math.isfinite(area)}
+        if self.share_scale and known:
+            mean = abs(float(np.mean(list(known.values()))))
+            return dict.fromkeys(known, mean if mean > NOTHING else 1.0)  # of nothing, it is relative to nothing
+        return {name: abs(area) for name, area in known.items() if abs(area) > NOTHING}

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NOTHING = 1e-9
+"""An area of which nothing can be relative to: that of a game in which nothing was scored."""
+
 
 def gain(area: float, reference: float, maximize: bool = True) -> float:
     """
@@ -16,7 +19,7 @@ def gain(area: float, reference: float, maximize: bool = True) -> float:
     :param maximize: whether more is better
     :return: NaN for a reference of 0, as of a game in which nothing was scored: it has no scale
     """
-    if abs(reference) < 1e-9:
+    if not abs(reference) > NOTHING:
         return float("nan")
     found = (area - reference) / abs(reference)
     return found if maximize else -found

@@ -281,8 +281,11 @@ class Initialization:
         :raises InitializationError: if something else is there, or it is none that ``load`` takes
         """
         path = Path(path)
-        if path.exists() and not (path / "config.json").is_file() and (not path.is_dir() or any(path.iterdir())):
-            raise InitializationError(f"{path} exists and is no initialization: choose another place")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            try:
+                read_config(path)
+            except InitializationError as error:
+                raise InitializationError(f"{error}; it is not replaced: choose another place") from None
         try:
             if not self.parameters:
                 raise ValueError("it holds no parameter")

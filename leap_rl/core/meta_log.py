@@ -35,9 +35,8 @@ def row_of(result: TaskResult, first_area: float = math.nan) -> dict[str, Any]:
     :param first_area: of the first visit of the task that had one; NaN: this is the first
     """
     row: dict[str, Any] = {key: getattr(result, key) for key in ("name", "status", "steps", "seconds")}
-    area = result.curve.area()
-    row |= {"area": area, "final_score": result.curve.final_score(), **result.scores}
-    row["gain"] = gain(area, first_area, result.curve.maximize)
+    row |= {"area": result.area, "final_score": result.final_score, **result.scores}
+    row["gain"] = gain(result.area, first_area, result.curve.maximize)
     if result.error is not None:
         row["error"] = result.error
     return row if result.statistics is None else row | vars(result.statistics)
@@ -65,11 +64,11 @@ class MetaLog:
         :param change: ‖Δθ⁰‖ / ‖θ⁰‖ by layer
         """
         for key, (of_all, of_each) in _TAGS.items():
-            values = {row["name"]: row[key] for row in rows if not math.isnan(row.get(key, math.nan))}
-            for name, value in values.items() if of_each else ():
-                self.run.record(f"{of_each}/{name}", value)
-            if values:
-                self.run.record(of_all, float(np.mean(list(values.values()))))
+            known = [row for row in rows if not math.isnan(row.get(key, math.nan))]
+            if known:
+                self.run.record(of_all, float(np.mean([row[key] for row in known])))
+            for name in dict.fromkeys(row["name"] for row in known) if of_each else ():  # a task may be visited twice
+                self.run.record(f"{of_each}/{name}", float(np.mean([row[key] for row in known if row["name"] == name])))
         self.run.record("meta/gradient_norm", meta_gradient.norm)
         if meta_gradient.n_tasks > 1:
             self.run.record("meta/cosine", meta_gradient.cosine)

@@ -96,12 +96,14 @@ class RunningStatistics:
         loss_delta, gradient_norm, step_squared = (column(i) for i in range(3))
         represents = torch.tensor([0 if row[2] is None else row[3] for row in self._rows], dtype=torch.float64)
         finite = loss_delta.isfinite() & gradient_norm.isfinite() & step_squared.isfinite()
-        if self.non_finite_update is None and not finite.all():
-            self.non_finite_update = self._rows[int((~finite).nonzero()[0])][4]
-        if self.non_finite_update is not None:  # from there on nothing says how it came to that
-            before = torch.tensor([row[4] < self.non_finite_update for row in self._rows])
-            loss_delta, gradient_norm, step_squared = (x[before] for x in (loss_delta, gradient_norm, step_squared))
-            represents = represents[before]
+        if self.non_finite_update is not None or not finite.all():  # from there on nothing says how it came to that
+            known = 0 if self.non_finite_update is not None else int((~finite).nonzero()[0])
+            if self.non_finite_update is None:
+                # Where gradient and step are finite, it is the next update's loss that Δf lacks.
+                is_next = bool(gradient_norm[known].isfinite() and step_squared[known].isfinite())
+                self.non_finite_update = self._rows[known][4] + is_next
+            loss_delta, gradient_norm, step_squared = (x[:known] for x in (loss_delta, gradient_norm, step_squared))
+            represents = represents[:known]
 
         loss_squared = (self.loss_scale * loss_delta).square()
         squared = step_squared + loss_squared

@@ -37,6 +37,8 @@ class LearningProcess(ABC):
     """Steps spent."""
     path: GradientPath | GradientPaths | LookAhead | None = None
     """That observed it."""
+    gradient: Mapping[str, Tensor] | None = None
+    """∇F of a process that is differentiated as one function of θ⁰, not observed."""
     finite = True
     """Whether it came to its end; ``False`` where it diverged."""
 
@@ -63,7 +65,7 @@ class LearningProcess(ABC):
     def meta_gradient(self) -> Mapping[str, Tensor] | None:
         """∇F by name, of what the optimizer moves; ``None`` if there is none."""
         if self.path is None:
-            return None
+            return self.gradient
         # What diverged has nothing that FOMAML could look at.
         observed = self.finite or (self.path.n_updates > 0 and not isinstance(self.path, LookAhead))
         return self.path.meta_gradient() if observed else None

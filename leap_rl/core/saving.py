@@ -97,7 +97,6 @@ def loaded(
     """
     run_dir = checkpoints.run_dir
     tensors, state = checkpoints.load(MetaState)
-    checkpoints.clean()
     settings = state.settings
     _check_tasks(run_dir, "tasks", tasks, state.tasks, state.tasks_steps)
     _check_tasks(run_dir, "eval_tasks", eval_tasks, state.eval_tasks, state.eval_tasks_steps)

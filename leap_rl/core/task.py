@@ -58,6 +58,16 @@ class TaskResult:
             self.error = f"{self.error[:half]}\n[... {left_out:,} characters ...]\n{self.error[-half:]}"
 
     @property
+    def area(self) -> float:
+        """Under the learning curve; NaN where the process diverged or failed, whatever it did before."""
+        return self.curve.area() if self.status == "ok" else float("nan")
+
+    @property
+    def final_score(self) -> float:
+        """Of the learning curve; NaN where the process diverged or failed."""
+        return self.curve.final_score() if self.status == "ok" else float("nan")
+
+    @property
     def reason(self) -> str:
         """Why it failed, in one line: the last of ``error``."""
         return ((self.error or "").splitlines() or ["for no known reason"])[-1]

@@ -111,8 +111,6 @@ class MetaTrainer:
         several = settings.meta_batch_size > 1 or len(self.best.tasks) > 1
         self.engine = engine or (Workers(n_workers) if several else InProcess())
         self.run_dir = None if run_dir is None else Path(run_dir)
-        keep_checkpoints = integer("keep_checkpoints", keep_checkpoints, least=1)
-        keep_every = integer("keep_every", keep_every, least=0)
         self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep_checkpoints, keep_every)
         self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.verbose = verbose
@@ -183,12 +181,11 @@ class MetaTrainer:
                 self.meta_step += 1
                 self._update_average()
                 self._record(results, meta_gradient, change, time.perf_counter() - started)
-                if self._wants_evaluation() or (self.settings.eval_freq > 0 and self.meta_step == last):
-                    self._evaluate()
-                self.logger.dump(self.meta_step)
-                if self.checkpoints is not None:
-                    self.save()
+                evaluates = self._wants_evaluation(is_last=self.meta_step == last)
+                self._end_step(evaluates)
                 if not all([c.on_step() for c in callbacks]):
+                    if not evaluates and self._wants_evaluation(is_last=True):
+                        self._end_step(evaluates=True)
                     break
             for c in callbacks:
                 c.on_training_end()
@@ -229,6 +226,18 @@ class MetaTrainer:
                 f"the tasks, or a new run with a smaller meta rate, may help{errors}"
             )
         return meta_gradient
+
+    def _end_step(self, evaluates: bool) -> None:
+        """
+        What a meta step did is judged, logged and kept.
+
+        :param evaluates: whether the evaluation tasks are learned
+        """
+        if evaluates:
+            self._evaluate()
+        self.logger.dump(self.meta_step)
+        if self.checkpoints is not None:
+            self.save()
 
     def _update_average(self) -> None:
         """The mean of θ⁰ over the meta steps from ``average_from`` on."""
@@ -308,8 +317,8 @@ class MetaTrainer:
         """Of the best initialization: see ``BestInitialization``."""
         return self.best.score
 
-    def _wants_evaluation(self) -> bool:
-        return self.settings.eval_freq > 0 and self.meta_step % self.settings.eval_freq == 0
+    def _wants_evaluation(self, is_last: bool = False) -> bool:
+        return self.settings.eval_freq > 0 and (is_last or self.meta_step % self.settings.eval_freq == 0)
 
     def _evaluate(self) -> None:
         """
@@ -501,7 +510,7 @@ class MetaTrainer:
         :raises ValueError: if it is missing, foreign, damaged, of other tasks, or needs what was not given
         """
         checkpoints = Checkpoints(Path(run_dir), keep_checkpoints, keep_every)
-        given = (tasks, learner, meta_optimizer_class, dict(meta_optimizer_kwargs or {}), list(eval_tasks or []))
+        given = (tasks, learner, meta_optimizer_class, dict(meta_optimizer_kwargs or {}), eval_tasks or [])
         return saving.loaded(cls, checkpoints, *given, engine=engine, n_workers=n_workers, verbose=verbose)
 
     def _check_room(self) -> None:

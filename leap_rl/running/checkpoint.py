@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from leap_rl.running import record
 from leap_rl.running.files import UNFINISHED, replacing_folder
+from leap_rl.running.integers import integer
 from leap_rl.running.outside import read_file
 from leap_rl.running.run_file import begin_run, run_id
 from leap_rl.running.run_lock import run_lock
@@ -54,11 +55,9 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir: Path, keep: int = 3, keep_every: int = 0) -> None:
-        if keep < 1 or keep_every < 0:
-            raise ValueError(f"keep={keep} must be at least 1, and keep_every={keep_every} not negative")
         self.run_dir = run_dir
-        self.keep = keep
-        self.keep_every = keep_every
+        self.keep = integer("keep_checkpoints", keep, least=1)
+        self.keep_every = integer("keep_every", keep_every, least=0)
         self.folder = run_dir / "checkpoints"
         self.running = run_dir / "running"
         self._run: str | None = None
@@ -87,7 +86,7 @@ class Checkpoints:
     @contextmanager
     def alone(self, step: int) -> Iterator[None]:
         """
-        Nobody else goes on with the run meanwhile.
+        Nobody else goes on with the run meanwhile. What a process that was killed left half written goes.
 
         :param step: that whoever goes on with it stands at
         :raises ValueError: if somebody else does, or has gone on from there already
@@ -98,6 +97,7 @@ class Checkpoints:
                 raise ValueError(
                     f"{self.run_dir} has gone on from {step} to {made[-1]} meanwhile: load it again to go on from there"
                 )
+            self.clean()
             yield
 
     def clean(self) -> None:

@@ -153,14 +153,7 @@ def load(name: str) -> Initialization:
     here = "--".join(filter(None, (owner, repository, revision and revision.replace("/", "-"))))
     folder = pulled() / checked_name(here)
     if not folder.is_dir():
-        try:
-            from leap_rl.zoo.hub import pull
-        except ModuleNotFoundError as error:
-            if error.name != "huggingface_hub":
-                raise
-            raise ModuleNotFoundError(
-                f"{name} is on the Hugging Face Hub: to fetch it, pip install 'leap-rl[hub]'", name=error.name
-            ) from None
+        from leap_rl.zoo.hub import pull
 
         folder = pull(f"{owner}/{repository}", here, revision or "main")
     return check(folder)

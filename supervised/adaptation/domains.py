@@ -86,10 +86,8 @@ def _of_multi_cv(name: str, classes: tuple[str, ...]) -> Callable[[str, np.rando
 
 
 def _uci_digits(data_dir: str, rng: np.random.Generator) -> Domain:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise ValueError("UCI digits come with scikit-learn: pip install 'leap-rl[adaptation]'") from None
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     grey = torch.from_numpy(images).view(-1, 1, 8, 8) * (255 / 16)
     x, y = _resized(grey).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long()

@@ -83,10 +83,8 @@ class Transport(Method):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            import ot
-        except ImportError:
-            raise ValueError("optimal transport is POT's: pip install 'leap-rl[adaptation]'") from None
+        import ot
+
         self._plan: Callable[..., Any] = ot.emd
 
     def forward(self, computed: Computed) -> Tensor:

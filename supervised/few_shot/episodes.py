@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from leap_rl.core import Initialization, Job, LearningCurve, MetaLearner, NoPretraining, Report, Task, TaskResult
+from supervised.batch_norm import recompute
 from supervised.few_shot.classes import Part, load_classes
 from supervised.few_shot.comparing import NETWORKS, Comparing, QueryLoss, Shape
 from supervised.images import Images, Minibatches, as_float
-from supervised.learning import ClassifierLearning
+from supervised.learning import ClassifierProcess
 from supervised.networks import Classifier, ConvNet
 from supervised.tasks import ClassificationTask, ClassificationTasks, chosen_device
 
@@ -94,18 +94,27 @@ class EpisodeTask(ClassificationTask):
         torch.func.replace_all_batch_norm_modules_(network)
         return network
 
-    def start(self, job: Job) -> ClassifierLearning:
+    def start(self, job: Job) -> ClassifierProcess:
         drawn = replace(self, episode=job.seed)
         if self.comparison is None:
             return super(EpisodeTask, drawn).start(job)
         device = chosen_device(job.device)
         return Compared(drawn, job, drawn.network_at(job, device), drawn.minibatches(job.seed, False, device))
 
+    def compare(self, model: Comparing, minibatches: Minibatches) -> tuple[Tensor, Tensor]:
+        """
+        :param model: that compares
+        :param minibatches: of an episode
+        :return: logits of the queries, by what the support is, and their labels
+        """
+        (support, labels), (queries, of_queries) = minibatches.next(), minibatches.unseen()
+        return self.logits(lambda x: model.logits(support, labels, x, self.ways), queries), of_queries
+
     def minibatches(self, seed: int, sets_aside: bool, device: torch.device) -> Minibatches:
         return EpisodeMinibatches(self, seed, False, device)
 
 
-class Compared(ClassifierLearning):
+class Compared(ClassifierProcess):
     """An episode of a comparing network: forward, and with ``QueryLoss`` backward."""
 
     task: EpisodeTask
@@ -120,23 +129,16 @@ class Compared(ClassifierLearning):
                 "them on classes to learn from"
             )
         model.train(learns)
-        (support, labels), (queries, of_queries) = minibatches.next(), minibatches.unseen()
         with torch.set_grad_enabled(learns):
-            logits = model.logits(support, labels, queries, task.ways)
+            logits, of_queries = task.compare(model, minibatches)
             loss = model.head.loss(logits, of_queries)
-        self.gradient = None
         if learns:
             scope = {n: p for n, p in model.named_parameters() if n in self.job.initialization.parameters}
             self.gradient = dict(zip(scope, torch.autograd.grad(loss, list(scope.values())), strict=True))
         error = (logits.argmax(dim=1) != of_queries).float().mean().item()
         self.finite = bool(loss.isfinite())
         self.scores = {"test_loss": loss.item(), "test_error": error} if self.finite else {"test_error": error}
-        self.steps = task.steps
-        self.curve = LearningCurve(np.array([self.steps]), np.array([error]), self.steps, 1, maximize=False)
-        self.log_scores()
-
-    def meta_gradient(self) -> Mapping[str, Tensor] | None:
-        return self.gradient
+        self.differentiated([task.steps], [error])
 
 
 def _has_fresh_statistics(model: torch.nn.Module) -> bool:
@@ -284,17 +286,10 @@ def with_statistics(initialization: Initialization, task: EpisodeTask, seed: int
     :param n: how many episodes; the statistics are the mean of theirs
     """
     model = task.network()
-    initialization.apply_to(model)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the mean over all batches
     assert isinstance(model, Comparing)
-    model.train()
-    with torch.no_grad():
-        for episode in np.random.SeedSequence([seed, 1]).generate_state(n).tolist():
-            minibatches = replace(task, episode=episode).minibatches(episode, False, torch.device("cpu"))
-            (support, labels), (queries, _) = minibatches.next(), minibatches.unseen()
-            model.logits(support, labels, queries, task.ways)
+    initialization.apply_to(model)
+    draws = np.random.SeedSequence([seed, 1]).generate_state(n).tolist()
+    episodes = (replace(task, episode=draw).minibatches(draw, False, torch.device("cpu")) for draw in draws)
+    recompute(model, episodes, lambda episode: task.compare(model, episode))
     computed = Initialization.of(model, initialization.scope, initialization.config)
     return replace(computed, parameters=initialization.parameters)

@@ -288,6 +288,8 @@ def at_once(
     check_choices("balancing", balancing, BALANCING)
     for name in tasks:
         check_name(name)
+    if large is not None and large not in tasks:
+        raise ValueError(f"--large {large} is not one of the tasks {', '.join(tasks)}")
     data = str((data_dir or default_data_dir()).absolute())
     if download:
         fetch(data, tasks)

@@ -309,7 +309,7 @@ def found_last(run: Run, folder: Path) -> Path:
     :raises ValueError: if nothing was found yet, or the data is not that of the run
     """
     check_folder(folder, run.settings())
-    found = sorted(path.parents[1] for path in folder.glob("[0-9]*/initialization/config.json"))
+    found = [path.parents[1] for path in folder.glob("[0-9]*/initialization/config.json")]
     if not found:
         raise ValueError(f"{folder} is not finished: the command that began it goes on with it")
-    return found[-1]
+    return max(found, key=lambda path: int(path.name))

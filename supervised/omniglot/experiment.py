@@ -243,7 +243,7 @@ def evaluate_run(run: Run, folder: Path, engine: Engine) -> tuple[dict[str, Task
     :raises ValueError: if nothing was evaluated yet, or the data is not that of the run
     """
     check_folder(folder, run.settings())
-    evaluated = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    evaluated = sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), key=lambda path: int(path.name))
     if not evaluated:
         raise ValueError(f"{folder} was not evaluated yet: the command that began it goes on with it")
     pretraining, held_out = run.alphabets()

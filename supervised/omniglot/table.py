@@ -211,9 +211,11 @@ def table(found: Sequence[Findings], meta_step: int | None = None, reference: st
 
 def _label(found: Sequence[Findings], reference: str) -> str:
     labels = {run.label for run in found}
-    if reference in {"none", *labels}:
+    if reference in labels:
         return reference
     meant = {run.label for run in found if run.learner == reference}
+    if not meant and reference == "none":  # which may not have been run yet
+        return reference
     if len(meant) != 1:
         there = "; ".join(sorted(meant or labels))
         raise ValueError(f"{reference!r} is not one of those compared: name one of {there}")
@@ -243,7 +245,7 @@ def _difference(runs: Sequence[Findings], found: Sequence[Findings], reference: 
     n, label = runs[0].n_pretraining, runs[0].label
     if label == reference:
         return ""
-    theirs = [run for run in found if run.label == reference and (run.n_pretraining == n or reference == "none")]
+    theirs = [run for run in found if run.label == reference and (run.n_pretraining == n or run.learner == "none")]
     mean_of, compared = (
         {(run.seed, frozenset(run.at(meta_step))): _mean(run.at(meta_step), which) for run in of if run.at(meta_step)}
         for of in (runs, theirs)
@@ -256,11 +258,11 @@ def _negative_transfer(found: Sequence[Findings], meta_step: int) -> list[str]:
     said: list[str] = []
     for (n, label), runs in _grouped(found):
         scored = [run for run in runs if run.at(meta_step)]
-        if label == "none" or not scored:
+        if runs[0].learner == "none" or not scored:
             continue
-        same = frozenset(scored[0].at(meta_step))
-        none = {run.seed: run.at(0) for run in found if run.learner == "none" and frozenset(run.at(0)) == same}
-        own, random = ([_mean(scores, 1) for scores in of] for of in ([r.at(meta_step) for r in scored], none.values()))
+        of = (runs[0].n_held_out, runs[0].arithmetic)  # each seed holds out other alphabets
+        none = {r.seed: r.at(0) for r in found if r.learner == "none" and (r.n_held_out, r.arithmetic) == of}
+        own, random = ([_mean(s, 1) for s in each] for each in ([r.at(meta_step) for r in scored], none.values()))
         said += negative_transfer(f"from {n} alphabets {label}", own, "none", random)
     return said
 

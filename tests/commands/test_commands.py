@@ -268,6 +268,11 @@ def test_compare_and_go_on_with_more_seeds_starts_and_games(meta_run: Path, tmp_
     seeds.append({**seeds[0], "seed": 2})  # two tell no spread
     for seed in seeds:
         seed["curve"] = {"steps": [100, 200], "values": [1.0, 2.0]}
+    seeds[2]["diverged"] = True  # what it did before says nothing of random starts
+    file.write_text(json.dumps(longer))
+    assert main([*watched, "--run-dir", str(tmp_path / "other")]) == 2
+    assert "2 curves from scratch: at least 3 seeds" in capsys.readouterr().err
+    seeds[2]["diverged"] = False
     file.write_text(json.dumps(longer))
     assert main([*watched, "--run-dir", str(tmp_path / "watched")]) == 0
     assert main([*watched[:-1], "nature", "--run-dir", str(tmp_path / "nature")]) == 2
@@ -350,7 +355,7 @@ def test_dry_run_says_what_it_costs(capsys: Any, monkeypatch: pytest.MonkeyPatch
     assert "25 tasks: AirRaid" in out and "100 meta steps × 16 tasks = 1,600 visits" in out
     assert "5,000,000 steps = 31,250 updates a visit" in out and "8,000,000,000 steps = 50,000,000 updates" in out
     assert "5,000,000 updates = 800,000,000 steps a visit" in out
-    found = re.search(r"a visit takes some ([\d,]+) s: one that hangs is ended by --task-timeout (\d+)", out)
+    found = re.search(r"a visit takes up to ([\d,]+) s: one that hangs is ended by --task-timeout (\d+)", out)
     assert found and 4 < int(found[2]) / int(found[1].replace(",", "")) < 6
     assert re.search(r"disk: at most [\d,]+ MB", out) and re.search(r" 1 such machines: [\d,.]+ hours", out)
     assert not Path("runs").exists() or "paper" not in " ".join(p.name for p in Path("runs").iterdir())

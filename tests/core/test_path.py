@@ -313,26 +313,30 @@ def test_energy_without_the_loss_is_reptile_exactly() -> None:
 
 @pytest.mark.parametrize("metric", ["length", "energy"])
 def test_by_hand_by_optimizer_and_by_observation_agree(metric: str) -> None:
-    def attached() -> GradientPath:
+    def attached() -> dict[str, torch.Tensor]:
         model = network()
         inner = OPTIMIZERS["sgd"](model.parameters())
         path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
         detach = path.attach(inner)
         train(path, model, inner, 9)
         detach()
+        found = path.meta_gradient()  # the energy's last Δθ is where the parameters are now
         train(None, model, inner, 1)  # no longer seen
-        return path
+        assert path.n_updates == 9
+        return found
 
-    def observed() -> GradientPath:
+    def observed() -> dict[str, torch.Tensor]:
         model = network()
         inner = OPTIMIZERS["sgd"](model.parameters())
         path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
         with path.observe(inner):
             train(None, model, inner, 9)
+        found = path.meta_gradient()
         train(None, model, inner, 1)
-        return path
+        assert path.n_updates == 9
+        return found
 
-    def by_hand() -> GradientPath:
+    def by_hand() -> dict[str, torch.Tensor]:
         model = network()
         inner = OPTIMIZERS["sgd"](model.parameters())
         path = GradientPath(dict(model.named_parameters()), metric)  # type: ignore[arg-type]
@@ -344,15 +348,11 @@ def test_by_hand_by_optimizer_and_by_observation_agree(metric: str) -> None:
             path.before_update(loss)
             inner.step()
             path.after_update()
-        return path
+        return path.meta_gradient()
 
-    first = by_hand()
+    first = flat(list(by_hand().values()))
     for other in (attached(), observed()):
-        assert other.n_updates == 9
-        a, b = flat(list(first.meta_gradient().values())), flat(list(other.meta_gradient().values()))
-        if metric == "energy":  # the energy's last Δθ is where the parameters are now: one update further
-            a, b = a[:0], b[:0]
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(first, flat(list(other.values())))
 
 
 @pytest.mark.parametrize("metric", ["length", "energy"])
@@ -472,16 +472,28 @@ def test_the_loss_is_the_sum_since_gradients_were_zeroed_whichever_parameters_it
 def test_a_parameter_without_a_gradient_contributes_its_step_alone(metric: str) -> None:
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     path = GradientPath({"used": used, "unused": unused}, metric)  # type: ignore[arg-type]
-    inner = torch.optim.SGD([used, unused], lr=0.1)
-    path.attach(inner)
+    inner = torch.optim.SGD([used], lr=0.1)
+    points, losses = [], []
     for _ in range(3):
+        points.append(torch.cat([used, unused]).detach().double())
+        loss = used.square().sum()
+        losses.append(loss.item())
         inner.zero_grad()
-        path.backward(used.square().sum())
+        loss.backward()
+        path.before_update(loss)
         inner.step()
         with torch.no_grad():
-            unused.add_(0.0)
+            unused.add_(0.25)  # as an optimizer of its own would
+        path.after_update()
+    points.append(torch.cat([used, unused]).detach().double())
+    changes = [*np.diff(losses), 0.0]  # the last segment has no Δf
+    lengths = [
+        math.sqrt((b - a).square().sum().item() + df**2) if metric == "length" else 1.0
+        for a, b, df in zip(points[:-1], points[1:], changes, strict=True)
+    ]
     gradient = path.meta_gradient()
-    assert torch.equal(gradient["unused"], torch.zeros(2))
+    expected = torch.full((2,), -sum(0.25 / length for length in lengths))
+    torch.testing.assert_close(gradient["unused"], expected, rtol=1e-5, atol=0)
     assert gradient["used"].isfinite().all() and gradient["used"].norm() > 0
 
 
@@ -563,16 +575,25 @@ def test_the_energy_metric_estimates_its_path_length_from_a_sample() -> None:
     assert path.statistics().length == pytest.approx(true, rel=0.15)
 
 
-def test_the_first_update_that_is_not_finite_is_named() -> None:
+@pytest.mark.parametrize("loss_delta", ["consecutive", "none"])
+@pytest.mark.parametrize("what", ["loss", "gradient", "step"])
+def test_the_first_update_that_is_not_finite_is_named(what: str, loss_delta: str) -> None:
+    """The segment before it may be the first to lack its Δf."""
     p = nn.Parameter(torch.ones(3))
-    path = GradientPath({"p": p}, "length")
+    path = GradientPath({"p": p}, "length", loss_delta=loss_delta)  # type: ignore[arg-type]
     inner = torch.optim.SGD([p], lr=0.01)
     path.attach(inner)
     for i in range(20):
         inner.zero_grad()
-        path.backward(p.sum() / 0 if i == 11 else p.square().sum())
+        loss = p.square().sum()
+        path.backward(loss / 0 if i == 11 and what == "loss" else loss)
+        if i == 11 and what == "gradient":
+            p.grad = p.grad * math.inf  # type: ignore[operator]
+        inner.param_groups[0]["lr"] = math.inf if i == 11 and what == "step" else 0.01
         inner.step()
-    assert path.statistics().non_finite_update in (10, 11)  # the segment before it is the first to lack its Δf
+    statistics = path.statistics()
+    assert statistics.non_finite_update == 11
+    assert 0 < statistics.length < math.inf
 
 
 # -- out of turn, and bad settings -----------------------------------------------------------------

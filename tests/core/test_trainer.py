@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -44,6 +45,7 @@ from leap_rl.core import (
 )
 from leap_rl.core.best import BestInitialization
 from leap_rl.core.meta_settings import sample_batch
+from leap_rl.running.run_lock import run_lock
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,13 @@ def test_sequential_finetuning_ends_where_its_last_task_ended() -> None:
     meta = trainer(SequentialFinetuning(), meta_batch_size=1)
     start = meta.initialization
     meta.learn(1, callback=lambda locals_, globals_: results.extend(locals_["results"]))
-    job = Job(meta.tasks[int(results[0].name[-1])], start, NoPretraining(), 0, return_final=True)
-    assert job.task.run(job, lambda *_: None).final is not None
+    index = int(results[0].name[-1])
+    seed = meta.settings.visit_seed(0, index, visit=0)
+    job = Job(meta.tasks[index], start, NoPretraining(), seed, return_final=True)
+    final = job.task.run(job, lambda *_: None).final
+    assert final is not None
     for name, t in meta.initialization.parameters.items():
-        torch.testing.assert_close(t, start.parameters[name] - results[0].meta_gradient[name])  # type: ignore[index]
+        torch.testing.assert_close(t, final.parameters[name])
 
 
 def test_it_moves_towards_the_middle_of_the_tasks() -> None:
@@ -226,16 +231,29 @@ def test_the_order_of_completion_does_not_matter() -> None:
     assert same_bits(first, trainer(meta_batch_size=4).learn(2).initialization)
 
 
+class Threads(Quadratic):
+    """Says on how many threads it ran, and takes longer than a worker is looked at; it ends before its budget."""
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        result = super().run(job, report)
+        time.sleep(1.0)
+        result.scores = {"threads": torch.get_num_threads()}
+        report(self.steps // 2)
+        return result
+
+
 @pytest.mark.parametrize("engine", [InProcess(), Workers(2)], ids=["in-process", "workers"])
 def test_engines_report_progress_and_run_on_one_thread(engine: Any) -> None:
     torch.set_num_threads(2)
     try:
-        steps: dict[int, int] = {}
-        tasks = Quadratics()
-        jobs = [Job(t, tasks.draw_initialization(None, 0), NoPretraining(), 0) for t in tasks.tasks]
-        done = dict(engine.run(jobs, lambda index, n, score=math.nan: steps.__setitem__(index, n)))
-        assert sorted(done) == [0, 1, 2, 3, 4] and all(done[i].name == f"quadratic-{i}" for i in done)
-        assert isinstance(engine, Workers) or steps == dict.fromkeys(range(5), 12)
+        steps: dict[int, list[int]] = {0: [], 1: []}
+        theta = Quadratics().draw_initialization(None, 0)
+        jobs = [Job(Threads(i), theta, NoPretraining(), 0) for i in range(2)]
+        done = dict(engine.run(jobs, lambda index, n, score=math.nan: steps[index].append(n)))
+        assert sorted(done) == [0, 1] and all(done[i].name == f"quadratic-{i}" for i in done)
+        for index, result in done.items():
+            assert result.scores == {"threads": 1}
+            assert steps[index][-1] == 12 and len(set(steps[index])) > 1, steps
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -412,6 +430,102 @@ def test_an_evaluation_task_without_a_curve_decides_nothing(caplog: Any) -> None
     assert alone.best_initialization is not None
     said = [r.getMessage() for r in caplog.records if "had no learning curve" in r.getMessage()]
     assert len(said) == 1 and said[0].startswith("quadratic-1 had")
+
+
+@dataclass(frozen=True)
+class AliveAtLast(Quadratic):
+    """None of its episodes ends once θ⁰ has moved."""
+
+    def run(self, job: Job, report: Report) -> TaskResult:
+        result = super().run(job, report)
+        if not same_bits(job.initialization, Quadratics().draw_initialization("all", 0)):
+            result.curve = LearningCurve(np.array([]), np.array([]), self.steps, maximize=False)
+        return result
+
+
+@pytest.mark.parametrize("share_scale", [False, True])
+def test_a_task_whose_episodes_do_not_end_decides_nothing_now(share_scale: bool, caplog: Any) -> None:
+    """An agent that stays alive ends none: the others decide, in the units that they have in common."""
+    bests = []
+    for tasks in ([Quadratic(3), AliveAtLast(1)], [Quadratic(3)]):
+        family = Quadratics()
+        family.tasks, family.share_scale = tasks, share_scale
+        meta = trainer(eval_tasks=family, eval_freq=1).learn(2)
+        bests.append(meta)
+    mixed, alone = bests
+    assert mixed.best_initialization is not None and alone.best_initialization is not None
+    assert same_bits(mixed.best_initialization, alone.best_initialization)
+    assert not same_bits(mixed.best_initialization, trainer().initialization)
+    if not share_scale:
+        assert mixed.best_score == pytest.approx(alone.best_score)
+    said = [r.getMessage() for r in caplog.records if "no episode of quadratic-1 ended" in r.getMessage()]
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("share_scale", [False, True])
+def test_a_run_that_goes_on_judges_as_before(share_scale: bool, tmp_path: Path) -> None:
+    def family() -> Quadratics:
+        tasks = Quadratics(3)
+        tasks.share_scale = share_scale
+        return tasks
+
+    whole = trainer(eval_tasks=family(), eval_freq=1).learn(2)
+    trainer(eval_tasks=family(), eval_freq=1, run_dir=tmp_path).learn(1)
+    resumed = MetaTrainer.load(tmp_path, Quadratics(), eval_tasks=family(), engine=InProcess()).learn(1)
+    assert resumed.best_score == whole.best_score
+    assert whole.best_initialization is not None and resumed.best_initialization is not None
+    assert same_bits(whole.best_initialization, resumed.best_initialization)
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, None])
+def test_the_last_meta_step_is_evaluated_whoever_ends_training(stop_at: int | None, tmp_path: Path) -> None:
+    def stop(locals_: dict[str, Any], globals_: dict[str, Any]) -> bool:
+        return locals_["self"].meta_step != stop_at
+
+    meta = trainer(eval_tasks=[Quadratic(1)], eval_freq=3, run_dir=tmp_path, tensorboard_log=tmp_path / "tb")
+    meta.learn(4, callback=stop)
+    evaluated = [step for step, _ in read_tensorboard(tmp_path / "tb" / "Leap_1")["eval/gain"]]
+    assert evaluated == {2: [0, 2], 3: [0, 3], None: [0, 3, 4]}[stop_at]
+    assert MetaTrainer.load(tmp_path, Quadratics(), eval_tasks=[Quadratic(1)]).best_score == meta.best_score
+
+
+def test_tensorboard_means_are_over_all_visits(tmp_path: Path) -> None:
+    """A task may be visited twice in a meta batch."""
+    meta = trainer(tasks=Quadratics(1), meta_batch_size=3, sampling="with_replacement", tensorboard_log=tmp_path)
+    meta.learn(1)
+    areas = [row["area"] for row in meta.history[0]["tasks"]]
+    assert len(set(areas)) == 3
+    logged = read_tensorboard(tmp_path / "Leap_1")
+    assert logged["area/mean"][0][1] == logged["area/task/quadratic-0"][0][1] == pytest.approx(np.mean(areas))
+
+
+def test_a_visit_that_diverged_has_no_area(tmp_path: Path) -> None:
+    class Late(Quadratic):
+        """Diverges in its first visit, after some values."""
+
+        def run(self, job: Job, report: Report) -> TaskResult:
+            result = super().run(job, report)
+            result.status = "ok" if meta[0].meta_step else "non_finite"
+            return result
+
+    family = Quadratics(3)
+    family.tasks[1] = Late(1)
+    meta = [trainer(tasks=family, meta_batch_size=3)]
+    meta[0].learn(2)
+    first, second = ({row["name"]: row for row in step["tasks"]}["quadratic-1"] for step in meta[0].history)
+    assert math.isnan(first["area"]) and math.isnan(first["final_score"])
+    assert math.isfinite(second["area"]) and math.isnan(second["gain"])  # which is its first
+
+
+def test_reading_a_run_leaves_what_another_is_writing(tmp_path: Path) -> None:
+    trainer(run_dir=tmp_path).learn(1)
+    half = tmp_path / "checkpoints" / ".000002-unfinished-x"
+    half.mkdir()
+    with run_lock(tmp_path / "checkpoints", "another"):
+        read = MetaTrainer.load(tmp_path, Quadratics(), engine=InProcess())
+        assert half.is_dir()
+    read.learn(1)
+    assert not half.exists()
 
 
 def test_the_best_initialization_is_the_one_that_evaluation_liked_best(tmp_path: Path) -> None:

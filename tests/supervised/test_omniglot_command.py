@@ -166,14 +166,26 @@ def test_the_table_compares_what_ran_as_long() -> None:
 
 
 def test_negative_transfer_is_warned_of_below_the_table(caplog: pytest.LogCaptureFixture) -> None:
-    def run(learner: str, seed: int, step: int, area: float) -> Findings:
-        return Findings(learner, 20, seed, None, False, 100, 5, {step: {"A": (50, area - 1), "B": (50, area + 1)}})
+    def run(learner: str, seed: int, step: int, area: float, arithmetic: str = "exact") -> Findings:
+        scores = {f"A{seed}": (50.0, area - 1), f"B{seed}": (50.0, area + 1)}  # each seed holds out other alphabets
+        return Findings(learner, 20, seed, None, False, 100, 5, {step: scores}, arithmetic=arithmetic)
 
     found = [run("none", seed, 0, 40 + seed) for seed in range(3)]
+    found += [run("none", seed, 0, 60 - 9 * seed, "fast") for seed in range(3)]
     found += [run("leap", seed, 15, 45) for seed in range(2)] + [run("maml", seed, 15, 30) for seed in range(2)]
     said = "Negative transfer: from 20 alphabets leap is 4.0 standard deviations behind none in the area (3 seeds)."
     assert [line for line in table(found).splitlines() if line.startswith("Negative")] == caplog.messages == [said]
     assert "Negative" not in table([run for run in found if run.seed == 0])
+
+
+def test_runs_of_fast_arithmetic_have_their_own_reference() -> None:
+    def run(learner: str, step: int, error: float) -> Findings:
+        scores: dict[int, dict[str, tuple[float, float]]] = {step: {"A": (error, error)}}
+        return Findings(learner, 20, 0, None, False, 100, 5, scores, arithmetic="fast")
+
+    text = table([run("none", 0, 80), run("leap", 15, 50)])
+    assert "differences are to none, fast, in points" in text
+    assert "| leap, fast | 20 | 1 | 50.0 (50.0 to 50.0) | -30.0 |" in text
 
 
 def test_the_interval_holds_the_variation_of_seeds_and_of_alphabets() -> None:

@@ -11,10 +11,12 @@ import torch
 
 from leap_rl.core import Engine, InProcess, Job, Leap
 from supervised.command_line import run_command
+from supervised.joint import JointTrainer
 from supervised.multihead import MultiHeadTrainer
 from supervised.omniglot.__main__ import app
 from supervised.omniglot.experiment import Run
 from supervised.omniglot.table import collect
+from supervised.sharing import HardSharing
 from supervised.together import Together
 from tests.supervised.noise import NoiseFamily
 
@@ -49,6 +51,18 @@ def test_multihead_finetuning_computes_so_too() -> None:
     for arithmetic in ("exact", "fast"):
         tasks = [dataclasses.replace(task, arithmetic=arithmetic) for task in NoiseFamily(2).tasks]
         trained = MultiHeadTrainer(tasks, 0.01, seed=0, device="cpu").learn(4).initialization.parameters
+        weights.append(torch.cat([t.flatten() for t in trained.values()]))
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(weights[1], weights[0], rtol=0.05, atol=0.01)
+
+
+def test_joint_training_computes_so_too() -> None:
+    weights = []
+    for arithmetic in ("exact", "fast"):
+        tasks = [dataclasses.replace(task, arithmetic=arithmetic) for task in NoiseFamily(2).tasks]
+        torch.manual_seed(0)
+        network = HardSharing([4, 4], channels=1, image_size=16, n_blocks=4, n_filters=8)
+        trained = JointTrainer(network, tasks, 0.01, 1, 4, device="cpu").learn().initialization.parameters
         weights.append(torch.cat([t.flatten() for t in trained.values()]))
     assert not torch.equal(*weights)
     torch.testing.assert_close(weights[1], weights[0], rtol=0.05, atol=0.01)

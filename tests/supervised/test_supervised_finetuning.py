@@ -104,9 +104,7 @@ def test_statistics_are_recomputed_on_the_target() -> None:
     with torch.no_grad():
         layer = network.encoder[0].double()(of.images().train.double())
     torch.testing.assert_close(buffers["encoder.1.running_mean"].double(), layer.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    variance = layer.view(5, 8, *layer.shape[1:]).transpose(1, 2).flatten(2).var(2).mean(0)  # of 5 minibatches' mean
     assert (buffers["encoder.1.running_var"].double() / layer.var((0, 2, 3)) - 1).abs().max() < 0.1
-    assert variance.isfinite().all()
     assert int(buffers["encoder.1.num_batches_tracked"]) == 5
 
 

@@ -96,6 +96,8 @@ def test_it_learns_from_there(name: str, encoder: Initialization) -> None:
     model.learn(32)
     trained = [p for extractor in extractors(model) for p in extractor.parameters()]
     assert all(p.isfinite().all() for p in trained)
+    start = list(encoder.parameters.values())
+    assert any(not torch.equal(p, start[i % len(start)]) for i, p in enumerate(trained))  # it is not frozen
 
 
 @pytest.mark.parametrize("name", ["PPO", "DQN", "RecurrentPPO"])

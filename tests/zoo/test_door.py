@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from leap_rl import Initialization, zoo
+from leap_rl.cli import main
 from leap_rl.core import InitializationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,11 +107,11 @@ def test_the_short_name_has_what_it_had_and_a_star_import_replaces_no_builtin(tm
         _ = short.lod
 
 
-def test_the_hub_without_its_extra_is_one_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_without_its_extra_is_one_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delitem(sys.modules, "leap_rl.zoo.hub", raising=False)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"^hf://owner/name is on the .* pip install 'leap-rl\[hub\]'$"
-    ) as raised:
-        Initialization.load("hf://owner/name")
-    assert raised.value.name == "huggingface_hub" and raised.value.__suppress_context__
+    assert main(["train", "Pong", "--init", "hf://owner/name", "--run-dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"leap-rl: huggingface_hub is not installed: pip install .*\[hub\]'?\n", said), said

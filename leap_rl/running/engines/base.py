@@ -52,7 +52,7 @@ class Engine(ABC):
     """
     Runs jobs. It needs to know nothing of what they learn, so a cluster is one more engine.
 
-    Every engine of core gives the same results to the bit: a job carries its seed, and runs on one torch thread
+    All engines give the same results to the bit: a job carries its seed, and runs on one torch thread
     (one and two threads add in different orders). One that adds in an order of its own names its ``arithmetic``, and a
     run that began with it goes on with it.
     """
@@ -72,6 +72,7 @@ class Engine(ABC):
         failed_before: set[int] = set()
         for index, outcome in self.outcomes(jobs, waiting, on_progress):
             if not isinstance(outcome, BaseException):
+                on_progress(index, jobs[index].steps)  # the last that it said itself may be of before its end
                 yield index, outcome
                 continue
             error = described(outcome)

@@ -20,7 +20,9 @@ from contextlib import suppress
 from typing import Any
 
 import cloudpickle
+import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from leap_rl.running.engines.base import (
     Engine,
@@ -33,12 +35,6 @@ from leap_rl.running.engines.base import (
     ended_late,
 )
 from leap_rl.running.engines.process import run_job
-
-try:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-except ImportError:
-    raise ImportError("RayEngine needs Ray: pip install 'leap-rl[ray]'") from None
 
 _log = logging.getLogger(__name__)
 
@@ -137,8 +133,6 @@ class RayEngine(Engine):
                         on_progress(run.index, *steps)
                     if reference in done:
                         outcome = _outcome(reference)
-                        if not isinstance(outcome, TaskError):
-                            on_progress(run.index, jobs[run.index].steps)
                     elif self.task_timeout is not None and run.seconds > self.task_timeout:
                         ray.cancel(reference, force=True)
                         outcome = ended_late(jobs[run.index], run.seconds, steps[0] if steps else 0, self.task_timeout)

@@ -70,8 +70,9 @@ class Workers(Engine):
                         board[run.index] = (0, 0, math.nan)
                         running[_submit(run.worker, jobs[run.index], board, run.index)] = run
                     done = wait(running, timeout=self.POLL_SECONDS, return_when=FIRST_COMPLETED).done
-                    for index, (_, steps, score) in enumerate(board.tolist()):
-                        on_progress(index, steps, score)
+                    for run in running.values():
+                        _, steps, score = board[run.index].tolist()
+                        on_progress(run.index, steps, score)
                     now = time.monotonic()
                     # While this process was stopped (by Ctrl-Z for one), no worker's time counts.
                     passed, looked_at = min(now - looked_at, 1.0), now
