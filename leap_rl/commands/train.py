@@ -156,9 +156,9 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         else:
             of = (settings.agent, env, settings.game, settings.env, settings.timesteps)
             model = new_model(*of, settings.seed, settings.device)
-        held: list[FineTune] = [FineTune(*strategies, goes_on=bool(saved))] if strategies else []
+        held: list[FineTune] = [FineTune(*strategies)] if strategies else []
         if settings.freeze_encoder_steps:
-            held.append(FreezeEncoder(settings.freeze_encoder_steps, goes_on=bool(saved)))
+            held.append(FreezeEncoder(settings.freeze_encoder_steps))
         if settings.encoder_lr_factor != 1:
             held.append(SlowEncoder(settings.encoder_lr_factor))
         for each in held:
@@ -168,6 +168,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
         if saved:
             _remember_start(strategies, model, folder / START)
             last = go_on(model, saved)
+            for each in held:
+                each.resume(model)
             if model.num_timesteps >= settings.timesteps:
                 agent = folder / "agent.zip"
                 # Interrupted between the two.

@@ -71,11 +71,20 @@ class Strategy:
         """
         self.blocks_here = blocks
 
-    def knows(self, blocks: Blocks) -> bool:
-        """Whether it was at work on this network, and on no other since."""
-        tensors = tensors_of(blocks)
-        known = self._begun_with
-        return len(known) == len(tensors) and all(a is b for a, b in zip(known, tensors, strict=True))
+    def begins(self, blocks: Blocks, fresh: bool) -> bool:
+        """
+        Whether it begins on a network.
+
+        :param blocks: of the network
+        :param fresh: whether its training begins; in one that goes on a strategy begins that was not at work on this
+            network before, or on another since
+        """
+        tensors, known = tensors_of(blocks), self._begun_with
+        return fresh or len(known) != len(tensors) or any(a is not b for a, b in zip(known, tensors, strict=True))
+
+    def begun(self, blocks: Blocks) -> None:
+        """It is at work on this network, or was in another process."""
+        self._begun_with = tensors_of(blocks)
 
     def begin(self, fresh: bool = True, seed: int = 0) -> None:
         """
@@ -208,8 +217,7 @@ class FineTuning:
     :param strategies: to follow
     :param blocks: of the network, see ``blocks_of``; what the optimizer does not move is left out
     :param optimizer: that moves it, or several, such as one for the actor and one for the critic
-    :param fresh: whether the training begins here, or goes on; ``None``: those strategies go on that were at work on
-        this network before, and others begin
+    :param fresh: whether the training begins here, or goes on, see ``Strategy.begins``
     :param seed: of what strategies draw
     :raises ValueError: for blocks that are not there, and for rates with which nothing would be learned
     """
@@ -219,7 +227,7 @@ class FineTuning:
         strategies: Sequence[Strategy],
         blocks: Blocks,
         optimizer: Optimizer | Sequence[Optimizer],
-        fresh: bool | None = True,
+        fresh: bool = True,
         seed: int = 0,
     ) -> None:
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
@@ -259,13 +267,13 @@ class FineTuning:
         if (finetuning := _at_work.get(optimizer)) is not None:
             finetuning.end()
 
-    def add(self, strategies: Sequence[Strategy], fresh: bool | None = True, seed: int = 0) -> None:
+    def add(self, strategies: Sequence[Strategy], fresh: bool = True, seed: int = 0) -> None:
         """As the constructor."""
         check([*self.strategies, *strategies], self.blocks, self._parts)
         # What holds on to the start holds on to it as it was given.
         for strategy in sorted(strategies, key=lambda strategy: strategy.changes_start):
-            strategy.begin(not strategy.knows(self.blocks) if fresh is None else fresh, seed)
-            strategy._begun_with = tensors_of(self.blocks)
+            strategy.begin(strategy.begins(self.blocks, fresh), seed)
+            strategy.begun(self.blocks)
         self.strategies += strategies
         self.at(self._progress)
 

@@ -68,17 +68,15 @@ class FineTune(BaseCallback):
     ``learn``; a plain SB3 model needs such a callback there, be it one without strategies.
 
     :param strategies: to follow. One that was at work on this model before goes on where ``learn`` does not reset the
-        steps; others begin
-    :param goes_on: whether the training was begun with these strategies by another process
+        steps; others begin, unless ``resume`` says that another process began with them
     :raises ValueError: where training begins, for a network of outputs alone, a block that is not there or that would
         learn before the first update, rates with which nothing would be learned (by one of the optimizers, where actor
         and critic have one each), and algorithms that are moved by line search
     """
 
-    def __init__(self, *strategies: Strategy, goes_on: bool = False) -> None:
+    def __init__(self, *strategies: Strategy) -> None:
         super().__init__()
         self.strategies = strategies
-        self.goes_on = goes_on
 
     def check(self, model: BaseAlgorithm, timesteps: int | None = None, n_envs: int | None = None) -> None:
         """
@@ -101,10 +99,15 @@ class FineTune(BaseCallback):
 
     def begins(self, model: BaseAlgorithm) -> list[Strategy]:
         """Those strategies that were not at work in this training before."""
-        if model.num_timesteps == 0:
-            return list(self.strategies)
         blocks, _ = _moved(model)
-        return [] if self.goes_on else [strategy for strategy in self.strategies if not strategy.knows(blocks)]
+        return [strategy for strategy in self.strategies if strategy.begins(blocks, model.num_timesteps == 0)]
+
+    def resume(self, model: BaseAlgorithm) -> None:
+        """:param model: that another process trained with these strategies, and that goes on here"""
+        blocks, _ = _moved(model)
+        for strategy in self.strategies:
+            strategy.bind(blocks)
+            strategy.begun(blocks)
 
     def _check_first_update(self, blocks: Blocks, done: int, first: int, timesteps: int) -> None:
         # As soon as it has begun: what grows from a rate of 0 is not frozen.
@@ -123,7 +126,7 @@ class FineTune(BaseCallback):
         model, running = self.model, self._running
         self.check(model, model._total_timesteps)
         changes_start = any(strategy.changes_start for strategy in self.begins(model))
-        fresh = True if self.num_timesteps == 0 else False if self.goes_on else None
+        fresh = self.num_timesteps == 0
         # Of the seed alone a training that goes on would draw the same again.
         seeds = None if model.seed is None else [model.seed, self.num_timesteps]
         seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])

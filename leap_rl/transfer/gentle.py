@@ -20,15 +20,14 @@ class FreezeEncoder(FineTune):
     Train the head alone first, then everything: ``FineTune(LPFT())``, its probe counted in steps.
 
     :param steps: for so many steps of the environments the encoder stays as it is; at least a rollout
-    :param goes_on: as of ``FineTune``
     """
 
-    def __init__(self, steps: int, goes_on: bool = False) -> None:
+    def __init__(self, steps: int) -> None:
         if steps < 1:
             raise ValueError(f"steps={steps} must be at least 1")
         self.steps = steps
         self.probe = LPFT()
-        super().__init__(self.probe, goes_on=goes_on)
+        super().__init__(self.probe)
 
     def check(self, model: BaseAlgorithm, timesteps: int | None = None, n_envs: int | None = None) -> None:
         """

@@ -282,10 +282,10 @@ def test_relative_gradient_norms_are_those_of_the_gradients() -> None:
         step = -0.1 * finetuning.rates["encoder.0"] * gradient
         torch.testing.assert_close(model.encoder[0].weight - before["encoder.0.weight"], step, rtol=1e-3, atol=1e-6)
     optimizer.zero_grad()
-    FineTuning([strategy], blocks_of(model), optimizer, fresh=None).end()  # goes on
+    FineTuning([strategy], blocks_of(model), optimizer, fresh=False).end()  # goes on
     assert len(strategy._norms) == 3
     other = net()
-    FineTuning([strategy], blocks_of(other), sgd(other), fresh=None).end()
+    FineTuning([strategy], blocks_of(other), sgd(other), fresh=False).end()
     assert not strategy._norms
 
 
@@ -329,12 +329,13 @@ def test_a_training_that_goes_on_keeps_its_start() -> None:
     assert all(torch.equal(a, b) for a, b in zip(start, strategy._start.values(), strict=True))
     shrunk = ShrinkPerturb(0.5, 0.0)
     before = tensors(model)
+    shrunk.begun(blocks_of(model))  # by another process
     FineTuning([shrunk], blocks_of(model), optimizer, fresh=False).end()
     assert same(before, tensors(model))
-    FineTuning([shrunk, strategy], blocks_of(model), optimizer, fresh=None).end()
+    FineTuning([shrunk, strategy], blocks_of(model), optimizer, fresh=False).end()
     assert same(before, tensors(model)) and all(map(torch.equal, start, strategy._start.values()))
     other = net(1)
-    FineTuning([shrunk, strategy], blocks_of(other), sgd(other), fresh=None).end()
+    FineTuning([shrunk, strategy], blocks_of(other), sgd(other), fresh=False).end()
     assert torch.equal(other.encoder[0].weight, 0.5 * net(1).encoder[0].weight)
     assert torch.equal(next(iter(strategy._start.values())), net(1).encoder[0].weight)
 

@@ -19,7 +19,6 @@ from leap_rl import Initialization, LeapA2C
 from leap_rl.core import (
     LPFT,
     Discriminative,
-    FineTuning,
     GradualUnfreezing,
     LinearProbe,
     RelativeGradientNorm,
@@ -295,7 +294,9 @@ def test_noise_is_drawn_from_the_seed_of_the_run_and_again_where_another_process
         model = made()
         model.seed, model.num_timesteps = seed, steps
         strategy = SoftShrinkPerturb()
-        callback = FineTune(strategy, goes_on=goes_on)
+        callback = FineTune(strategy)
+        if goes_on:
+            callback.resume(model)
         callback.init_callback(model)
         model._total_timesteps = 100
         callback.num_timesteps = steps
@@ -320,7 +321,7 @@ def test_what_was_shrunk_is_in_the_target_network_too() -> None:
         with torch.no_grad():
             pairs[0][0].zero_()
         strategy = ShrinkPerturb(0.5, 0.0)
-        FineTuning([strategy], blocks_of(model), list(optimizers(model.policy).values()), fresh=False).end()
+        FineTune(strategy).resume(model)
         now = state(model)
         model.learning_starts = model.target_update_interval = 1000
         model.learn(1, callback=FineTune(strategy), reset_num_timesteps=False)
@@ -348,7 +349,9 @@ def test_a_strategy_that_would_be_over_before_the_first_update_is_refused() -> N
     model = made().learn(50)
     with pytest.raises(ValueError, match="would freeze nothing: this training goes on, and has made 50"):
         model.learn(20, callback=FreezeEncoder(20), reset_num_timesteps=False)
-    model.learn(20, callback=FreezeEncoder(20, goes_on=True), reset_num_timesteps=False)
+    frozen = FreezeEncoder(20)
+    frozen.resume(model)
+    model.learn(20, callback=frozen, reset_num_timesteps=False)
 
 
 def test_an_observed_model_learns_whole_after_an_interruption() -> None:
