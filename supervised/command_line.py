@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -26,6 +28,33 @@ Seeds = Annotated[
     tuple[Annotated[int, Parameter(validator=Number(gte=0, lt=2**31))], ...],
     Parameter(consume_multiple=True, negative=()),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """From what runs are made, and how many."""
+
+    data_dir: Path | None = None
+    """folder of the data; without it $LEAP_RL_DATA (omniglot in it), or leap_rl's folder in the user's cache"""
+    download: bool = False
+    """what is not there of the data, with torchvision"""
+    seeds: Seeds = (0,)
+    """of the runs"""
+    root: Path | None = None
+    """folder of the runs; without it that of the experiment in runs"""
+    dry_run: bool = False
+    """print what would be run, in images"""
+
+    def data(self, default: Callable[[], Path], fetch: Callable[[str], object]) -> str:
+        """
+        :param default: folder of the data where none is named
+        :param fetch: downloads to it what is not there
+        """
+        data = str((self.data_dir or default()).absolute())
+        if self.download:
+            fetch(data)
+        return data
 
 
 @Parameter(name="*")
@@ -96,8 +125,33 @@ class WhereTogether(Where):
     (extra ray; docs/scaling.md); auto is together on a GPU, else workers"""
 
 
-IN_WORKERS, IN_PROCESS, ANYWHERE = Where(), Here(), WhereTogether()
+MADE, IN_WORKERS, IN_PROCESS, ANYWHERE = Made(), Where(), Here(), WhereTogether()
 """Without options."""
+
+
+def add_table(app: App, run: str, column: str, less: str = "") -> None:
+    """
+    Give an experiment the command ``table``.
+
+    :param run: kind of its runs, as module:class, which is imported when the command is given
+    :param column: in which runs are compared, as of ``experiments.table``
+    :param less: what others are compared with by default; ``""``: nothing
+    """
+
+    @app.command(name="table")
+    def table(*roots: Path, less: str = less, figure: Path | None = None, save: Path | None = None) -> None:
+        """
+        Print what the runs showed, and what is missing.
+
+        :param roots: folders of runs, and files that --save wrote, together; without one that of the experiment in runs
+        :param less: what differences are taken to, on the same seeds; empty: none
+        :param figure: PNG to write: the error of each
+        :param save: JSON to write, with all that table and figure need
+        """
+        from supervised.experiments import show
+
+        module, _, name = run.partition(":")
+        show(roots, getattr(import_module(module), name), column, less, figure, save)
 
 
 def run_all(runs: Mapping[str, Callable[[], None]]) -> None:

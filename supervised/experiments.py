@@ -111,12 +111,17 @@ class Found:
         return ", ".join([*filter(None, self.cells.values()), *(f"{k} {v}" for k, v in self.apart.items())])
 
 
-def make_runs(runs: Sequence[Run], root: Path, engine: Engine, dry_run: bool = False) -> None:
+def root_of(kind: type[Run]) -> Path:
+    """Where runs are made and looked for if nothing else is said."""
+    return Path("runs") / kind.experiment
+
+
+def make_runs(runs: Sequence[Run], root: Path | None, engine: Engine, dry_run: bool = False) -> None:
     """
     Make runs, those that are there already go on, or say what would be made.
 
     :param runs: to make
-    :param root: folder of their folders
+    :param root: folder of their folders; ``None``: that of the experiment in runs
     :param engine: where tasks run
     :param dry_run: only say
     :raises ValueError: before any of them begins, if one can't be
@@ -125,6 +130,7 @@ def make_runs(runs: Sequence[Run], root: Path, engine: Engine, dry_run: bool = F
     runs = list(dict.fromkeys(runs))
     if not runs:
         raise ValueError("nothing to run: an option that takes several was given none")
+    root = root or root_of(type(runs[0]))
     images = [run.images() for run in runs]
     for run in runs:
         check_folder(root / run.name, run.settings())
@@ -323,14 +329,14 @@ def show(
     """
     What the command ``table`` of an experiment does.
 
-    :param roots: folders of runs, and files that it saved before
+    :param roots: folders of runs, and files that it saved before; none: that of the experiment in runs
     :param run: of the experiment
     :param column: as of ``table``
     :param less: the reference of ``table``; ``""``: none
     :param figure: PNG to write, if any
     :param save_to: JSON to write, if any
     """
-    found = collect(roots, run.experiment)
+    found = collect(roots or (root_of(run),), run.experiment)
     always = run.reference if less == run.reference.get(column) else None
     printed = table(found, column, less or None, always)
     if figure is not None:

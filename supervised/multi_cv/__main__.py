@@ -12,7 +12,10 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from leap_rl.ending import run_program
-from supervised.command_line import IN_WORKERS, Ints, Names, Positive, Seeds, Where, run_all, run_command
+from supervised.command_line import IN_WORKERS, MADE, Made, Names, Positive, Where, run_all, run_command
+from supervised.distillation.command import app as distillation
+from supervised.multi_task.command import app as multi_task
+from supervised.zero_shot.command import app as zero_shot
 
 if TYPE_CHECKING:
     from leap_rl.core import Engine
@@ -28,6 +31,7 @@ PRESETS: dict[str, dict[str, int | None]] = {
     "cpu": {"meta_steps": 10, "meta_batch_size": 5, "passes": 10, "batch_size": 64, "limit": 3000},
     "paper": {"meta_steps": 200, "meta_batch_size": 10, "passes": 100, "batch_size": 64, "limit": None},
 }
+ROOT = Path("runs/multi_cv")
 LEARNERS = ("none", "leap", "leap-sgd", "reptile", "multihead", "hat-none", "hat", "progressive")
 BatchNorm = Literal["update", "freeze", "recompute"]
 
@@ -35,42 +39,35 @@ BatchNorm = Literal["update", "freeze", "recompute"]
 @app.command
 def train(
     *,
-    data_dir: Path | None = None,
-    download: bool = False,
+    made: Made = MADE,
     preset: Preset = "quick",
     learners: Names = LEARNERS,
     held_out: Names = (),
-    seeds: Seeds = (0,),
     meta_steps: Positive | None = None,
     meta_batch_size: Positive | None = None,
     passes: Positive | None = None,
     batch_size: Positive | None = None,
     limit: Positive | None = None,
     where: Where = IN_WORKERS,
-    root: Path = Path("runs/multi_cv"),
-    dry_run: bool = False,
 ) -> None:
     """
     Learn from all data sets that are there but one, and then the one that is held out. Runs that are there go on.
 
-    :param data_dir: of the data sets; without it $LEAP_RL_DATA, or leap_rl's folder in the user's cache
-    :param download: those data sets that are not there, with torchvision; it has neither notmnist nor facescrub
+    Torchvision can download all data sets but notmnist and facescrub.
+
+    :param made: which runs, and from what
     :param preset: quick, cpu or paper: meta steps, meta batch, passes, batch, limit
     :param learners: none, leap, leap-sgd, reptile, multihead, hat-none, hat, progressive, and hat-sequential and
         progressive-sequential
     :param held_out: data sets, each held out in turn; without it all that are there, of the preset quick the first
-    :param seeds: of the runs
     :param meta_steps: in place of the preset's
     :param meta_batch_size: in place of the preset's
     :param passes: over the held-out data set, in place of the preset's
     :param batch_size: in place of the preset's
     :param limit: images of a data set, in place of the preset's
     :param where: it runs
-    :param root: folder of the runs
-    :param dry_run: print what would be run, in images
     """
-    from supervised.multi_cv.data import DATA_SETS, available, check_name, default_data_dir, load
-    from supervised.multi_cv.data import download as fetch
+    from supervised.multi_cv.data import DATA_SETS, available, check_name, default_data_dir, download, load
     from supervised.multi_cv.experiment import LEARNERS as KNOWN
     from supervised.multi_cv.experiment import Run
     from supervised.runs import check_folder
@@ -80,10 +77,9 @@ def train(
             raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
     for name in held_out:
         check_name(name)
-    data = (data_dir or default_data_dir()).absolute()
-    if download:
-        fetch(str(data), [*held_out, *(name for name, d in DATA_SETS.items() if d.torchvision is not None)])
-    if data_dir is not None and not data.is_dir():
+    wanted = [*held_out, *(name for name, d in DATA_SETS.items() if d.torchvision is not None)]
+    data = Path(made.data(default_data_dir, lambda data: download(data, wanted)))
+    if made.data_dir is not None and not data.is_dir():
         raise ValueError(f"there is no folder {data}: --data-dir names that of the data sets")
     there = available(str(data))
     for name in held_out:
@@ -105,12 +101,13 @@ def train(
             seed=seed,
             **budget,
         )
-        for seed in seeds
+        for seed in made.seeds
         for name in held_out or (there[:1] if preset == "quick" else there)
         for learner in learners
     )
     if not runs:
         raise ValueError("nothing to run: give at least one of --learners and --seeds, or leave them out")
+    root = made.root or ROOT
     for run in runs:
         run.data_sets()  # says what is wrong with the data
         check_folder(root / run.name, run.settings(), run.budget())
@@ -119,7 +116,7 @@ def train(
     for name in DATA_SETS:
         if name not in there:
             print(f"Not there: {name}. To have it: {DATA_SETS[name].how_to_get(data)}")
-    if dry_run:
+    if made.dry_run:
         images = [run.images() for run in runs]
         for run, (pretraining, evaluation) in zip(runs, images, strict=True):
             print(f"{run.name}: {pretraining:,} images in pretraining, {evaluation:,} on {run.held_out}")
@@ -221,7 +218,7 @@ def table(
     from supervised.multi_cv.table import save as write
     from supervised.multi_cv.table import table as markdown
 
-    found = collect(*(roots or (Path("runs/multi_cv"),)))
+    found = collect(*(roots or (ROOT,)))
     shown = at_budget(found, meta_steps)
     if figure is not None:
         plot(shown, figure)
@@ -230,231 +227,8 @@ def table(
     print(markdown(shown))
 
 
-multi_task = App("multi-task", help="Several data sets at once in one network: what they share, and how.")
-app.command(multi_task)
-
-MULTI_TASK_ROOT = Path("runs/multi-task")
-# Passes of 20 updates, and images of a data set at most.
-MULTI_TASK_PRESETS: dict[str, tuple[int, int]] = {"quick": (3, 400), "cpu": (25, 3000)}
-SHARING = ("single", "hard", "soft", "cross-stitch")
-
-
-@multi_task.default
-def at_once(
-    *,
-    data_dir: Path | None = None,
-    download: bool = False,
-    preset: Literal["quick", "cpu"] = "quick",
-    tasks: Names = ("mnist", "fashion-mnist", "gtsrb"),
-    sharing: Names = SHARING,
-    balancing: Names = ("equal",),
-    large: str | None = None,
-    factor: Annotated[float, Parameter(validator=Number(gt=0))] = 100.0,
-    seeds: Seeds = (0,),
-    passes: Positive | None = None,
-    limit: Positive | None = None,
-    n_filters: Positive = 32,
-    root: Path = MULTI_TASK_ROOT,
-    dry_run: bool = False,
-) -> None:
-    """
-    Learn all tasks in every update. Runs that are there go on.
-
-    :param data_dir: as of train
-    :param download: as of train
-    :param preset: quick or cpu: passes and limit
-    :param tasks: data sets
-    :param sharing: single, hard, soft, cross-stitch
-    :param balancing: equal, scale, uncertainty, imtl-l, dynamic, pcgrad, mgda
-    :param large: data set whose loss is multiplied with the factor, as another unit of it would, but for single;
-        without it none
-    :param factor: of the large loss
-    :param seeds: of the runs
-    :param passes: of 20 updates, in place of the preset's
-    :param limit: images of a data set, in place of the preset's
-    :param n_filters: of each convolution
-    :param root: folder of the runs
-    :param dry_run: print what would be run, in images
-    """
-    from leap_rl.core import InProcess
-    from supervised.balancing import BALANCING
-    from supervised.experiments import check_choices, make_runs
-    from supervised.multi_cv.data import check_name, default_data_dir
-    from supervised.multi_cv.data import download as fetch
-    from supervised.multi_task.experiment import SHARING as KNOWN
-    from supervised.multi_task.experiment import MultiTaskRun
-
-    check_choices("sharing", sharing, KNOWN)
-    check_choices("balancing", balancing, BALANCING)
-    for name in tasks:
-        check_name(name)
-    if large is not None and large not in tasks:
-        raise ValueError(f"--large {large} is not one of the tasks {', '.join(tasks)}")
-    data = str((data_dir or default_data_dir()).absolute())
-    if download:
-        fetch(data, tasks)
-    n_passes, most = MULTI_TASK_PRESETS[preset]
-    shape = (passes or n_passes, limit or most, n_filters)
-    loss = (None, 1.0) if large is None else (large, factor)
-    # Alone no task has anything to be balanced with, nor to be larger than.
-    runs = [
-        MultiTaskRun(data, seed, shared, balanced, tuple(tasks), *shape, *of_loss)
-        for seed in seeds
-        for shared in sharing
-        for balanced, of_loss in (
-            [("equal", (None, 1.0))] if shared == "single" else [(balanced, loss) for balanced in balancing]
-        )
-    ]
-    make_runs(runs, root, InProcess(), dry_run)
-
-
-@multi_task.command(name="table")
-def multi_task_table(*roots: Path, less: str = "single", figure: Path | None = None, save: Path | None = None) -> None:
-    """
-    Print what the runs showed, and what is missing.
-
-    :param roots: folders of runs, and files that --save wrote, together; without one runs/multi-task
-    :param less: the sharing to which differences of the mean error are taken, on the same seeds; but for single with
-        the same balancing and losses; empty: none
-    :param figure: PNG to write: the mean error of each
-    :param save: JSON to write, with all that table and figure need
-    """
-    from supervised.experiments import show
-    from supervised.multi_task.experiment import MultiTaskRun
-
-    show(roots or (MULTI_TASK_ROOT,), MultiTaskRun, "sharing", less, figure, save)
-
-
-distillation = App("distill", help="A small network that also learns from a large one.")
-app.command(distillation)
-
-DISTILLATION_ROOT = Path("runs/distillation")
-
-
-@distillation.default
-def distill(
-    *,
-    data_dir: Path | None = None,
-    download: bool = False,
-    preset: Literal["quick", "cpu"] = "quick",
-    data_sets: Names = ("fashion-mnist",),
-    n_filters: Ints = (8,),
-    seeds: Seeds = (0,),
-    passes: Positive | None = None,
-    limit: Positive | None = None,
-    root: Path = DISTILLATION_ROOT,
-    dry_run: bool = False,
-) -> None:
-    """
-    Learn each data set with a student alone, and with one that has a teacher of 64 filters. Runs that are there are not
-    made again.
-
-    :param data_dir: as of train
-    :param download: as of train
-    :param preset: quick or cpu: passes and limit
-    :param data_sets: each learned in turn
-    :param n_filters: of the student
-    :param seeds: of the runs
-    :param passes: over the images, in place of the preset's
-    :param limit: images of a data set, in place of the preset's
-    :param root: folder of the runs
-    :param dry_run: print what would be run, in images
-    """
-    from leap_rl.core import InProcess
-    from supervised.distillation import DistillationRun
-    from supervised.experiments import make_runs
-    from supervised.multi_cv.data import check_name, default_data_dir
-    from supervised.multi_cv.data import download as fetch
-
-    for name in data_sets:
-        check_name(name)
-    data = str((data_dir or default_data_dir()).absolute())
-    if download:
-        fetch(data, data_sets)
-    n_passes, most = {"quick": (2, 1000), "cpu": (10, 3000)}[preset]
-    runs = [
-        DistillationRun(data, seed, name, student, n, passes or n_passes, limit or most)
-        for seed in seeds
-        for name in data_sets
-        for n in n_filters
-        for student in ("alone", "distilled")
-    ]
-    make_runs(runs, root, InProcess(), dry_run)
-
-
-@distillation.command(name="table")
-def distillation_table(*roots: Path, figure: Path | None = None, save: Path | None = None) -> None:
-    """
-    Print what the runs showed: students with a teacher less those alone, on the same seeds.
-
-    :param roots: folders of runs, and files that --save wrote, together; without one runs/distillation
-    :param figure: PNG to write
-    :param save: JSON to write, with all that table and figure need
-    """
-    from supervised.distillation import DistillationRun
-    from supervised.experiments import show
-
-    show(roots or (DISTILLATION_ROOT,), DistillationRun, "student", "alone", figure, save)
-
-
-zero_shot = App("zero-shot", help="Traffic signs that were never seen, told by their attributes.")
-app.command(zero_shot)
-
-ZERO_SHOT_ROOT = Path("runs/zero-shot")
-
-
-@zero_shot.default
-def signs(
-    *,
-    data_dir: Path | None = None,
-    download: bool = False,
-    preset: Literal["quick", "cpu"] = "quick",
-    unseen: Positive = 8,
-    seeds: Seeds = (0,),
-    updates: Positive | None = None,
-    n_filters: Positive = 32,
-    root: Path = ZERO_SHOT_ROOT,
-    dry_run: bool = False,
-) -> None:
-    """
-    Learn GTSRB's signs but some, and tell these by their attributes. Runs that are there are not made again.
-
-    :param data_dir: as of train
-    :param download: GTSRB, as of train
-    :param preset: quick or cpu: updates of 64 images
-    :param unseen: signs that are held out
-    :param seeds: of the runs; each holds other signs out
-    :param updates: in place of the preset's
-    :param n_filters: of each convolution
-    :param root: folder of the runs
-    :param dry_run: print what would be run, in images
-    """
-    from leap_rl.core import InProcess
-    from supervised.experiments import make_runs
-    from supervised.multi_cv.data import default_data_dir
-    from supervised.multi_cv.data import download as fetch
-    from supervised.zero_shot.experiment import ZeroShotRun
-
-    data = str((data_dir or default_data_dir()).absolute())
-    if download:
-        fetch(data, ["gtsrb"])
-    n_updates = updates or {"quick": 60, "cpu": 600}[preset]
-    make_runs([ZeroShotRun(data, seed, n_updates, unseen, n_filters) for seed in seeds], root, InProcess(), dry_run)
-
-
-@zero_shot.command(name="table")
-def zero_shot_table(*roots: Path, figure: Path | None = None, save: Path | None = None) -> None:
-    """
-    Print what the runs showed: errors on unseen signs among themselves, and on unseen and seen ones among all.
-
-    :param roots: folders of runs, and files that --save wrote, together; without one runs/zero-shot
-    :param figure: PNG to write
-    :param save: JSON to write, with all that table and figure need
-    """
-    from supervised.experiments import show
-    from supervised.zero_shot.experiment import ZeroShotRun
-
-    show(roots or (ZERO_SHOT_ROOT,), ZeroShotRun, "unseen", "", figure, save)
+for experiment in (multi_task, distillation, zero_shot):
+    app.command(experiment)
 
 
 def _train(run: Run, folder: Path, engine: Engine) -> None:

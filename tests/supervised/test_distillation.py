@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from leap_rl.core import Initialization
-from supervised.distillation import Distilled
+from supervised.distillation.experiment import Distilled
 from supervised.multi_cv.__main__ import main
 from supervised.networks import ConvNet
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import supervised.adaptation.__main__ as adaptation
-import supervised.multi_cv.__main__ as multi_cv
+import supervised.multi_task.command as multi_task
 from leap_rl.core import LearningCurve, TaskResult
 from supervised.adaptation.generalization import DOMAINS, GeneralizationRun
 from supervised.experiments import Found, collect, plot, save, table
@@ -28,7 +28,7 @@ def test_what_is_not_learned_by_default_is_told_apart() -> None:
     assert held_out.name == "coral-mnist-seed0"
     assert replace(held_out, domains=DOMAINS[:3]).name == "coral-mnist-mnist-digits-mnist-m-seed0"
     # As the commands have them, which import neither before they are asked.
-    assert inspect.signature(multi_cv.at_once).parameters["tasks"].default == TASKS
+    assert inspect.signature(multi_task.learn).parameters["tasks"].default == TASKS
     assert inspect.signature(adaptation.leave_one_out).parameters["domains"].default == DOMAINS
 
 

@@ -1,0 +1,1 @@
+"""Distillation: a small network that also learns from a large one."""
