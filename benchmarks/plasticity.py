@@ -8,8 +8,8 @@ A2C visits one game after the other, from the encoder that the last one left and
 the validation games under random play, which it has not seen: the share of features that are never positive, and their
 effective rank (as benchmarks/features.py has them), before, and after each visit. The ways: the Nature network as it
 is; with its dormant units drawn anew between visits (as ``RecycleDormant`` does, by frames of the games that are
-visited); with soft shrink and perturb (Juliani and
-Ash, NeurIPS 2024); and nature-ln.
+visited); with soft shrink and perturb (Juliani and Ash, NeurIPS 2024); and nature-ln. What the JSON has already is not
+run again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from leap_rl import AtariTasks, Initialization, LeapA2C, make_atari_env
 from leap_rl.agents.dormant import random_observations, recycle
 from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.core import SoftShrinkPerturb
+from leap_rl.running.files import write_text
 from leap_rl.transfer import FineTune, NatureLNCNN
 
 SETTINGS = {"ent_coef": 0.01, "vf_coef": 0.25, "device": "cpu"}
@@ -84,19 +85,26 @@ def main() -> None:
     args = cli.parse_args()
     if args.quick:
         args.games, args.steps, args.envs, args.frames = args.games[:2], 80, 2, 16
+    settings = {"games": args.games, "steps": args.steps, "envs": args.envs, "seed": args.seed}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if args.json is not None and args.json.is_file():
+        known = json.loads(args.json.read_text())
+        if {name: known.get(name) for name in settings} != settings:
+            cli.error(f"{args.json} is of other settings: name another file, or remove it")
+        rows = known["ways"]
     torch.set_num_threads(1)
-    frames, own_frames = frames_of(list(VALIDATION_GAMES), args.frames), frames_of(args.games, args.frames)
-    rows = {}
+    if set(args.ways) - rows.keys():
+        frames, own_frames = frames_of(list(VALIDATION_GAMES), args.frames), frames_of(args.games, args.frames)
     after = " | ".join(("before", *args.games))
     print(f"Dead features; their effective rank, after each visit of {args.steps:,} steps\n\n| way | {after} |")
     print("|---" * (len(args.games) + 2) + "|")
     for way in args.ways:
-        found = rows[way] = visits(way, args.games, args.steps, args.envs, args.seed, frames, own_frames)
-        cells = [f"{m['dead'][-1]:.2f}; {m['effective rank']:.0f}" for m in found]
+        if way not in rows:
+            rows[way] = visits(way, args.games, args.steps, args.envs, args.seed, frames, own_frames)
+            if args.json is not None:
+                write_text(args.json, json.dumps({**settings, "ways": rows, **machine()}, indent=1) + "\n")
+        cells = [f"{m['dead'][-1]:.2f}; {m['effective rank']:.0f}" for m in rows[way]]
         print(f"| {way} | {' | '.join(cells)} |", flush=True)
-    if args.json is not None:
-        settings = {"games": args.games, "steps": args.steps, "envs": args.envs, "seed": args.seed}
-        args.json.write_text(json.dumps({**settings, "ways": rows, **machine()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
