@@ -156,7 +156,7 @@ def _make(run: Run, folder: Path, engine: Engine) -> None:
 
 def read(file: Path, experiment: str) -> list[Found]:
     """
-    :param file: of a run that is over, or that ``save`` wrote
+    :param file: of a run that is over, or that ``save_runs`` wrote
     :param experiment: that it must be of
     :raises ValueError: if it can't be read, or is of another experiment
     """
@@ -201,7 +201,7 @@ def _shown(value: Any) -> str:
 
 def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
     """
-    :param roots: folders of runs, and files that ``save`` wrote; of a run in several the last one's is taken
+    :param roots: folders of runs, and files that ``save_runs`` wrote; of a run in several the last one's is taken
     :param experiment: that they are of
     :raises ValueError: if there is no run that is over in one of them, or one of something else
     """
@@ -215,11 +215,6 @@ def collect(roots: Sequence[Path], experiment: str) -> list[Found]:
     runs = list(found.values())
     tell_apart(runs)
     return runs
-
-
-def save(found: Sequence[Found], file: Path) -> None:
-    """Write what ``collect`` reads."""
-    save_runs(file, found)
 
 
 def grouped(found: Sequence[Found]) -> dict[tuple[str, int], list[Found]]:
@@ -342,7 +337,7 @@ def show(
     if figure is not None:
         plot(found, figure)
     if save_to is not None:
-        save(found, save_to)
+        save_runs(save_to, found)
     print(printed)
 
 

@@ -31,7 +31,7 @@ def train(
     source: str = "mnist",
     targets: Names = ("digits", "mnist-m"),
     methods: Names = METHODS,
-    weight: Weight | None = None,
+    weight: Weight = 1.0,
     updates: Positive | None = None,
     limit: Positive | None = None,
     n_filters: Positive = 32,
@@ -46,7 +46,7 @@ def train(
         notmnist
     :param targets: domains with the same classes
     :param methods: source-only, batch-norm, coral, mmd, transport, dann, self-training; and target-labels, the ceiling
-    :param weight: of the methods' penalties, in place of theirs; one set of runs has one
+    :param weight: of the methods' penalties; one set of runs has one
     :param updates: in place of the preset's
     :param limit: images of each domain, in place of the preset's
     :param n_filters: of each convolution
@@ -144,14 +144,20 @@ def leave_one_out(
     :param where: it runs
     """
     from supervised.adaptation.generalization import METHODS as PENALTIES
-    from supervised.adaptation.generalization import POOLED, runs_of
+    from supervised.adaptation.generalization import POOLED, GeneralizationRun
     from supervised.experiments import check_choices, make_runs
 
     check_choices("method", methods, (POOLED, *PENALTIES))
     chosen = where.chosen()
     data = _data(made, *domains)
     n_updates, most = PRESETS[preset]
-    runs = runs_of(data, domains, methods, made.seeds, updates or n_updates, limit or most, weight, n_filters)
+    shape = (updates or n_updates, limit or most, weight, n_filters)
+    runs = [
+        GeneralizationRun(data, seed, method, domains, held_out, *shape)
+        for seed in made.seeds
+        for held_out in domains
+        for method in methods
+    ]
     make_runs(runs, made.root, chosen, made.dry_run)
 
 
@@ -175,7 +181,7 @@ def _runs(
     targets: tuple[str, ...],
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
-    weights: tuple[float | None, ...],
+    weights: tuple[float, ...],
     updates: int | None,
     limit: int | None,
     n_filters: int,

@@ -12,14 +12,12 @@ import torch
 from leap_rl.core import Engine, Job, NoPretraining
 from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
-from supervised.adaptation.tasks import ALONE, AdaptationTask, adaptation_task
+from supervised.adaptation.tasks import ALONE, BATCH_SIZE, LEARNING_RATE, AdaptationTask, check_weight
 from supervised.experiments import Run
 from supervised.images import as_float
 from supervised.runs import evaluate, log, test_error
 from supervised.tasks import ClassificationTask, ClassificationTasks
 
-WEIGHTS: dict[str, float] = {"coral": 1.0, "mmd": 1.0, "transport": 1.0, "dann": 1.0, "self-training": 1.0}
-"""Of the penalties, where none is given. None was chosen by looking at labels of a target."""
 KNOWN = (*ALONE, *METHODS)
 
 
@@ -55,7 +53,7 @@ class AdaptationRun(TaskRun):
     :param target: name of its domain
     :param updates: of the learning process
     :param limit: images of each domain to learn from, at most
-    :param weight: of the method's penalty; ``None``: that of ``WEIGHTS``
+    :param weight: of the method's penalty
     :param n_filters: as of ``ConvNet``
     """
 
@@ -66,23 +64,31 @@ class AdaptationRun(TaskRun):
     target: str
     updates: int
     limit: int
-    weight: float | None = None
+    weight: float = 1.0
     n_filters: int = 32
 
     @property
     def cells(self) -> dict[str, str]:
         return {"method": self.method, "pair": f"{self.source} to {self.target}"}
 
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | {"weight": self.task().weight}
-
     def task(self) -> AdaptationTask:
         """
-        :raises ValueError: as ``adaptation_task``
+        :raises ValueError: for a method that is unknown, a weight that is not positive, domains that are no pair, or
+            fewer images than a minibatch has
         """
-        weight = WEIGHTS.get(self.method, 1.0) if self.weight is None else self.weight
-        shared = (self.updates, self.limit, self.seed, self.n_filters)
-        return adaptation_task(self.data_dir, self.source, self.target, self.method, weight, *shared)
+        if self.method not in KNOWN:
+            raise ValueError(f"no method {self.method!r}: there are {', '.join(KNOWN)}")
+        check_weight(self.weight)
+        pair = load_pair(self.data_dir, self.source, self.target, self.limit, self.seed)
+        fewest, name = min(len(pair.source), len(pair.target)), f"{self.source} to {self.target}"
+        if fewest < BATCH_SIZE:
+            raise ValueError(f"{name}: {fewest} images of one are too few for minibatches of {BATCH_SIZE}")
+        if self.method in METHODS:
+            METHODS[self.method](1)  # says which package is missing
+        return AdaptationTask(
+            name, self.updates, BATCH_SIZE, LEARNING_RATE, as_float, self.data_dir, self.source, self.target,
+            self.method, self.weight, self.limit, self.seed, self.n_filters, annealing=True,
+        )  # fmt: skip
 
     def data(self) -> dict[str, int]:
         self.task()  # says what is wrong with it
@@ -102,7 +108,7 @@ class ReverseValidation(AdaptationRun):
 
     @property
     def cells(self) -> dict[str, str]:
-        return super().cells | {"weight": f"{self.task().weight:g}"}
+        return super().cells | {"weight": f"{self.weight:g}"}
 
     def settings(self) -> dict[str, Any]:
         known = super().settings()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -175,9 +173,6 @@ class GeneralizationRun(TaskRun):
         domains = {} if self.domains == DOMAINS else {"domains": " ".join(self.domains)}
         return {"method": self.method, "held out": self.held_out, **domains}
 
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | {"domains": list(self.domains)}
-
     def task(self) -> GeneralizationTask:
         """
         :raises ValueError: as ``load_others``
@@ -195,22 +190,3 @@ class GeneralizationRun(TaskRun):
     def data(self) -> dict[str, int]:
         images = self.task().images()
         return {"train": len(images.train), "test": len(images.test)}
-
-
-def runs_of(
-    data_dir: str,
-    domains: Sequence[str],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    updates: int,
-    limit: int,
-    weight: float,
-    n_filters: int,
-) -> list[GeneralizationRun]:
-    """Each domain held out in turn, with each method and seed."""
-    return [
-        GeneralizationRun(data_dir, seed, method, tuple(domains), held_out, updates, limit, weight, n_filters)
-        for seed in seeds
-        for held_out in domains
-        for method in methods
-    ]

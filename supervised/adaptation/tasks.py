@@ -9,7 +9,7 @@ from torch import Tensor
 
 from supervised.adaptation.domains import DIGITS, SIZE, load_pair
 from supervised.adaptation.methods import METHODS, Adapting
-from supervised.images import Images, Minibatches, as_float
+from supervised.images import Images, Minibatches
 from supervised.networks import Classifier, ConvNet
 from supervised.tasks import ClassificationTask
 
@@ -100,35 +100,3 @@ def check_weight(weight: float) -> None:
     """:raises ValueError: if it is not positive and finite"""
     if not 0 < weight < float("inf"):
         raise ValueError(f"weight={weight} of a penalty must be above 0, and finite")
-
-
-def adaptation_task(
-    data_dir: str,
-    source: str,
-    target: str,
-    method: str,
-    weight: float,
-    updates: int,
-    limit: int,
-    seed: int,
-    n_filters: int = 32,
-) -> AdaptationTask:
-    """
-    As ``AdaptationTask``, checked.
-
-    :raises ValueError: for a method that is unknown, a weight that is not positive, domains that are no pair, or fewer
-        images than a minibatch has
-    """
-    if method not in (*ALONE, *METHODS):
-        raise ValueError(f"no method {method!r}: there are {', '.join((*ALONE, *METHODS))}")
-    check_weight(weight)
-    pair = load_pair(data_dir, source, target, limit, seed)
-    fewest = min(len(pair.source), len(pair.target))
-    if fewest < BATCH_SIZE:
-        raise ValueError(f"{source} and {target}: {fewest} images of one are too few for minibatches of {BATCH_SIZE}")
-    if method in METHODS:
-        METHODS[method](1)  # says which package is missing
-    return AdaptationTask(
-        f"{source} to {target}", updates, BATCH_SIZE, LEARNING_RATE, as_float, data_dir, source, target, method, weight,
-        limit, seed, n_filters, annealing=True,
-    )  # fmt: skip

@@ -215,15 +215,15 @@ def table(
     :param save: JSON to write, with all that table and figure need
     """
     from supervised.multi_cv.table import at_budget, collect, plot
-    from supervised.multi_cv.table import save as write
     from supervised.multi_cv.table import table as markdown
+    from supervised.runs import save_runs
 
     found = collect(*(roots or (ROOT,)))
     shown = at_budget(found, meta_steps)
     if figure is not None:
         plot(shown, figure)
     if save is not None:
-        write(found, save)
+        save_runs(save, found)
     print(markdown(shown))
 
 

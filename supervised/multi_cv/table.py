@@ -19,7 +19,7 @@ from leap_rl.running.files import replacing_file
 from supervised.intervals import difference_cell, mean_cell, negative_transfer
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
-from supervised.runs import missing_runs, read_run, read_runs, save_runs
+from supervised.runs import missing_runs, read_run, read_runs
 
 SHARED = ("meta_batch_size", "passes", "batch_size", "limit")
 KEPT = ("learner", "held_out", "pretraining", "seed", *SHARED, "constants", "learner_constants")
@@ -92,7 +92,7 @@ def training_error(curve: LearningCurve) -> float:
 
 def collect(*roots: Path) -> list[Findings]:
     """
-    :param roots: folders of runs, and files that ``save`` wrote; of a run in several, what the last has is taken
+    :param roots: folders of runs, and files that ``save_runs`` wrote; of a run in several, what the last has is taken
     :return: of each run what it found at each budget
     :raises ValueError: if there is no finished run in one of them, one of something else, or they are of several
         protocols
@@ -163,11 +163,6 @@ def at_budget(found: Sequence[Findings], meta_steps: int | None = None) -> list[
     if chosen not in budgets:
         raise ValueError(f"no run has a budget of {chosen} meta steps: there are {', '.join(map(str, budgets))}")
     return [run for run in found if run.meta_steps in (0, chosen)]
-
-
-def save(found: Sequence[Findings], file: Path) -> None:
-    """One row a run."""
-    save_runs(file, found)
 
 
 def table(found: Sequence[Findings]) -> str:

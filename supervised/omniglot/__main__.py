@@ -196,8 +196,8 @@ def table(
     :param validation: of the runs that choose a meta learning rate
     """
     from supervised.omniglot.table import collect, plot
-    from supervised.omniglot.table import save as write
     from supervised.omniglot.table import table as markdown
+    from supervised.runs import save_runs
 
     roots = roots or (ROOT,)
     found = collect(*roots)
@@ -207,7 +207,7 @@ def table(
     if figure is not None:
         plot(shown, figure, meta_steps)
     if save is not None:
-        write(found, save)
+        save_runs(save, found)
     print(markdown(shown, meta_steps, less))
 
 

@@ -21,7 +21,7 @@ from leap_rl.running.files import replacing_file
 from supervised.intervals import bootstrap_interval, difference_cell, negative_transfer
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
-from supervised.runs import missing_runs, read_run, read_runs, save_runs
+from supervised.runs import missing_runs, read_run, read_runs
 
 Score = tuple[float, float]
 """Test error, and area under the training error curve, in per cent."""
@@ -85,8 +85,8 @@ MEASURED = [field.name for field in fields(Findings) if field.name not in (*SETT
 
 def collect(*roots: Path) -> list[Findings]:
     """
-    :param roots: folders of runs, and files that ``save`` wrote; of a run in several, what the last has is taken, and
-        from those before what the last lacks
+    :param roots: folders of runs, and files that ``save_runs`` wrote; of a run in several, what the last has is taken,
+        and from those before what the last lacks
     :raises ValueError: if there is no run in one of them, or one of something else
     """
     found: dict[tuple[Any, ...], Findings] = {}
@@ -146,11 +146,6 @@ def _visits(folder: Path, evaluated: Sequence[int]) -> dict[int, float]:
         if of_window and None not in of_window:
             visits[last] = round(100 * float(np.mean(of_window)), 2)
     return visits
-
-
-def save(found: Sequence[Findings], file: Path) -> None:
-    """Write what ``collect`` reads."""
-    save_runs(file, found)
 
 
 def table(found: Sequence[Findings], meta_step: int | None = None, reference: str = "none") -> str:

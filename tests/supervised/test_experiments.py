@@ -13,9 +13,9 @@ import supervised.adaptation.__main__ as adaptation
 import supervised.multi_task.command as multi_task
 from leap_rl.core import LearningCurve, TaskResult
 from supervised.adaptation.generalization import DOMAINS, GeneralizationRun
-from supervised.experiments import Found, collect, plot, save, table
+from supervised.experiments import Found, collect, plot, table
 from supervised.multi_task.experiment import TASKS, MultiTaskRun
-from supervised.runs import test_error
+from supervised.runs import save_runs, test_error
 
 test_error.__test__ = False  # type: ignore[attr-defined]  # it is no test of pytest's
 
@@ -56,17 +56,17 @@ def test_runs_of_other_settings_are_other_rows(tmp_path: Path) -> None:
             run.settings = {"weight": weight, "data": {"train": 5}}
         return found
 
-    save(of(0.1, 40.0, 42.0), tmp_path / "a.json")
-    save([*of(1.0, 60.0, 62.0), *runs("pooled", 100, 50.0, 50.0)], tmp_path / "b.json")
+    save_runs(tmp_path / "a.json", of(0.1, 40.0, 42.0))
+    save_runs(tmp_path / "b.json", [*of(1.0, 60.0, 62.0), *runs("pooled", 100, 50.0, 50.0)])
     # What has more runs is not replaced, such as by a table of folders that were lost.
     with pytest.raises(ValueError, match=r"b.json has 4 runs, and these are 2: name it beside the folders"):
-        save(of(1.0, 60.0, 62.0), tmp_path / "b.json")
+        save_runs(tmp_path / "b.json", of(1.0, 60.0, 62.0))
     shown = table(collect([tmp_path / "a.json", tmp_path / "b.json"], "adaptation"), "method", "pooled")
     assert "| method | pair | weight | images |" in shown and "train" not in shown
     assert "| mmd | a to b | 0.1 | 100 | 2 | 41.0" in shown and "| mmd | a to b | 1.0 | 100 | 2 | 61.0" in shown
     assert "-9.0" in shown and "+11.0" in shown
     # Files of older versions say no settings: nobody knows whether theirs are the same.
-    save(runs("mmd", 100, 1.0, 1.0, 45.0), tmp_path / "older.json")
+    save_runs(tmp_path / "older.json", runs("mmd", 100, 1.0, 1.0, 45.0))
     for files in (("older", "a"), ("a", "older")):
         shown = table(collect([tmp_path / f"{name}.json" for name in files], "adaptation"), "method")
         assert "| mmd | a to b | unknown | 100 | 3 | 15.7" in shown and "| mmd | a to b |  | 100 | 2 | 41.0" in shown
@@ -76,7 +76,7 @@ def test_runs_of_other_settings_are_other_rows(tmp_path: Path) -> None:
         run.settings = {"n_filters": filters}
     (coral,) = runs("coral", 100, 45.0)
     coral.settings = {"n_filters": 64}
-    save([*reference, coral], tmp_path / "filters.json")
+    save_runs(tmp_path / "filters.json", [*reference, coral])
     assert "| -5.0" in table(collect([tmp_path / "filters.json"], "adaptation"), "method", "pooled")
     (alone,) = {run.label for run in collect([tmp_path / "a.json"], "adaptation")}
     assert alone == "mmd, a to b"
