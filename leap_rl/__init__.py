@@ -18,38 +18,13 @@ if TYPE_CHECKING:
     from leap_rl.agents import LeapTQC as LeapTQC
     from leap_rl.atari import AtariTasks, AtariVecEnv, make_atari_env
     from leap_rl.core import FOMAML, GradientPath, Leap, MetaTrainer, NoPretraining, Reptile, SequentialFinetuning
-    from leap_rl.transfer import Initialization, Mnih2013CNN
+    from leap_rl.transfer import Mnih2013CNN
 
-__version__ = version("leap-rl")
-
-_WHERE = {
-    "AtariTasks": "leap_rl.atari",
-    "AtariVecEnv": "leap_rl.atari",
-    "EnvTasks": "leap_rl.agents",
-    "FOMAML": "leap_rl.core",
-    "GradientPath": "leap_rl.core",
     # By way of transfer, which teaches core's Initialization the names of SB3's models, and the zoo, which teaches it
     # those of its own.
-    "Initialization": "leap_rl.zoo.door",
-    "Leap": "leap_rl.core",
-    "LeapA2C": "leap_rl.agents",
-    "LeapCrossQ": "leap_rl.agents",
-    "LeapDDPG": "leap_rl.agents",
-    "LeapDQN": "leap_rl.agents",
-    "LeapMaskablePPO": "leap_rl.agents",
-    "LeapPPO": "leap_rl.agents",
-    "LeapQRDQN": "leap_rl.agents",
-    "LeapRecurrentPPO": "leap_rl.agents",
-    "LeapSAC": "leap_rl.agents",
-    "LeapTD3": "leap_rl.agents",
-    "LeapTQC": "leap_rl.agents",
-    "MetaTrainer": "leap_rl.core",
-    "Mnih2013CNN": "leap_rl.transfer",
-    "NoPretraining": "leap_rl.core",
-    "Reptile": "leap_rl.core",
-    "SequentialFinetuning": "leap_rl.core",
-    "make_atari_env": "leap_rl.atari",
-}
+    from leap_rl.zoo.door import Initialization
+
+__version__ = version("leap-rl")
 
 # What is of sb3-contrib, which need not be installed, is there by its name, and no part of ``import *``.
 __all__ = [
@@ -75,4 +50,4 @@ __all__ = [
 ]
 
 
-__getattr__, __dir__ = lazily(__name__, _WHERE)
+__getattr__, __dir__ = lazily(__name__, __file__)

@@ -25,30 +25,7 @@ if TYPE_CHECKING:
     from leap_rl.atari.tasks import AtariTask, AtariTasks
     from leap_rl.atari.vec_env import PREPROCESSING_VERSION, AtariVecEnv, make_atari_env
 
-_WHERE = {
-    "AtariTask": "leap_rl.atari.tasks",
-    "AtariTasks": "leap_rl.atari.tasks",
-    "AtariVecEnv": "leap_rl.atari.vec_env",
-    "FLAVOUR_POOLS": "leap_rl.atari.games",
-    "Flavour": "leap_rl.atari.games",
-    "HELD_OUT_GAMES": "leap_rl.atari.games",
-    "LARGER_ACTION_SPACE_GAMES": "leap_rl.atari.games",
-    "PAPER_GAMES": "leap_rl.atari.games",
-    "PAPER_PRETRAINING_GAMES": "leap_rl.atari.games",
-    "POOLS": "leap_rl.atari.games",
-    "PREPROCESSING_VERSION": "leap_rl.atari.vec_env",
-    "PRETRAINING_GAMES": "leap_rl.atari.games",
-    "SEEN_GAMES": "leap_rl.atari.games",
-    "VALIDATION_GAMES": "leap_rl.atari.games",
-    "all_games": "leap_rl.atari.games",
-    "flavour_of": "leap_rl.atari.games",
-    "flavours": "leap_rl.atari.games",
-    "game_name": "leap_rl.atari.games",
-    "make_atari_env": "leap_rl.atari.vec_env",
-    "rom_id": "leap_rl.atari.games",
-}
-
-__getattr__, __dir__ = lazily(__name__, _WHERE)
+__getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "FLAVOUR_POOLS",

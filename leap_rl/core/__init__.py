@@ -39,56 +39,7 @@ if TYPE_CHECKING:
     from leap_rl.running.engines import Engine, InProcess, OnProgress, Report, Workers
     from leap_rl.running.progress import JobsProgress
 
-_WHERE = {
-    "CheckpointError": "leap_rl.running.checkpoint",
-    "Discriminative": "leap_rl.core.strategies",
-    "Engine": "leap_rl.running.engines",
-    "FOMAML": "leap_rl.core.learners",
-    "FineTuning": "leap_rl.core.finetuning",
-    "GradientPath": "leap_rl.core.path",
-    "GradientPaths": "leap_rl.core.parts",
-    "GradualUnfreezing": "leap_rl.core.strategies",
-    "InProcess": "leap_rl.running.engines",
-    "Initialization": "leap_rl.core.initialization",
-    "InitializationError": "leap_rl.core.initialization_config",
-    "Job": "leap_rl.core.task",
-    "JobsProgress": "leap_rl.running.progress",
-    "LPFT": "leap_rl.core.strategies",
-    "Leap": "leap_rl.core.learners",
-    "LearnedTask": "leap_rl.core.process",
-    "LearningCurve": "leap_rl.core.curve",
-    "LearningProcess": "leap_rl.core.process",
-    "LinearProbe": "leap_rl.core.strategies",
-    "LookAhead": "leap_rl.core.lookahead",
-    "MAML": "leap_rl.core.learners",
-    "MetaCallback": "leap_rl.core.callbacks",
-    "MetaLearner": "leap_rl.core.learners",
-    "MetaTrainer": "leap_rl.core.trainer",
-    "NamedTensors": "leap_rl.core.initialization",
-    "NoPretraining": "leap_rl.core.learners",
-    "OnProgress": "leap_rl.running.engines",
-    "PathStatistics": "leap_rl.core.path_statistics",
-    "RelativeGradientNorm": "leap_rl.core.strategies",
-    "Report": "leap_rl.running.engines",
-    "Reptile": "leap_rl.core.learners",
-    "SequentialFinetuning": "leap_rl.core.learners",
-    "ShrinkPerturb": "leap_rl.core.strategies",
-    "Slow": "leap_rl.core.strategies",
-    "SoftShrinkPerturb": "leap_rl.core.strategies",
-    "Strategy": "leap_rl.core.finetuning",
-    "Surgical": "leap_rl.core.strategies",
-    "Task": "leap_rl.core.task",
-    "TaskFamily": "leap_rl.core.task",
-    "TaskResult": "leap_rl.core.task",
-    "TowardsStart": "leap_rl.core.strategies",
-    "Workers": "leap_rl.running.engines",
-    "blocks_of": "leap_rl.core.finetuning",
-    "fit_head": "leap_rl.core.initialization",
-    "named_tensors": "leap_rl.core.initialization",
-    "read_strategies": "leap_rl.core.strategies",
-}
-
-__getattr__, __dir__ = lazily(__name__, _WHERE)
+__getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "FOMAML",

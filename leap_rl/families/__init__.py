@@ -23,11 +23,6 @@ FamilyName = Literal["cartpole", "acrobot", "pendulum", "lunarlander", "halfchee
 
 FAMILIES: tuple[str, ...] = get_args(FamilyName)
 
-_WHERE = {
-    **{name: "leap_rl.families.family" for name in ("Family", "Split")},
-    **{name.upper(): f"leap_rl.families.{name}" for name in FAMILIES},
-}
-
 __all__ = [
     "ACROBOT",
     "CARTPOLE",
@@ -54,4 +49,4 @@ def family_named(name: str) -> "Family":
     return family
 
 
-__getattr__, __dir__ = lazily(__name__, _WHERE)
+__getattr__, __dir__ = lazily(__name__, __file__)

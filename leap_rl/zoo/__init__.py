@@ -17,19 +17,7 @@ if TYPE_CHECKING:
     from leap_rl.zoo.artifacts import names as list  # noqa: F401  not in __all__
     from leap_rl.zoo.importing import encoder_of, import_agent, import_folder
 
-_WHERE = {
-    "ZooError": "leap_rl.zoo.artifacts",
-    "check": "leap_rl.zoo.artifacts",
-    "encoder_of": "leap_rl.zoo.importing",
-    "folder_of": "leap_rl.zoo.artifacts",
-    "import_agent": "leap_rl.zoo.importing",
-    "import_folder": "leap_rl.zoo.importing",
-    "list": "leap_rl.zoo.artifacts:names",
-    "load": "leap_rl.zoo.artifacts",
-    "policy_kwargs": "leap_rl.zoo.artifacts",
-}
-
-__getattr__, __dir__ = lazily(__name__, _WHERE)
+__getattr__, __dir__ = lazily(__name__, __file__)
 
 # Without ``list``: a star import replaces no builtin.
 __all__ = [

@@ -90,7 +90,7 @@ def test_every_published_initialization_is_good_and_learns(root: Path) -> None:
         initialization.apply_to(model)
         for tensor, t in Initialization.of(model, "encoder").parameters.items():
             assert torch.equal(t, initialization.parameters[tensor])
-        model.learn(256)
+        model.learn(32)
         assert "## Evidence" in (folder / "README.md").read_text()
         assert artifacts.summary(name)["timesteps"] > 0
 
