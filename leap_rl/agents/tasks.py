@@ -197,30 +197,27 @@ class EnvTasks(TaskFamily):
                 raise ValueError(
                     f"envs has {name!r}: {env!r}, but needs a name and an id, or a function without arguments"
                 )
-        observed, timesteps, n_envs = self._check(
-            algorithm, policy, len(named), timesteps, n_envs, algorithm_kwargs or {}
-        )
-        kwargs = python_numbers(algorithm_kwargs or {})
-        warn_of_rollouts(observed, timesteps, n_envs, kwargs)
-        self._tasks: list[EnvTask] = [
-            EnvTask(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in named.items()
-        ]
+        self._tasks = self._made(EnvTask, named, algorithm, policy, timesteps, n_envs, algorithm_kwargs or {})
 
     @staticmethod
-    def _check(
+    def _made(
+        task: Callable[..., EnvTask],
+        envs: Mapping[str, str | EnvSpec | Callable[[], gym.Env]],
         algorithm: type[BaseAlgorithm],
         policy: str | type[BasePolicy],
-        n_tasks: int,
         timesteps: int,
         n_envs: int,
         algorithm_kwargs: Mapping[str, Any],
-    ) -> tuple[type[ObservedTraining], int, int]:
-        """:return: the algorithm that observes, timesteps and n_envs as Python's integers"""
+    ) -> list[EnvTask]:
+        """
+        :param task: of each environment
+        :raises ValueError: as the constructor
+        """
         observed = observed_algorithm(algorithm)
         if isinstance(policy, str) and policy not in observed.policy_aliases:
             known_policies = ", ".join(observed.policy_aliases)
             raise ValueError(f"{observed.plain().__name__} has no policy {policy!r}: choose one of {known_policies}")
-        integer("the number of tasks", n_tasks, least=1)
+        integer("the number of tasks", len(envs), least=1)
         known = {*inspect.signature(observed).parameters, *inspect.signature(observed.plain()).parameters}
         known -= {"policy", "env", "seed", "device", "learner", "scope", "tensorboard_log", "_init_setup_model"}
         for name in algorithm_kwargs:
@@ -230,9 +227,11 @@ class EnvTasks(TaskFamily):
                 raise ValueError(
                     f"algorithm_kwargs has {name!r}, which {observed.plain().__name__} does not take here{hint}"
                 )
-        timesteps = integer("timesteps", timesteps, least=1)
-        check_learns(observed, timesteps, algorithm_kwargs)
-        return observed, timesteps, integer("n_envs", n_envs, least=1)
+        timesteps, kwargs = integer("timesteps", timesteps, least=1), python_numbers(algorithm_kwargs)
+        check_learns(observed, timesteps, kwargs)
+        n_envs = integer("n_envs", n_envs, least=1)
+        warn_of_rollouts(observed, timesteps, n_envs, kwargs)
+        return [task(str(name), env, observed, policy, timesteps, n_envs, kwargs) for name, env in envs.items()]
 
     def check_learner(self, learner: MetaLearner) -> None:
         self._tasks[0].algorithm.check_learner(learner)
@@ -427,7 +426,7 @@ def warn_of_rollouts(
         warnings.warn(
             f"{timesteps:,} timesteps are {whole:,} of each visit: a rollout has {rollout:,} ({n_envs} environments, "
             f"{n_steps:,} steps in each). Fewer n_steps keep to what was asked for",
-            stacklevel=3,
+            stacklevel=4,  # where the tasks are made
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -11,7 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import EnvTask, EnvTasks, ObservedTraining
-from leap_rl.agents.tasks import check_names, python_numbers
+from leap_rl.agents.tasks import check_names
 from leap_rl.atari.emulator import action_set
 from leap_rl.atari.games import game_name, rom_id
 from leap_rl.atari.vec_env import PREPROCESSING_VERSION, make_atari_env
@@ -71,22 +72,9 @@ class AtariTasks(EnvTasks):
                     "such as SpaceInvaders-m3-d1"
                 )
         self._env_kwargs = dict(env_kwargs or {})
-        observed, timesteps, n_envs = self._check(
-            algorithm, policy, len(names), timesteps, n_envs, algorithm_kwargs or {}
-        )
-        self._tasks: list[EnvTask] = [
-            AtariTask(
-                name,
-                name,
-                observed,
-                policy,
-                timesteps,
-                n_envs,
-                python_numbers(algorithm_kwargs or {}),
-                env_kwargs=dict(self._env_kwargs),
-            )
-            for name in names
-        ]
+        task = partial(AtariTask, env_kwargs=dict(self._env_kwargs))
+        shared = (algorithm, policy, timesteps, n_envs, algorithm_kwargs or {})
+        self._tasks = self._made(task, {name: name for name in names}, *shared)
 
     def _check_spaces(self, model: ObservedTraining, scope: str) -> None:
         """One preprocessing and, where the head is shared, all 18 actions, but of another scope."""

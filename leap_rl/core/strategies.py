@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -384,26 +384,3 @@ def _value(text: str, key: str, value: str, kind: str) -> Any:
         return int(value) if kind.startswith("int") else float(value)
     except ValueError:
         raise ValueError(f"{text}: {key} is {value!r}, but must be a number") from None
-
-
-def as_text(several: Sequence[Strategy]) -> str:
-    """
-    As ``read_strategies`` reads them: those settings that are not the default.
-
-    :raises ValueError: for one that has no name, or whose rate is a function
-    """
-    parts = []
-    for strategy in several:
-        name = next((n for n, kind in STRATEGIES.items() if kind is type(strategy)), None)
-        if name is None:
-            raise ValueError(f"{type(strategy).__name__} has no name in STRATEGIES")
-        given = []
-        for f in fields(strategy) if type(strategy) is not Strategy else ():  # type: ignore[arg-type]
-            value = getattr(strategy, f.name)
-            if callable(value):
-                raise ValueError(f"{name}: {f.name} is a function, which can't be written down")
-            if f.default is MISSING or value != f.default:
-                shown = ",".join(value) if isinstance(value, tuple) else str(value).lower()
-                given.append(f"{f.name}={shown}")
-        parts.append(name + (":" + ",".join(given) if given else ""))
-    return "+".join(parts)

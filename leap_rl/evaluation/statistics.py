@@ -321,11 +321,7 @@ class Statistics:
         """A sentence for each start: whether it is better than the reference, and by how much."""
         said = []
         for start in self.learners:
-            measured, learned, ranked = (
-                self._measurable(start, self.reference),
-                self.learned(start),
-                self.rankable(start),
-            )
+            measured, learned = self._measurable(start, self.reference), self.learned(start)
             if start == self.reference or not measured:
                 continue
             found = self.ratio_of_areas(start, *learned) if learned else self.lead(start, *measured)
@@ -334,10 +330,8 @@ class Statistics:
             if found.low > none or found.high < none:
                 verdict = f"{'better' if found.low > none else 'worse'} than {self.reference}"
             by = f"{found:.2f} times its gain" if learned else f"{found:+.1f} standard deviations of its seeds"
-            pairs = (
-                f", a larger area in {self.probability_of_improvement(start, *ranked).value:.0%} of all pairs of runs"
-            )
-            said.append(f"{start}: {verdict}: {by}{pairs if ranked else ''}.")
+            larger = self.probability_of_improvement(start, *self.rankable(start)).value
+            said.append(f"{start}: {verdict}: {by}, a larger area in {larger:.0%} of all pairs of runs.")
         return said
 
     def human_normalized(self) -> str:
