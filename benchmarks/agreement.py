@@ -12,11 +12,10 @@ several alphabets. Where the first is ρ, a mean over B visits points where one 
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import torch
-from report import at_least_one, parser
+from report import at_least_one, keep, parser
 
 from leap_rl.core import FOMAML, MAML, Job, Leap, MetaLearner, Reptile
 from supervised.omniglot.alphabets import Alphabets, split
@@ -76,8 +75,7 @@ def main() -> None:
         rows[name] = {"of one alphabet": each, "of several alphabets": agreement(several), "norm": norm}
         shown = f"{np.mean(each):.2f} ({min(each):.2f} to {max(each):.2f})"
         print(f"| {name} | {shown} | {rows[name]['of several alphabets']:.2f} | {norm:.1f} |", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    keep(rows, args.json)
 
 
 if __name__ == "__main__":

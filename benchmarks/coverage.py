@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from report import at_least_one, parser
+from report import at_least_one, keep, parser
 from scipy.stats import norm
 from tqdm import tqdm
 
@@ -105,8 +105,7 @@ def main() -> None:
             above = float(np.mean([e.low > 1 for e in found])) if what.startswith("ratio") else None
             rows.append({"what": what, "seeds": n, "trials": args.trials, "holds": holds, "above 1": above})
             print(f"| {what} | {n} | {holds:.2f} | {'' if above is None else f'{above:.2f}'} |", flush=True)
-    if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    keep(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from report import about
+from report import about, keep
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES, ROWS = DOCS / "benchmarks.md", DOCS / "evidence" / "benchmarks.md"
@@ -88,7 +88,7 @@ def main() -> None:
     if rows:
         rows = joined(json.loads(KEPT.read_text()), rows)
         put(ROWS, "rows", tables(rows))
-        KEPT.write_text(json.dumps(rows, indent=1) + "\n")
+        keep(rows, KEPT)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ each layer's weights. Random weights come first.
 
 from __future__ import annotations
 
-import json
-
 import torch
-from report import at_least_one, parser
+from report import at_least_one, keep, parser
 from torch import Tensor, nn
 
 from leap_rl import LeapA2C, make_atari_env
@@ -73,8 +71,7 @@ def main() -> None:
         row = rows[name] = measure(model.policy.features_extractor, images)
         dead, norms = (", ".join(f"{value:.{d}f}" for value in row[k]) for k, d in (("dead", 3), ("norms", 1)))  # type: ignore[union-attr]
         print(f"| {name} | {dead} | {row['size']:.2f} | {row['effective rank']:.1f} | {norms} |")
-    if args.json is not None:
-        args.json.write_text(json.dumps({"games": games, "frames": args.frames, "starts": rows}, indent=1) + "\n")
+    keep({"games": games, "frames": args.frames, "starts": rows}, args.json)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ ways alternate, and medians are compared. Targets are of 16 cores and an H100.
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from functools import partial
 
 import torch
 from omniglot import MetaBatch, plain_loop
-from report import Row, alternate, at_least_one, parser, publish, seconds
+from report import Row, alternate, at_least_one, keep, parser, publish, seconds
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from throughput import GAME, Ways, in_own_process, learning, meta_batch_rate, ours, sb3
@@ -120,8 +119,7 @@ def main() -> None:
         return
     for name, figure in notes.items():
         print(f"{name}, on the CPU: {figure}")
-    if args.json is not None:
-        args.json.write_text(json.dumps({"device": args.device, **figures, **images}, indent=1) + "\n")
+    keep({"device": args.device, **figures, **images}, args.json)
     print(f"{', '.join(row.name for row in rows)}: not measured, for want of a GPU")
 
 

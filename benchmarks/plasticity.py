@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from features import measure
-from report import at_least_one, machine, parser
+from report import at_least_one, keep, machine, parser
 from stable_baselines3 import A2C
 from torch import Tensor
 
@@ -28,7 +28,6 @@ from leap_rl import AtariTasks, Initialization, LeapA2C, make_atari_env
 from leap_rl.agents.dormant import random_observations, recycle
 from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.core import SoftShrinkPerturb
-from leap_rl.running.files import write_text
 from leap_rl.transfer import FineTune, NatureLNCNN
 
 SETTINGS = {"ent_coef": 0.01, "vf_coef": 0.25, "device": "cpu"}
@@ -101,8 +100,7 @@ def main() -> None:
     for way in args.ways:
         if way not in rows:
             rows[way] = visits(way, args.games, args.steps, args.envs, args.seed, frames, own_frames)
-            if args.json is not None:
-                write_text(args.json, json.dumps({**settings, "ways": rows, **machine()}, indent=1) + "\n")
+            keep({**settings, "ways": rows, **machine()}, args.json)
         cells = [f"{m['dead'][-1]:.2f}; {m['effective rank']:.0f}" for m in rows[way]]
         print(f"| {way} | {' | '.join(cells)} |", flush=True)
 

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from leap_rl.running.files import write_text
+
 
 @dataclass
 class Row:
@@ -96,6 +98,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def keep(content: object, file: Path | None) -> None:
+    """
+    :param content: what JSON holds
+    :param file: to write, whole or not at all; ``None`` writes nothing
+    """
+    if file is not None:
+        write_text(file, json.dumps(content, indent=1) + "\n")
+
+
 def publish(rows: list[Row], file: Path | None, notes: Mapping[str, str] | None = None) -> None:
     """
     Print the rows and write them.
@@ -115,7 +126,7 @@ def publish(rows: list[Row], file: Path | None, notes: Mapping[str, str] | None 
     if file is not None:
         made = [{**asdict(row), "ratio": row.ratio, "met": row.met, **machine()} for row in rows]
         made[0]["notes"] = dict(notes or {})
-        file.write_text(json.dumps(made, indent=1) + "\n")
+        keep(made, file)
 
 
 def alternate(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:

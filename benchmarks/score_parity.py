@@ -20,7 +20,7 @@ from pathlib import Path
 import ale_py
 import gymnasium as gym
 import numpy as np
-from report import at_least_one, machine, parser
+from report import at_least_one, keep, machine, parser
 from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
@@ -135,8 +135,7 @@ def main() -> None:
                 figures = f"{ours.mean():.2f}, SB3 {sb3.mean():.2f}, difference {difference:+.2f}"
                 met = "met" if difference.high >= 0 else "MISSED"
                 print(f"{game}, {name}, {way}: {figures}, {len(ours)} and {len(sb3)} runs: {met}")
-    if args.json is not None:
-        args.json.write_text(json.dumps(compared, indent=1) + "\n")
+    keep(compared, args.json)
 
 
 if __name__ == "__main__":
