@@ -5,15 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import TransformAction
 
 from leap_rl.families.family import Family
-
-
-class SwappedActions(gym.ActionWrapper):  # type: ignore[type-arg]
-    """The two directions of the torque are exchanged."""
-
-    def action(self, action: int) -> int:
-        return 2 - action
 
 
 def make_acrobot(
@@ -33,7 +27,7 @@ def make_acrobot(
     arm.LINK_COM_POS_1, arm.LINK_COM_POS_2 = length_1 / 2, length_2 / 2
     arm.LINK_MASS_1, arm.LINK_MASS_2 = mass_1, mass_2
     arm.AVAIL_TORQUE = [-torque, 0.0, torque]
-    return SwappedActions(env) if swapped else env
+    return TransformAction(env, lambda action: 2 - action, env.action_space) if swapped else env
 
 
 ACROBOT = Family(

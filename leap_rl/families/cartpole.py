@@ -5,15 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import TransformAction
 
 from leap_rl.families.family import Family
-
-
-class SwappedActions(gym.ActionWrapper):  # type: ignore[type-arg]
-    """Left is right."""
-
-    def action(self, action: int) -> int:
-        return 1 - action
 
 
 def make_cartpole(length: float, mass: float, force: float, gravity: float, swapped: bool) -> gym.Env:  # type: ignore[type-arg]
@@ -29,7 +23,7 @@ def make_cartpole(length: float, mass: float, force: float, gravity: float, swap
     pole.length, pole.masspole, pole.force_mag, pole.gravity = length, mass, force, gravity
     pole.total_mass = pole.masspole + pole.masscart
     pole.polemass_length = pole.masspole * pole.length
-    return SwappedActions(env) if swapped else env
+    return TransformAction(env, lambda action: 1 - action, env.action_space) if swapped else env
 
 
 CARTPOLE = Family(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gymnasium as gym
+from gymnasium.wrappers import TransformAction
 
 from leap_rl.families.family import Family
 
-
-class SwappedEngines(gym.ActionWrapper):  # type: ignore[type-arg]
-    """The left engine is the right one."""
-
-    def action(self, action: int) -> int:
-        return {1: 3, 3: 1}.get(int(action), action)
+SWAPPED = (0, 3, 2, 1)
+"""Nothing, the right engine in place of the left, the main one, the left in place of the right."""
 
 
 def make_lunarlander(gravity: float, wind: float, turbulence: float, swapped: bool) -> gym.Env:  # type: ignore[type-arg]
@@ -22,7 +19,7 @@ def make_lunarlander(gravity: float, wind: float, turbulence: float, swapped: bo
     :param swapped: whether the engines at the sides are exchanged
     """
     env = gym.make("LunarLander-v3", gravity=-gravity, enable_wind=True, wind_power=wind, turbulence_power=turbulence)
-    return SwappedEngines(env) if swapped else env
+    return TransformAction(env, lambda action: SWAPPED[int(action)], env.action_space) if swapped else env
 
 
 LUNARLANDER = Family(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import TransformAction, TransformObservation
 
 from leap_rl.families.family import Family
 
@@ -13,9 +15,11 @@ def make_minigrid(layout: float) -> gym.Env:  # type: ignore[type-arg]
 
     :param layout: says where wall, gap, agent and goal are; its whole part is a seed
     """
-    from leap_rl.families.one_wall import Moves, OneWall, View
+    from leap_rl.families.one_wall import CELLS, OneWall, seen
 
-    return Moves(View(OneWall(int(layout))))
+    env = TransformObservation(OneWall(int(layout)), seen, gym.spaces.Box(0, 1, (CELLS,), np.float32))
+    # Turn left, turn right, go on: nothing can be picked up here.
+    return TransformAction(env, lambda action: action, gym.spaces.Discrete(3))
 
 
 MINIGRID = Family(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from minigrid.core.grid import Grid
 from minigrid.core.mission import MissionSpace
@@ -15,6 +14,8 @@ SIZE = 9
 """Cells of the room in each direction, its outer walls included."""
 EPISODE_STEPS = 160
 MISSION = "get to the green goal square"
+CELLS = 7 * 7 * 3
+"""Numbers in an observation."""
 LARGEST = np.array([10, 5, 3], dtype=np.float32)
 """What a cell's kind, colour and state are divided by."""
 
@@ -60,24 +61,6 @@ class OneWall(MiniGridEnv):
         self.mission = MISSION
 
 
-class View(gym.ObservationWrapper):  # type: ignore[type-arg]
+def seen(observation: dict[str, Any]) -> np.ndarray:
     """The 7×7 cells before the agent, each with its kind, colour and state, in [0, 1], shape ``(147,)``."""
-
-    def __init__(self, env: gym.Env) -> None:  # type: ignore[type-arg]
-        super().__init__(env)
-        cells = np.prod(env.observation_space["image"].shape)  # type: ignore[index]
-        self.observation_space = gym.spaces.Box(0, 1, (int(cells),), np.float32)
-
-    def observation(self, observation: dict[str, Any]) -> np.ndarray:
-        return np.asarray(observation["image"] / LARGEST, dtype=np.float32).ravel()
-
-
-class Moves(gym.ActionWrapper):  # type: ignore[type-arg]
-    """Turn left, turn right, go on: nothing can be picked up here."""
-
-    def __init__(self, env: gym.Env) -> None:  # type: ignore[type-arg]
-        super().__init__(env)
-        self.action_space = gym.spaces.Discrete(3)
-
-    def action(self, action: Any) -> Any:
-        return action
+    return np.asarray(observation["image"] / LARGEST, dtype=np.float32).ravel()

@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
+from gymnasium.wrappers import TransformAction
 
 from leap_rl.families.family import Family
-
-
-class MirroredTorque(gym.ActionWrapper):  # type: ignore[type-arg]
-    """Clockwise is anticlockwise."""
-
-    def action(self, action: np.ndarray) -> np.ndarray:
-        return -action
 
 
 def make_pendulum(gravity: float, length: float, mass: float, mirrored: bool) -> gym.Env:  # type: ignore[type-arg]
@@ -27,7 +20,7 @@ def make_pendulum(gravity: float, length: float, mass: float, mirrored: bool) ->
     env = gym.make("Pendulum-v1")
     pendulum: Any = env.unwrapped
     pendulum.g, pendulum.l, pendulum.m = gravity, length, mass
-    return MirroredTorque(env) if mirrored else env
+    return TransformAction(env, lambda torque: -torque, env.action_space) if mirrored else env
 
 
 PENDULUM = Family(
