@@ -18,7 +18,7 @@ from leap_rl.commands.run_folder import RANDOM_POLICY, begin, check_same_setting
 from leap_rl.commands.tables import print_markdown
 from leap_rl.commands.tasks import make_tasks
 from leap_rl.core.initialization import what_learns
-from leap_rl.core.lead import FEWEST_SEEDS, learner_of
+from leap_rl.core.lead import FEWEST_SEEDS, learner_of, too_narrow
 from leap_rl.evaluation import check_starts, plot_comparison, plot_statistics
 from leap_rl.evaluation import compare as compare_starts
 from leap_rl.evaluation.comparison import check_same_runs, folder_of
@@ -121,10 +121,11 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     statistics = Statistics(comparison, random_policy) if random_policy else None
     if statistics:
         table += "".join(f"\n\n{sentence}" for sentence in statistics.in_short())
+        narrow = too_narrow(len(settings.seeds))
         table += (
             "\n\nInterquartile means over the seeds, with 95 % bootstrap intervals; areas above that of a random "
             "policy (as many steps and seeds), by those of random starts, where these are clearly above it"
-            f"{too_narrow(len(settings.seeds))}:\n\n{statistics.table()}"
+            f"{f' ({narrow})' if narrow else ''}:\n\n{statistics.table()}"
         )
         if human := statistics.human_normalized():
             table += f"\n\n{HUMAN}:\n\n{human}"
@@ -211,18 +212,6 @@ def learned_from(tasks: set[str], starts: Mapping[str, Initialization | None]) -
     }
     said = "; ".join(f"{name} from {', '.join(both)}" for name, both in known.items() if both)
     return f"Learned from what is judged here, which says nothing of new tasks: {said}." if said else ""
-
-
-def too_narrow(n_seeds: int) -> str:
-    """What is to be said of the intervals; ``benchmarks/coverage.py`` measured it."""
-    if n_seeds < 5:
-        return " (of so few seeds too narrow: of three they are the range, which holds the truth three times in four)"
-    if n_seeds < 10:
-        return (
-            " (too narrow of one game alone: of five seeds they hold the truth nine times in ten, and less often "
-            "where it is a probability near 0 or 1)"
-        )
-    return ""
 
 
 def start_of(start: str) -> tuple[str, Initialization | None]:

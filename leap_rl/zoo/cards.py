@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from leap_rl.core import Initialization
-from leap_rl.core.lead import by_learner, learner_of
+from leap_rl.core.lead import NEGATIVE, by_learner, lead, learner_of, too_narrow
 from leap_rl.running.files import read_json
 from leap_rl.zoo.artifacts import ZooError, figure_name, total_steps
 
@@ -79,8 +79,13 @@ class Evidence:
         return f"{', '.join(games)}: {steps}, {len(seeds)} seeds{each}"
 
     def summary(self) -> str:
-        """Mean areas of every start on every game, and the gains over all games, Markdown."""
+        """
+        Mean areas of every start on every game, and the gains over all games; what the comparison notes; and where the
+        initialization is clearly behind random weights. Markdown.
+        """
         games, learners = self.results["results"], by_learner(self.results["sha256"])
+        if len(learners[learner_of(self.start)]) > 1:
+            learners |= {f"{self.start}, this one": [self.start]}
         rows = [f"| mean return while learning | {' | '.join(learners)} |", "|---|" + "---|" * len(learners)]
         for game, runs in games.items():
             areas = [[run["area"] for start in starts for run in runs.get(start, ())] for starts in learners.values()]
@@ -91,7 +96,15 @@ class Evidence:
             cells = [of(known.get(learner, {}), len(games)) for learner in learners]
             if any(cells):
                 rows.append(f"| **{said}** | {' | '.join(cells)} |")
-        return "\n".join(rows) + "\n"
+        settings = self.results["settings"]
+        lines = [settings["note"]] if settings.get("note") else []
+        if any(known.get(learner, {}).get("gain") for learner in learners):
+            lines += [f"The intervals are {narrow}"] if (narrow := too_narrow(len(settings.get("seeds", ())))) else []
+        for game, runs in games.items():
+            own, random = ([run["area"] for run in runs.get(start, ())] for start in (self.start, "random"))
+            if _measured(own) and _measured(random) and (behind := -lead(own, random)) > -NEGATIVE:
+                lines.append(f"Negative transfer: on {game} {behind:.1f} standard deviations behind random weights")
+        return "\n".join(rows) + "\n" + "".join(f"\n{line[0].upper()}{line[1:]}.\n" for line in lines)
 
     def for_model_index(self) -> list[EvalResult]:
         """Mean areas under the learning curves, as the Hub lists results."""
@@ -103,7 +116,7 @@ class Evidence:
             made.append(
                 EvalResult(
                     task_type="reinforcement-learning",
-                    task_name=f"learning a {'known' if game in self.learned_from else 'new'} game",
+                    task_name=f"learning a game that it was {'' if game in self.learned_from else 'not '}learned from",
                     dataset_type=game,
                     dataset_name=game,
                     # A mean over a learning curve is no mean_reward, which is a finished agent's.

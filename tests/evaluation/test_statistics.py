@@ -13,8 +13,8 @@ from rliable import metrics
 from rliable.library import score_distributions
 from scipy.stats import trim_mean
 
-from leap_rl.commands.compare import too_narrow
 from leap_rl.core import LearningCurve
+from leap_rl.core.lead import too_narrow
 from leap_rl.evaluation import Comparison, plot_statistics
 from leap_rl.evaluation.statistics import Statistics, estimate, interquartile_mean, probability_of_improvement, ratio
 

@@ -89,8 +89,15 @@ def test_evidence_becomes_a_card_with_results(
 
     def write(sha256: str) -> None:
         runs = {"mine": [300.0, 100.0], "random": [150.0, 50.0]}
+        behind = {"mine": [40.0, 60.0], "random": [150.0, 160.0, 170.0]}
         results = {
-            "settings": {"games": ["SpaceInvaders"], "starts": ["mine=/home/me/x", "random"], "timesteps": 1_000},
+            "settings": {
+                "games": ["SpaceInvaders"],
+                "starts": ["mine=/home/me/x", "random"],
+                "timesteps": 1_000,
+                "seeds": [0, 1],
+                "note": "recipes are chosen on it",
+            },
             "sha256": {"mine": sha256, "random": None},
             "config": {"preprocessing": "ale-vector-2"},
             "versions": {"leap-rl": "0.1.0", "torch": "2.9.1"},
@@ -99,6 +106,9 @@ def test_evidence_becomes_a_card_with_results(
                 "SpaceInvaders": {
                     start: [{"seed": i, "area": a, "final_score": a, "curve": curve} for i, a in enumerate(areas)]
                     for start, areas in runs.items()
+                },
+                "Pong": {
+                    start: [{"seed": i, "area": a} for i, a in enumerate(areas)] for start, areas in behind.items()
                 },
                 "Freeway": {"mine": [{"seed": 0, "area": None, "final_score": None, "curve": curve}]},
             },
@@ -126,14 +136,19 @@ def test_evidence_becomes_a_card_with_results(
     assert torch.equal(zoo.load("mine").parameters["encoder.w"], torch.arange(6.0))
     card = ModelCard((zoo.folder_of("mine") / "README.md").read_text())
     (index,) = card.data.to_dict()["model-index"]
-    (result,) = index["results"]
+    result, lost = index["results"]
+    assert result["task"]["name"] == "learning a game that it was not learned from"
+    assert lost["task"]["name"] == "learning a game that it was learned from"  # Pong, as the config says
     (metric,) = result["metrics"]
     assert index["name"] == "mine" and metric["value"] == 200.0
     assert metric["name"] == "mean return while learning, 1,000 steps, 2 seeds"
     assert metric["type"] != "mean_reward", "which is a finished agent's"
     assert "| SpaceInvaders | 200.00 | 100.00 |" in card.text and "/home/me" not in card.text
-    assert "| **gain over random weights** | 2.00 (1.50 to 2.25, 1 of 2 games) |  |" in card.text
-    assert "### SpaceInvaders, Freeway: 1,000 steps, 2 seeds\n" in card.text
+    assert "| **gain over random weights** | 2.00 (1.50 to 2.25, 1 of 3 games) |  |" in card.text
+    assert "### SpaceInvaders, Pong, Freeway: 1,000 steps, 3 seeds\n" in card.text
+    assert "\nRecipes are chosen on it.\n\nThe intervals are too narrow, of so few seeds" in card.text
+    assert "\nNegative transfer: on Pong 11.0 standard deviations behind random weights.\n" in card.text
+    assert "on SpaceInvaders" not in card.text
     assert "![Learning curves](figure-1.png)" in card.text
     on_hub.push("mine", "me/shown", endpoint=endpoint, token=TOKEN)
     for folder in (zoo.folder_of("mine"), on_hub.pull("me/shown", endpoint=endpoint)):
