@@ -368,7 +368,8 @@ _SETTINGS: dict[str, type] = {
 
 def unknown_option(error: UnknownOptionError, arguments: list[str]) -> str:
     """What to say of an option that there is not: the one that is so called elsewhere, before one that looks alike."""
-    given = error.token.keyword or "" if error.token is not None else ""
+    # Where a positional could be, the token is taken for its value.
+    given = (error.token.keyword or error.token.value) if error.token is not None else ""
     wanted = given.lstrip("-").partition("=")[0].replace("_", "-")
     wanted = _ALSO.get(wanted, wanted)
     known = option_names(_SETTINGS[arguments[0]]) if arguments and arguments[0] in _SETTINGS else []

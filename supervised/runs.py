@@ -138,19 +138,24 @@ def evaluate(
         for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run_id(folder.parent)):
             result.raise_for_status()
             results[result.name] = result
-            if ran_now:
+            if ran_now or not logged_in(result, folder.parent, f"{kind} after {folder.name}").exists():
                 log(result, folder.parent, f"{kind} after {folder.name}")
     return results
 
 
+def logged_in(result: TaskResult, folder: Path, what: str) -> Path:
+    """As ``log``: the folder that it writes to."""
+    return folder / "tensorboard" / file_name(what) / file_name(result.name)
+
+
 def log(result: TaskResult, folder: Path, what: str) -> None:
     """
-    Write to TensorBoard what a learning process logged.
+    Write to TensorBoard what a learning process logged, in place of what an interrupted one had.
 
     :param folder: of the run
     :param what: to call it
     """
-    logger = TensorBoardLogger(folder / "tensorboard" / file_name(what) / file_name(result.name))
+    logger = TensorBoardLogger(logged_in(result, folder, what), last_step=-1)
     logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
     logger.close()
 

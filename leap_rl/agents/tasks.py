@@ -263,10 +263,11 @@ class EnvTasks(TaskFamily):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 model = first.make_model(env, 1, scope, seed)
-        except (AssertionError, RuntimeError) as error:  # how SB3 and torch say what a network is not for
+        # How SB3 and torch say what a network is not for.
+        except (AssertionError, RuntimeError, AttributeError) as error:
             raise ValueError(
                 f"{first.name} can't be learned with {first.policy}: {' '.join(str(error).split())}"
-            ) from None
+            ) from error
         finally:
             env.close()
         assert model.scope is not None

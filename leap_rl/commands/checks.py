@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leap_rl.atari.games import POOLS, flavours, game_name
-from leap_rl.settings import EvaluateSettings, MetaTrainSettings, Settings, TrainSettings, TuneSettings
+from leap_rl.settings import AtariSettings, EvaluateSettings, MetaTrainSettings, Settings, TrainSettings, TuneSettings
 
 
 def check(settings: Settings) -> None:
@@ -16,6 +16,9 @@ def check(settings: Settings) -> None:
     :raises ValueError: for settings that no run can have, saying what to give instead
     """
     check_device(settings.device)
+    envs = [settings.env] if hasattr(settings, "env") else [*settings.envs, settings.family or ""]
+    if any(envs) and settings.atari != AtariSettings():
+        raise ValueError(f"--atari.* say how a game looks, and {', '.join(filter(None, envs))} is none: leave them out")
     if isinstance(settings, TrainSettings | TuneSettings | EvaluateSettings):
         check_lists(game=(settings.game,), env=(settings.env,))
         check_games("game", [settings.game] if settings.game else [], "--env")

@@ -62,6 +62,9 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
         raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
     n_envs = settings.agent.n_envs if is_initialization else 1
     if video is not None:
+        there = next(folder for folder in video.absolute().parents if folder.exists())
+        if not there.is_dir():
+            raise ValueError(f"--video {video}: {there} is a file, not a folder")
         _check_can_be_drawn(settings)
     games = POOLS.get(settings.game, (settings.game,))  # of a pool, whose games were learned together, each alone
     full = bool(settings.game) and not is_initialization and _has_all_actions(what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from leap_rl.commands.tasks import make_tasks
 from leap_rl.core import (
     FOMAML,
     Initialization,
+    InitializationError,
     Leap,
     MetaLearner,
     MetaTrainer,
@@ -29,6 +31,8 @@ from leap_rl.core import (
 from leap_rl.core.meta_settings import MetaSettings
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.settings import MetaTrainSettings, as_options, write_settings
+
+_log = logging.getLogger(__name__)
 
 MAY_CHANGE = {"meta-steps", "keep-checkpoints", "keep-every", *WHERE_IT_RUNS}
 
@@ -48,13 +52,14 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
     if resume and Checkpoints(folder).steps():
         trainer = MetaTrainer.load(folder, tasks, **_always_given(settings))
         # One that was told to end where it stands has its initialization still to write.
-        done = folder / "initialization"
-        written = Initialization.load(done).config.get("meta_steps") if done.is_dir() else None
+        written = _meta_steps_of(folder / "initialization")
         if trainer.meta_step > settings.meta_steps or trainer.meta_step == settings.meta_steps == written:
             raise ValueError(
                 f"{folder} is finished, with {trainer.meta_step} meta steps: --meta-steps with a larger number goes on"
             )
         print(f"Going on in {folder} after meta step {trainer.meta_step} of {settings.meta_steps}", flush=True)
+    elif resume and (folder / "initialization").exists():
+        raise ValueError(f"{folder} has an initialization, but no checkpoint to go on from: train in another folder")
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of one that was ended before its first checkpoint
         trainer = make_trainer(settings, tasks, folder)
@@ -86,6 +91,21 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
         ["tensorboard", "--logdir", folder / "tensorboard"],
         *next_commands(settings, trainer.initialization.scope, made if learned is None else best, ended),
     )
+
+
+def _meta_steps_of(initialization: Path) -> int | None:
+    """Of one that a run has written; ``None`` if it has not. A damaged one is put aside, and written again."""
+    if not initialization.is_dir():
+        return None
+    try:
+        found = Initialization.load(initialization).config.get("meta_steps")
+    except InitializationError as error:
+        aside = initialization.with_name(f"{initialization.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        initialization.rename(aside)
+        _log.warning("%s; it is %s now, and is written again", error, aside.name)
+        return None
+    return found if isinstance(found, int) else None
 
 
 def next_commands(

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from leap_rl.running.files import clean
 from leap_rl.running.run_file import begin_run, run_settings
-from leap_rl.running.run_lock import is_unused, next_run_folder, run_lock
+from leap_rl.running.run_lock import HOLDER, LOCK, is_unused, next_run_folder, run_lock
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
 
 COMMANDS_WITH_RUNS = ("meta-train", "train", "tune", "compare")
@@ -46,6 +47,8 @@ def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Pat
         assert run_dir is not None
         settings_file(run_dir)
         with run_lock(run_dir, f"leap-rl {command} --resume"):
+            for kept in (run_dir, run_dir / "results", run_dir / "agents"):
+                clean(kept)
             yield run_dir
         return
     wanted = run_dir or Path("runs")
@@ -57,18 +60,29 @@ def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Pat
         if run_dir is not None and run_dir.exists():
             raise ValueError(f"{run_dir} is no folder: choose another --run-dir") from None
         raise ValueError(f"{wanted} can't be written to: {error.strerror}; choose another --run-dir") from None
-    try:
-        with run_lock(folder, f"leap-rl {command}"):
-            if not is_unused(folder):
-                raise ValueError(f"{folder} exists: --resume {folder} goes on with a run, or choose another --run-dir")
+    with run_lock(folder, f"leap-rl {command}"):
+        _forget_what_never_began(folder)
+        if not is_unused(folder):
+            raise ValueError(f"{folder} exists: --resume {folder} goes on with a run, or choose another --run-dir")
+        try:
             yield folder
-    finally:
-        if is_unused(folder) and folder != there:
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in folder.absolute().parents:
-                if parent == there.absolute() or any(parent.iterdir()):
-                    break
-                parent.rmdir()
+        finally:
+            if is_unused(folder) and folder != there:
+                shutil.rmtree(folder, ignore_errors=True)
+                for parent in folder.absolute().parents:
+                    if parent == there.absolute() or any(parent.iterdir()):
+                        break
+                    parent.rmdir()
+
+
+def _forget_what_never_began(folder: Path) -> None:
+    """A run that was ended before its settings were written can't be gone on with, and has nothing to lose."""
+    clean(folder)
+    if not (folder / "settings.yaml").exists():
+        begun = {file.name for file in folder.iterdir()} - {LOCK, HOLDER}
+        if begun <= {"run.json", "compared.json"}:
+            for name in begun:
+                (folder / name).unlink()
 
 
 def begin(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:
@@ -89,7 +103,9 @@ def stored_settings(folder: Path, command: str) -> dict[str, Any]:
     """
     settings = read_preset(str(settings_file(folder)), {command, *COMMANDS_WITH_RUNS})
     if command not in settings:
-        raise ValueError(f"{folder} is a run of {', '.join(settings)}, not of {command}")
+        made = folder / "initialization"
+        remedy = f": its initialization is {made}" if made.is_dir() else ""
+        raise ValueError(f"{folder} is a run of {', '.join(settings) or 'no command'}, not of {command}{remedy}")
     return dict(settings[command])
 
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from leap_rl.agents import ObservedTraining, observed_algorithm
 from leap_rl.agents.observed import default_arguments
+from leap_rl.agents.tasks import OBSERVED
 from leap_rl.commands.run_folder import stored_settings
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, policy
 from leap_rl.core import NoPretraining
@@ -29,7 +30,12 @@ def settings_of(run: Path) -> tuple[str, str, AgentSettings, AtariSettings]:
     def fields(section: str) -> dict[str, Any]:
         return {key.replace("-", "_"): value for key, value in stored.get(section, {}).items()}
 
-    agent, atari = AgentSettings(**fields("agent")), AtariSettings(**fields("atari"))
+    try:
+        agent, atari = AgentSettings(**fields("agent")), AtariSettings(**fields("atari"))
+        if not any(agent.algorithm in names for names in OBSERVED.values()):
+            raise ValueError(f"algorithm is {agent.algorithm!r}")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{run / 'settings.yaml'} is not as leap-rl train writes it: {error}") from None
     return stored.get("game", ""), stored.get("env", ""), agent, atari
 
 

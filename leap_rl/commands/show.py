@@ -45,10 +45,16 @@ def show(folder: Path, everything: bool = False) -> None:
         raise ValueError(
             f"{folder} is an initialization: {shlex.join(['leap-rl', 'zoo', 'show', str(folder)])} shows it"
         )
-    command = next(iter(read_preset(str(settings_file(folder)), set(COMMANDS_WITH_RUNS))))
-    {"meta-train": _show_meta_train, "train": _show_train, "tune": _show_tune, "compare": _show_compare}[command](
-        folder, everything
-    )
+    commands = read_preset(str(settings_file(folder)), set(COMMANDS_WITH_RUNS))
+    if not commands:
+        raise ValueError(f"{settings_file(folder)} is of no command: it is no run's any more")
+    shows = {"meta-train": _show_meta_train, "train": _show_train, "tune": _show_tune, "compare": _show_compare}
+    try:
+        shows[next(iter(commands))](folder, everything)
+    except (KeyError, TypeError, AttributeError) as error:  # of what was edited, or is damaged
+        raise ValueError(
+            f"{folder} can't be shown: its settings.yaml or what it found is not as leap_rl writes it ({error!r})"
+        ) from None
 
 
 def _show_tune(folder: Path, everything: bool) -> None:
@@ -124,7 +130,8 @@ def _show_train(folder: Path, everything: bool) -> None:
 
     settings = stored_settings(folder, "train")
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
+    if (folder / "tensorboard").is_dir():
+        events.Reload()
     tags = events.Tags()["scalars"]
     logged = [e.step for tag in tags for e in events.Scalars(tag)]
     done = max([*logged, *(int(agent.stem) for agent in saved_agents(folder / "agents"))], default=0)
@@ -168,7 +175,8 @@ def _show_compare(folder: Path, everything: bool) -> None:
             name = Text("" if number else task)
             table.add_row(name, Text(start), ends[0], curve(thinned(values, 24), scale), ends[-1])
     Console().print(table)
-    tables = (folder / "table.md").read_text()
+    file = folder / "table.md"
+    tables = file.read_text() if file.is_file() else f"{file} is missing: leap-rl compare --resume writes it again"
     # Its first table has every seed, the second what they say together.
     if everything or len(tables.splitlines()) + table.row_count < 20:
         print()

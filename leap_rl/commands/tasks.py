@@ -210,7 +210,7 @@ def make_env(
     :raises ValueError: for none or both of game and env, or what is unknown
     """
     if bool(game) == bool(env):
-        raise ValueError(f"give either a game or an env, not {'both' if game else 'neither'}")
+        raise ValueError(f"give either a game (--game) or an env (--env), not {'both' if game else 'neither'}")
     if game:
         games = POOLS.get(game, (game,))
         if len({rom_id(name) for name in games}) > 1:

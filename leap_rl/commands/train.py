@@ -68,13 +68,17 @@ class SaveAgent(BaseCallback):
             self.save(self.model)
         return True
 
-    def save(self, model: BaseAlgorithm) -> None:
-        """:param model: that is kept, if it has not diverged"""
+    def save(self, model: BaseAlgorithm) -> bool:
+        """
+        :param model: that is kept, if it has not diverged
+        :return: whether it was
+        """
         if not is_finite(model):
-            return
+            return False
         save_agent(model, self.folder / f"{model.num_timesteps:012d}.zip")
         for old in saved_agents(self.folder)[:-2]:
             old.unlink()
+        return True
 
 
 def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
@@ -116,6 +120,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             raise ValueError(f"{option} says what is taken of an initialization: give one with --init")
     begun = folder if resume else None
     saved = saved_agents(begun / "agents") if begun else []
+    if begun and not saved and (begun / "agent.zip").exists():
+        raise ValueError(f"{begun} has an agent.zip, but none in agents/ to go on from: train in another folder")
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     of_encoder = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
     policy_name = policy(settings.agent, settings.env)
@@ -167,13 +173,12 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
             FineTune(*(strategy for each in held for strategy in each.strategies)).check(model)
         if saved:
             _remember_start(strategies, model, folder / START)
-            last = go_on(model, saved)
+            go_on(model, saved)
             for each in held:
                 each.resume(model)
             if model.num_timesteps >= settings.timesteps:
                 agent = folder / "agent.zip"
-                # Interrupted between the two.
-                if not agent.is_file() or agent.stat().st_mtime < last.stat().st_mtime:
+                if _steps_of(agent) != model.num_timesteps:  # interrupted between the two
                     save_agent(model, agent)
                     _say_what_next(folder, settings, unseen)
                     return
@@ -212,8 +217,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
                 callbacks.append(ScoreBar(bar, settings.game or settings.env or "a student", left))
                 went_well = learns(model, left, callbacks, log_interval, reset_num_timesteps=not saved)
         except KeyboardInterrupt:
-            saving.save(model)
-            print(f"\nInterrupted after {model.num_timesteps:,} steps; the agent is saved.", end=" ")
+            said = "the agent is saved" if saving.save(model) else "the agent has diverged, and is not saved"
+            print(f"\nInterrupted after {model.num_timesteps:,} steps; {said}.", end=" ")
             if kind.replays():
                 print("Its replay buffer is not, so it can't be gone on with")
             else:
@@ -264,6 +269,14 @@ def school(settings: TrainSettings) -> tuple[VecEnv, list[BaseAlgorithm]]:
     several = len({rom_id(game) for game in games}) > 1
     env = make_atari_env(games, n_envs, seed=settings.seed, full_action_space=several, **shared)
     return env, [teachers[i % len(games)] for i in range(n_envs)]
+
+
+def _steps_of(agent: Path) -> int | None:
+    """``None`` of one that is not there, or damaged."""
+    try:
+        return SavedAgent(agent).steps()
+    except (OSError, ValueError):
+        return None
 
 
 def _remember_start(strategies: Sequence[Strategy], model: BaseAlgorithm, start: Path) -> None:

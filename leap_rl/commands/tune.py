@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import optuna
 import yaml
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from leap_rl.agents import observed_algorithm
@@ -31,7 +29,8 @@ from leap_rl.core import Initialization, blocks_of, read_strategies
 from leap_rl.core.blocks import HEAD, block_of_layers
 from leap_rl.core.search import suggested_strategy
 from leap_rl.running.engines import learning_process
-from leap_rl.running.files import json_number, write_text
+from leap_rl.running.files import json_number, read_json, write_text
+from leap_rl.running.journal import open_journal
 from leap_rl.running.progress import mean_of
 from leap_rl.settings import AgentSettings, TuneSettings, as_dict, write_settings
 from leap_rl.transfer import FineTune
@@ -123,7 +122,7 @@ def tune(settings: TuneSettings, folder: Path, resume: bool) -> None:
     write_settings(folder, "tune", settings)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+        storage=open_journal(folder / JOURNAL),
         study_name="tune",
         direction="maximize",
         load_if_exists=True,
@@ -214,9 +213,9 @@ def _report(
         "random": (None, as_it_is),
     }
     kept = folder / "report.json"
-    found: dict[str, dict[str, float | None]] = json.loads(kept.read_text())["areas"] if kept.is_file() else {}
-    if found and json.loads(kept.read_text())["best"] != json.loads(json.dumps(best)):
-        found = {}
+    known = read_json(kept, "remove it, and those runs are made again") if kept.is_file() else {}
+    is_of_best = known.get("best") == json.loads(json.dumps(best)) and isinstance(known.get("areas"), dict)
+    found: dict[str, dict[str, float | None]] = known["areas"] if is_of_best else {}
     for name, (of, tried) in ways.items():
         for seed in settings.report_seeds:
             if str(seed) not in found.setdefault(name, {}):

@@ -67,7 +67,7 @@ class MetaCallback:
         """When they have run, before θ⁰ moves."""
 
     def _on_step(self) -> bool:
-        """After a meta step. Training ends when it returns False."""
+        """After a meta step. Training ends when it returns False; nothing returned is True."""
         return True
 
     def _on_training_end(self) -> None:
@@ -82,16 +82,41 @@ class FunctionCallback(MetaCallback):
         self.function = function
 
     def _on_step(self) -> bool:
-        return self.function(self.locals, {}) is not False
+        return not says_stop(self.function(self.locals, {}))
 
+
+def says_stop(returned: object) -> bool:
+    """What ends training: False, also NumPy's, but not None, which is returned by whoever returns nothing."""
+    return returned is not None and not returned
+
+
+OF_AGENTS = {
+    "CheckpointCallback": "run_dir and keep_every keep checkpoints",
+    "EvalCallback": "eval_tasks and eval_freq evaluate",
+    "EveryNTimesteps": "a callback can look at trainer.meta_step",
+    "ProgressBarCallback": "learn(progress_bar=True) draws one",
+    "StopTrainingOnMaxEpisodes": "learn takes the number of meta steps",
+}
+"""Callbacks of SB3 that are none of meta-training, and what is in their place."""
 
 Callback = CallbackLike | Callable[[dict[str, Any], dict[str, Any]], bool | None]
 
 
 def callback_list(callback: Callback | Sequence[Callback] | None) -> list[CallbackLike]:
-    """Whatever SB3 accepts as ``callback``, as a list."""
+    """
+    Whatever SB3 accepts as ``callback``, as a list.
+
+    :raises ValueError: for what is none, and for callbacks of SB3 that need an agent
+    """
     if callback is None:
         return []
+    if isinstance(callback, str):
+        raise ValueError(f"callback={callback!r} must be a callback, a function, or a list of them")
+    for parent in type(callback).__mro__:
+        if parent.__name__ in OF_AGENTS and parent.__module__ == "stable_baselines3.common.callbacks":
+            raise ValueError(
+                f"{parent.__name__} is for an agent that learns, not for meta-training: {OF_AGENTS[parent.__name__]}"
+            )
     if isinstance(callback, Sequence):
         return [c for item in callback for c in callback_list(item)]
     if hasattr(callback, "on_step"):

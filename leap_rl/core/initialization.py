@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
@@ -69,10 +70,12 @@ class NamedTensors:
 
     :param parameters: name to the tensors that carry it: more than one where a model keeps copies
     :param buffers: the same for buffers (batch norm)
+    :param activation: between its layers, as a config names it, where that is known
     """
 
     parameters: dict[str, list[Tensor]]
     buffers: dict[str, list[Tensor]]
+    activation: str | None = None
 
     def in_scope(self, scope: str) -> NamedTensors:
         """
@@ -85,7 +88,7 @@ class NamedTensors:
         def keep(tensors: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
             return {name: copies for name, copies in tensors.items() if name.startswith(f"{scope}.")}
 
-        selected = NamedTensors(keep(self.parameters), keep(self.buffers))
+        selected = NamedTensors(keep(self.parameters), keep(self.buffers), self.activation)
         if not selected.parameters:
             roots = sorted({name.split(".")[0] for name in self.parameters})
             raise ValueError(f"scope={scope!r} matches no parameter; there are 'all', {', '.join(map(repr, roots))}")
@@ -241,12 +244,17 @@ class Initialization:
             differences.append(str(error))
         else:
             differences += [f"{name}: in the model only" for name in sorted(unfilled)]
+        learned_with = ((self.config.get("algorithm_kwargs") or {}).get("policy_kwargs") or {}).get("activation_fn")
+        if self.scope != "encoder" and None not in (learned_with, tensors.activation):
+            if learned_with != tensors.activation:
+                differences.append(f"activation_fn {learned_with}: {tensors.activation} in the model")
         if differences:
-            network = self.config.get("network")
-            which = f", {network}, which leap_rl.transfer.policy_kwargs asks for" if network else ""
+            network, shape = self.config.get("network"), self.config.get("observation_shape")
+            which = f" ({network}{f', observations of {shape}' if shape else ''})" if network else ""
             raise InitializationError(
                 f"the initialization is for another network{which}, or other actions, for which head='map' and "
-                "head='redraw' are; nothing was changed:",
+                "head='redraw' are (--head); of images, leap_rl.transfer.policy_kwargs asks for the network. Nothing "
+                "was changed:",
                 *differences,
             )
 
@@ -276,7 +284,7 @@ class Initialization:
     def save(self, path: str | os.PathLike[str]) -> None:
         """
         Write the folder ``path`` with ``model.safetensors`` and ``config.json``. It appears whole or not at all;
-        an initialization that was there is replaced.
+        an initialization that was there is replaced, and files that are none of it stay.
 
         :raises InitializationError: if something else is there, or it is none that ``load`` takes
         """
@@ -309,6 +317,9 @@ class Initialization:
         with replacing_folder(path, [len(data), len(text)]) as folder:
             (folder / "model.safetensors").write_bytes(data)
             (folder / "config.json").write_bytes(text)
+            for other in path.iterdir() if path.is_dir() else ():  # a card, or what its owner keeps there
+                if other.is_file() and not (folder / other.name).exists():
+                    shutil.copy2(other, folder / other.name)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Initialization:

@@ -49,6 +49,10 @@ def read_config(path: Path) -> dict[str, Any]:
         config = read_object(read_file(path / "config.json", MOST_BYTES["config.json"]))
     except FileNotFoundError:
         raise InitializationError(f"{path} is no initialization: config.json is missing") from None
+    except NotADirectoryError:
+        raise InitializationError(
+            f"{path} is a file, not the folder of an initialization: leap-rl zoo import makes one of an agent's zip"
+        ) from None
     except (OSError, ValueError) as error:
         raise InitializationError(f"{path} can't be read: {error}") from None
     if config.get("format") != FORMAT:

@@ -103,7 +103,8 @@ def save_result(folder: Path, result: TaskResult, visit: Visit, run: str) -> Non
     :param visit: that it is the result of
     :param run: that it is of
     """
-    tensors = {f"{_GRADIENT}{name}": t for name, t in (result.meta_gradient or {}).items()}
+    gradient = result.meta_gradient if result.status == "ok" else None  # that of what diverged is used for nothing
+    tensors = {f"{_GRADIENT}{name}": t for name, t in (gradient or {}).items()}
     tensors["steps"] = torch.as_tensor(result.curve.steps, dtype=torch.int64)
     tensors["values"] = torch.as_tensor(result.curve.values, dtype=torch.float64)
     curve = _Curve(result.curve.budget, result.curve.window, result.curve.maximize)
@@ -122,7 +123,7 @@ def load_result(folder: Path, visit: Visit | None = None, run: str | None = None
     if not folder.exists():
         return None
     try:
-        tensors, state, its_run = read(folder, _State)
+        tensors, state, its_run = read(folder, _State, any_value=("values",))
         if run not in (None, its_run):
             raise CheckpointError(f"{folder} is of another run")
         for name, now in ({} if visit is None else vars(visit)).items():
@@ -211,7 +212,7 @@ def run_kept(
 def _on_disk(result: TaskResult, folder: Path | None) -> TaskResult:
     """What is kept needs no memory as well."""
     if folder is not None and result.meta_gradient is not None:
-        result.meta_gradient = KeptGradient(folder)
+        result.meta_gradient = KeptGradient(folder) if result.status == "ok" else None
     return result
 
 

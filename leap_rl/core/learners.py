@@ -80,6 +80,9 @@ class Leap(MetaLearner):
 
     def __post_init__(self) -> None:
         check_path_settings(self.metric, self.loss_delta, self.loss_scale, self.gradients, self.skip_updates)
+        for name in ("stabilizer", "scale_to_displacement"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
 
     @property
     def meta_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:

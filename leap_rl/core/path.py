@@ -17,6 +17,7 @@ from leap_rl.core.backward import observe_backward
 from leap_rl.core.path_statistics import Metric, PathStatistics, RunningStatistics
 from leap_rl.core.segment import Segment
 from leap_rl.core.sums import BlockedSum, Flat
+from leap_rl.running.integers import integer
 
 LossDelta = Literal["consecutive", "within_rollout", "same_batch", "none"]
 Gradients = Literal["clipped", "raw"]
@@ -436,8 +437,8 @@ def check_path_settings(
             raise ValueError(f"{name}={value!r} is unknown, choose one of {', '.join(map(repr, choices))}")
     if loss_scale != "auto" and not (isinstance(loss_scale, Real) and 0 <= loss_scale < math.inf):
         raise ValueError(f"loss_scale={loss_scale!r} must be 'auto', or finite and not negative")
-    if skip_updates is not None and skip_updates < 0:
-        raise ValueError(f"skip_updates={skip_updates} must not be negative")
+    if skip_updates is not None:
+        integer("skip_updates", skip_updates, least=0)
 
 
 def cold_updates(optimizer: Optimizer) -> int:

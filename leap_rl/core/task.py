@@ -15,6 +15,7 @@ from leap_rl.core.initialization import Initialization
 from leap_rl.core.learners import MetaLearner
 from leap_rl.core.path_statistics import PathStatistics
 from leap_rl.running.engines.base import Report
+from leap_rl.running.integers import integer
 
 LONGEST_ERROR = 4000
 """Characters that are kept of an error: some print all that they hold, and it is stored with every meta step."""
@@ -52,6 +53,9 @@ class TaskResult:
     final: Initialization | None = None
 
     def __post_init__(self) -> None:
+        # Python's own numbers, which JSON holds.
+        self.steps, self.seconds = integer("steps", self.steps, least=0), float(self.seconds)
+        self.scores = {name: float(score) for name, score in self.scores.items()}
         if self.error is not None and len(self.error) > LONGEST_ERROR:
             half = LONGEST_ERROR // 2
             left_out = len(self.error) - 2 * half

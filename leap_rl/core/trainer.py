@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from leap_rl.core import saving
 from leap_rl.core.best import BestInitialization
-from leap_rl.core.callbacks import Callback, CallbackLike, callback_list
+from leap_rl.core.callbacks import Callback, CallbackLike, callback_list, says_stop
 from leap_rl.core.initialization import Initialization, versions
 from leap_rl.core.initialization_config import InitializationError
 from leap_rl.core.kept_results import run_kept
@@ -154,7 +154,7 @@ class MetaTrainer:
         Meta-train.
 
         :param meta_steps: how many more
-        :param callback: called as SB3 calls its own; a meta step is the step
+        :param callback: called as SB3 calls its own; a meta step is the step. SB3's own work where they need no agent
         :param progress_bar: draw one, if the output is a terminal
         :return: self
         :raises ValueError: if another process, or another trainer, goes on with the run in ``run_dir``
@@ -182,10 +182,15 @@ class MetaTrainer:
                 self._update_average()
                 self._record(results, meta_gradient, change, time.perf_counter() - started)
                 evaluates = self._wants_evaluation(is_last=self.meta_step == last)
-                self._end_step(evaluates)
-                if not all([c.on_step() for c in callbacks]):
-                    if not evaluates and self._wants_evaluation(is_last=True):
-                        self._end_step(evaluates=True)
+                if evaluates:
+                    self._evaluate()
+                ends = any([says_stop(c.on_step()) for c in callbacks])
+                if ends and not evaluates and self._wants_evaluation(is_last=True):
+                    self._evaluate()
+                self.logger.dump(self.meta_step)
+                if self.checkpoints is not None:
+                    self.save()  # with what callbacks have changed and recorded
+                if ends:
                     break
             for c in callbacks:
                 c.on_training_end()
@@ -218,26 +223,16 @@ class MetaTrainer:
         if 2 * meta_gradient.n_tasks < len(results):
             lost = ", ".join(sorted(f"{r.name}: {r.status}" for r in results if r.status != "ok"))
             errors = "".join(f"; {r.name}: {r.reason}" for r in results if r.error is not None)
+            remedy = ""
+            if any(r.status == "non_finite" for r in results):
+                remedy = ". A smaller learning rate of the tasks, or a new run with a smaller meta rate, may help"
             if self.checkpoints is not None:  # those of other settings must not be taken for lost, too
                 shutil.rmtree(self.checkpoints.running, ignore_errors=True)
             raise RuntimeError(
                 f"meta step {self.meta_step}: {len(results) - meta_gradient.n_tasks} of {len(results)} learning "
-                f"processes were lost ({lost}); θ⁰ is as it was. Where they are not finite a smaller learning rate of "
-                f"the tasks, or a new run with a smaller meta rate, may help{errors}"
+                f"processes were lost ({lost}); θ⁰ is as it was{remedy}{errors}"
             )
         return meta_gradient
-
-    def _end_step(self, evaluates: bool) -> None:
-        """
-        What a meta step did is judged, logged and kept.
-
-        :param evaluates: whether the evaluation tasks are learned
-        """
-        if evaluates:
-            self._evaluate()
-        self.logger.dump(self.meta_step)
-        if self.checkpoints is not None:
-            self.save()
 
     def _update_average(self) -> None:
         """The mean of θ⁰ over the meta steps from ``average_from`` on."""
@@ -545,7 +540,17 @@ def _check(
         raise ValueError(
             f'meta_batch_size={size}, but there are {len(tasks)} tasks: take fewer, or sampling="with_replacement"'
         )
+    if not isinstance(learner, MetaLearner):
+        made = f"{learner.__name__}()" if isinstance(learner, type) else "Leap()"
+        raise ValueError(f"learner={learner!r} is no meta-learner: give one, such as {made}")
     tasks.check_learner(learner)
+    if settings.device != "auto":
+        try:
+            torch.device(settings.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device={settings.device!r} is none ({error}): give auto, cpu or cuda".split("\n")[0]
+            ) from None
     if isinstance(learner, NoPretraining):
         raise ValueError("NoPretraining learns nothing: use tasks.draw_initialization(scope, seed)")
     if learner.order == "chain":
@@ -569,6 +574,8 @@ def _begun_from(initialization: Initialization, drawn: Initialization) -> Initia
     :param drawn: a random one of these tasks
     :raises InitializationError: if it does not fit
     """
+    if not isinstance(initialization, Initialization):
+        raise ValueError(f"initialization={initialization!r} is none: Initialization.load gives that of a folder")
     if initialization.scope != drawn.scope:
         raise InitializationError(
             f"the initialization has scope {initialization.scope!r}, these tasks meta-learn {drawn.scope!r}"

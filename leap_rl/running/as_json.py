@@ -13,7 +13,10 @@ from torch import Tensor
 
 
 def as_json(value: Any) -> Any:
-    """What JSON can hold as it is, numbers and arrays of NumPy and torch included; of all else what it is called."""
+    """
+    What JSON can hold as it is, numbers and arrays of NumPy and torch included; of all else what it is called, and what
+    it says of itself.
+    """
     if isinstance(value, np.generic | np.ndarray | Tensor):
         return as_json(value.tolist())
     if isinstance(value, float):
@@ -26,5 +29,9 @@ def as_json(value: Any) -> Any:
         return [as_json(part) for part in value]
     if isinstance(value, torch.dtype | torch.device | os.PathLike):
         return str(value)
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    kind = type(value)
+    # What it was made with, where that is said: SB3's schedules and noise do.
+    said = "" if kind.__repr__ is object.__repr__ else " ".join(repr(value).split())[:500]
+    return f"{kind.__module__}.{kind.__qualname__}" + (f": {said}" if said and " at 0x" not in said else "")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from leap_rl.running import record
-from leap_rl.running.files import UNFINISHED, replacing_folder
+from leap_rl.running.files import UNFINISHED, clean, replacing_folder
 from leap_rl.running.integers import integer
 from leap_rl.running.outside import read_file
 from leap_rl.running.run_file import begin_run, run_id
@@ -71,6 +72,8 @@ class Checkpoints:
         """
         if self._run is None:
             if not self.steps():
+                if self.running.exists():
+                    raise ValueError(f"{self.running} is no run's, and would be removed: choose another run_dir")
                 begin_run(self.run_dir)
             self._run = run_id(self.run_dir)
         return self._run
@@ -103,8 +106,7 @@ class Checkpoints:
     def clean(self) -> None:
         """Remove what a process that was killed left half written."""
         for folder in (self.folder, self.running, self.run_dir):  # the last may be a project's, with a .git
-            for unfinished in folder.glob(f".*{UNFINISHED}*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            clean(folder)
 
     def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:
         """
@@ -203,17 +205,18 @@ class _Header:
     state: dict[str, Any]
 
 
-def read(folder: Path, form: type[State]) -> tuple[dict[str, Tensor], State, str]:
+def read(folder: Path, form: type[State], any_value: Collection[str] = ()) -> tuple[dict[str, Tensor], State, str]:
     """
     What ``write`` wrote; nothing of it is run.
 
     :param form: of the state
+    :param any_value: names of tensors that need not be finite
     :return: tensors, state, and the run that it is of
     :raises CheckpointError: if it is missing, foreign, damaged, renamed, or of another version; without a remedy
     """
     data, state, run = read_state(folder, form)
     try:
-        return _tensors(data), state, run
+        return _tensors(data, any_value), state, run
     except ValueError as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from None
 
@@ -243,7 +246,7 @@ def read_state(folder: Path, form: type[State]) -> tuple[bytes, State, str]:
         raise CheckpointError(f"{folder} is damaged: {error}") from None
 
 
-def _tensors(data: bytes) -> dict[str, Tensor]:
+def _tensors(data: bytes, any_value: Collection[str]) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
@@ -251,7 +254,7 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
     except Exception as error:  # whatever a library says of bytes that it was not made for
         raise ValueError(f"state.safetensors can't be read: {record.shown(str(error))}") from None
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if name not in any_value and not tensor.isfinite().all():
             raise ValueError(f"{record.shown(name)} is not finite")
     return tensors
 
@@ -281,8 +284,7 @@ def checkpoint_bytes(theta: Mapping[str, Tensor], kept: int, meta_batch_size: in
 
 
 def _remove(folder: Path) -> None:
-    """At once for whoever looks for it: renamed first."""
-    hidden = folder.with_name(f".{folder.name}{UNFINISHED}removed")
+    """At once for whoever looks for it: renamed first. What a network's disk keeps while it is read, ``clean`` has."""
+    hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}{UNFINISHED}removed-", dir=folder.parent))
+    os.replace(folder, hidden / folder.name)
     shutil.rmtree(hidden, ignore_errors=True)
-    os.replace(folder, hidden)
-    shutil.rmtree(hidden)

@@ -16,7 +16,8 @@ from typing import Any
 from leap_rl.running import record
 
 UNFINISHED = "-unfinished-"
-"""In the names of temporary folders, which begin with a dot: what a killed process left is known by it, and removed."""
+"""In the names of temporary folders, which begin with a dot: ``clean`` knows by it what a killed process left."""
+_OLD = "old-"
 
 
 @contextmanager
@@ -37,15 +38,14 @@ def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
             for file in (*temporary.iterdir(), temporary):
                 _sync(file)
             if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}{UNFINISHED}old-", dir=path.parent))
-                os.replace(path, old / path.name)
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}{UNFINISHED}{_OLD}", dir=path.parent))
                 try:
+                    os.replace(path, old / path.name)
                     os.replace(temporary, path)
-                except OSError:
-                    os.replace(old / path.name, path)
-                    raise
                 finally:
-                    shutil.rmtree(old)
+                    if not path.exists():  # whatever came between the two, Ctrl-C included
+                        os.replace(old / path.name, path)
+                    shutil.rmtree(old, ignore_errors=True)
             else:
                 os.replace(temporary, path)
         finally:
@@ -71,6 +71,23 @@ def replacing_file(file: Path, size: int | None = None) -> Iterator[Path]:
             os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)
+        _sync(file.parent)
+
+
+def clean(folder: Path) -> None:
+    """
+    Remove what a process that was killed left half written in a folder, which nobody else writes to. What was to be
+    replaced, and was not yet, is put back.
+    """
+    for unfinished in [*folder.glob(f".*{UNFINISHED}*"), *folder.glob(f".*{UNFINISHED[:-1]}.*")]:
+        if f"{UNFINISHED}{_OLD}" in unfinished.name:
+            for old in unfinished.iterdir():
+                if not (folder / old.name).exists():
+                    os.replace(old, folder / old.name)
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch.optim import Optimizer
 
-from leap_rl.core import FineTuning, Strategy, blocks_of
+from leap_rl.core import FineTuning, Strategy, blocks_of, read_strategies
 from leap_rl.core.finetuning import Blocks, check, joined, moved_by, rates_at
 from leap_rl.transfer.names import optimizers, targets
 
@@ -67,16 +67,18 @@ class FineTune(BaseCallback):
     and what was frozen learns again once training is over. After an interruption a Leap agent does so in its next
     ``learn``; a plain SB3 model needs such a callback there, be it one without strategies.
 
-    :param strategies: to follow. One that was at work on this model before goes on where ``learn`` does not reset the
-        steps; others begin, unless ``resume`` says that another process began with them
+    :param strategies: to follow, or their names, as ``read_strategies`` takes them. One that was at work on this model
+        before goes on where ``learn`` does not reset the steps; others begin, unless ``resume`` says that another
+        process began with them
     :raises ValueError: where training begins, for a network of outputs alone, a block that is not there or that would
         learn before the first update, rates with which nothing would be learned (by one of the optimizers, where actor
         and critic have one each), and algorithms that are moved by line search
     """
 
-    def __init__(self, *strategies: Strategy) -> None:
+    def __init__(self, *strategies: Strategy | str) -> None:
         super().__init__()
-        self.strategies = strategies
+        read = [read_strategies(s) if isinstance(s, str) else [s] for s in strategies]
+        self.strategies: tuple[Strategy, ...] = tuple(strategy for several in read for strategy in several)
 
     def check(self, model: BaseAlgorithm, timesteps: int | None = None, n_envs: int | None = None) -> None:
         """

@@ -35,7 +35,11 @@ class FreezeEncoder(FineTune):
         """
         if timesteps is not None:
             self.probe.probe = self.steps / timesteps
-        named_tensors(model).in_scope("encoder")  # else it would be the hidden layers that are frozen
+        if not any(name.startswith("encoder.") for name in named_tensors(model).parameters):
+            raise ValueError(
+                f"FreezeEncoder needs an encoder, and {type(model.policy).__name__} has none: FineTune('lp-ft') "
+                "freezes hidden layers"
+            )
         super().check(model)
         if timesteps is not None and model.num_timesteps >= self.steps and self.begins(model):
             raise ValueError(

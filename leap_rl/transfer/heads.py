@@ -13,6 +13,8 @@ from leap_rl.core import Initialization, InitializationError, fit_head, named_te
 
 Head = Literal["map", "redraw"]
 HEAD = ("action_net.weight", "action_net.bias")
+SPREAD = "log_std"
+"""Of a head of continuous actions."""
 
 
 @fit_head.register
@@ -38,11 +40,12 @@ def _(model: BaseAlgorithm, initialization: Initialization, head: str) -> Initia
         )
     own = named_tensors(model).parameters
     if head == "redraw":
-        fitted = {name: own[name][0].detach().cpu().clone() for name in HEAD}
+        fitted = {name: own[name][0].detach().cpu().clone() for name in (*HEAD, SPREAD) if name in own}
     else:
         rows = _rows(initialization.config.get("action_meanings"), _meanings(model))
         fitted = {name: initialization.parameters[name][rows].clone() for name in HEAD}
-    parameters = {name: fitted.get(name, tensor) for name, tensor in initialization.parameters.items()}
+    kept = {name: tensor for name, tensor in initialization.parameters.items() if name not in (*HEAD, SPREAD)}
+    parameters = kept | fitted
     return Initialization(parameters, initialization.scope, initialization.buffers, dict(initialization.config))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leap_rl.core import NamedTensors, named_tensors
+from leap_rl.running.as_json import as_json
 
 # A target network is a copy that follows another network, and goes by the name of that one.
 _TARGET = re.compile(r"^(q_net|quantile_net|actor|critic)_target\.")
@@ -42,7 +43,9 @@ def _(policy: BasePolicy) -> NamedTensors:
         return tensors
 
     return NamedTensors(
-        renamed(policy.named_parameters(remove_duplicate=False)), renamed(policy.named_buffers(remove_duplicate=False))
+        renamed(policy.named_parameters(remove_duplicate=False)),
+        renamed(policy.named_buffers(remove_duplicate=False)),
+        as_json(getattr(policy, "activation_fn", None)),
     )
 
 

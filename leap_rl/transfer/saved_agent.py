@@ -44,7 +44,10 @@ _CLASSES: dict[str, type] = {str(kind): kind for kind in (*_EXTRACTORS, *_ACTIVA
 # How a policy is drawn and learns, and what is seen in its tensors.
 _NOT_NEEDED = {"optimizer_class", "optimizer_kwargs", "ortho_init", "log_std_init"}
 _NOT_NEEDED |= {"net_arch", "features_extractor_kwargs"}
-_NEEDS_PICKLE = "needs its pickle to play, since {}: --trust reads it, and runs whatever its author put there"
+_NEEDS_PICKLE = (
+    "needs its pickle to play, since {}: --trust reads it, and runs whatever its author put there. The folder of a run "
+    "of leap-rl train plays without"
+)
 # All that torch makes a state of. Other names that it allows could fill the memory, such as a bytearray of any size.
 _OF_TENSORS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 
@@ -120,8 +123,11 @@ class SavedAgent:
         made: Any = kind
         try:
             model: BaseAlgorithm = made(name, env, policy_kwargs=policy_kwargs, **kwargs)
-        except (ValueError, TypeError, AssertionError) as error:
-            raise ValueError(f"{self.file} does not fit {what}: {first_line(error)}") from None
+        except (ValueError, TypeError, AssertionError, KeyError) as error:
+            raise ValueError(
+                f"{self.file} does not fit {what} and {kind.__name__} ({first_line(error)}): --agent.algorithm names "
+                "what saved it"
+            ) from None
         self.fill(model)
         return model
 
@@ -167,6 +173,17 @@ class SavedAgent:
         vars(model).update(counters)
         window = model._stats_window_size
         model.ep_info_buffer, model.ep_success_buffer = deque(episodes, window), deque(successes, window)
+
+    def steps(self) -> int:
+        """
+        That it was trained for.
+
+        :raises AgentError: if it does not say
+        """
+        steps = self._json("data").get("num_timesteps")
+        if type(steps) is not int:
+            raise AgentError(self.file, f"says that num_timesteps is {str(steps)[:80]}, which counts nothing")
+        return steps
 
     def how_made(self) -> tuple[str, dict[str, Any]]:
         """

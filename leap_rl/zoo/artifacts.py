@@ -204,7 +204,10 @@ def described(folder: Path) -> dict[str, Any]:
             raise ZooError(f"{folder}/{file} has {status.st_size:,} bytes: more than {LARGEST[file]:,} are refused")
     config = read_config(folder)
     if "network" not in config:
-        raise ZooError(f"{folder}/config.json does not say for which network it is")
+        raise ZooError(
+            f"{folder}/config.json does not say for which network it is: Initialization.of(model, scope, "
+            "config={'network': 'NatureCNN'}) does"
+        )
     # What is written to terminals and cards must be text and nothing else.
     texts = [("scope", config["scope"]), ("learner", (config.get("learner") or {}).get("name", "-"))]
     texts += [(key, config[key]) for key in ("network", "preprocessing", "source") if key in config]

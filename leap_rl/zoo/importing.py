@@ -112,5 +112,8 @@ def _encoder(tensors: dict[str, Tensor], agent: Path) -> dict[str, Tensor]:
             raise ZooError(f"{agent} has an encoder for its actor and another for its critic: which one is not clear")
         found[name] = tensor.clone()
     if not found:
-        raise ZooError(f"{agent} has no encoder of images: {', '.join(map(str, tensors))}")
+        raise ZooError(
+            f"{agent} has no encoder of images. What an agent for vectors has learned is taken in Python: "
+            "Initialization.of(PPO.load(agent), 'mlp_extractor').save(folder)"
+        )
     return found

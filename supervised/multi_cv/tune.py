@@ -9,14 +9,13 @@ from typing import Any, get_args
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from leap_rl.core import Engine, Initialization, Job, NoPretraining, blocks_of
 from leap_rl.core.blocks import layer_of
 from leap_rl.core.search import suggested_strategy
 from leap_rl.running.file_name import file_name
+from leap_rl.running.journal import open_journal
 from supervised.batch_norm import BatchNorm
 from supervised.multi_cv.experiment import TASK_NETWORKS, Run, found_last
 from supervised.multi_cv.tasks import DataSets
@@ -80,7 +79,7 @@ def tune(run: Run, folder: Path, engine: Engine, trials: int, n_folds: int) -> t
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(found / file_name(f"tune {n_folds} folds.journal")))),
+            storage=open_journal(found / file_name(f"tune {n_folds} folds.journal")),
             study_name="tune",
             load_if_exists=True,
         )

@@ -92,7 +92,9 @@ class RayEngine(Engine):
         _check_machines()
         self._task = _remote(max_retries=0, **self._resources)(_run)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._board = _remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
+        # Lost, it begins anew, and knows of each run from its next report on.
+        lasting = _remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board)
+        self._board = lasting.options(scheduling_strategy=here).remote()
 
     def _check_room(self) -> None:
         there = ray.cluster_resources()
@@ -121,7 +123,8 @@ class RayEngine(Engine):
                         running[reference] = run
                 if not running:
                     continue
-                done, _ = ray.wait(list(running), timeout=self.POLL_SECONDS)
+                ray.wait(list(running), timeout=self.POLL_SECONDS)
+                done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)  # all that are
                 steps_of = ray.get(self._board.steps.remote([run.number for run in running.values()]))
                 now = time.monotonic()
                 # While this process was stopped (by Ctrl-Z for one), no task's time counts.

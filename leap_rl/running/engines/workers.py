@@ -209,8 +209,9 @@ BOARD = np.dtype([("pid", np.int64), ("steps", np.int64), ("score", np.float64)]
 def _progress_board(n_jobs: int) -> Iterator[np.memmap]:
     """A row for each job, in a file that the workers map: no queue, no thread, nothing to lose with a worker."""
     handle, name = tempfile.mkstemp(prefix="leap_rl-progress-")
-    os.close(handle)
     try:
-        yield np.memmap(name, dtype=BOARD, mode="w+", shape=(max(n_jobs, 1),))  # an empty file can't be mapped
+        with os.fdopen(handle, "wb") as file:
+            file.write(bytes(max(n_jobs, 1) * BOARD.itemsize))  # whole: where there is no room, it is an error here
+        yield np.memmap(name, dtype=BOARD, mode="r+")
     finally:
         os.unlink(name)
