@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,9 @@ from leap_rl.core.path_statistics import PathStatistics
 from leap_rl.running.engines.base import Report
 from leap_rl.running.integers import integer
 
+OF_EVERY_VISIT = {"name", "status", "steps", "seconds", "area", "final_score", "gain", "error"}
+OF_EVERY_VISIT |= {field.name for field in fields(PathStatistics)}
+"""What a history says of a visit besides its scores."""
 LONGEST_ERROR = 4000
 """Characters that are kept of an error: some print all that they hold, and it is stored with every meta step."""
 
@@ -56,6 +59,8 @@ class TaskResult:
         # Python's own numbers, which JSON holds.
         self.steps, self.seconds = integer("steps", self.steps, least=0), float(self.seconds)
         self.scores = {name: float(score) for name, score in self.scores.items()}
+        if taken := OF_EVERY_VISIT & self.scores.keys():
+            raise ValueError(f"scores has {min(taken)!r}, which says something else of every visit: call it otherwise")
         if self.error is not None and len(self.error) > LONGEST_ERROR:
             half = LONGEST_ERROR // 2
             left_out = len(self.error) - 2 * half

@@ -38,6 +38,7 @@ from leap_rl.commands.tasks import make_env, make_tasks
 from leap_rl.commands.tune import blocks_of_start
 from leap_rl.core import Workers
 from leap_rl.running.files import write_text
+from leap_rl.running.run_lock import run_lock
 from leap_rl.settings import AgentSettings, AtariSettings, MetaTrainSettings, TuneSettings, write_settings
 from leap_rl.transfer import policy_kwargs
 
@@ -644,3 +645,86 @@ def test_a_pool_of_flavours_can_be_tuned() -> None:
     settings = TuneSettings(game="flavours-Berzerk-train", agent=AgentSettings(n_envs=7))
     start = load_initialization("flavours-Berzerk-leap")
     assert blocks_of_start(settings, start)[-1] == "head"
+
+
+# -- folders that something is missing of ------------------------------------------------------------
+
+
+def test_a_run_without_what_it_would_go_on_from_is_not_begun_again(
+    meta_run: Path, agent_run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    for run, gone, made in ((agent_run, "agents", "agent.zip"), (meta_run, "checkpoints", "initialization")):
+        copy = tmp_path / run.name
+        shutil.copytree(run, copy)
+        shutil.rmtree(copy / gone)
+        more = ["--timesteps", "400"] if made == "agent.zip" else ["--meta-steps", "3"]
+        command = "train" if made == "agent.zip" else "meta-train"
+        assert main([command, "--resume", str(copy), *more]) == 2
+        assert "to go on from: train in another folder" in capsys.readouterr().err
+        assert (copy / made).exists()
+
+
+def test_a_damaged_initialization_of_a_finished_run_is_written_again(meta_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "meta"
+    shutil.copytree(meta_run, copy)
+    (copy / "initialization" / "config.json").write_text("{}")
+    assert main(["meta-train", "--resume", str(copy)]) == 0
+    again = Initialization.load(copy / "initialization")
+    assert again.sha256 == Initialization.load(meta_run / "initialization").sha256
+    assert (copy / "initialization.damaged").is_dir()
+
+
+def test_what_is_edited_or_gone_is_one_line(agent_run: Path, tmp_path: Path, capsys: Any) -> None:
+    copy = tmp_path / "agent"
+    shutil.copytree(agent_run, copy)
+    shutil.rmtree(copy / "tensorboard")
+    assert main(["show", str(copy)]) == 0
+    for text, said in (
+        ("{}", "is of no command"),
+        ("train: {}", "can't be shown: its settings.yaml or what it found is not as leap_rl writes it"),
+    ):
+        write_text(copy / "settings.yaml", text)
+        assert main(["show", str(copy)]) == 2
+        assert said in capsys.readouterr().err
+    for agent in ("{speed: 3}", "3", "{algorithm: XX}"):
+        write_text(copy / "settings.yaml", f"train: {{game: Qbert, agent: {agent}}}")
+        assert main(["evaluate", str(copy)]) == 2
+        assert "is not as leap-rl train writes it" in capsys.readouterr().err
+
+
+def test_a_run_that_never_began_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Its settings could not be written: it can't be gone on with."""
+    arguments = ["meta-train", *META, "--meta-steps", "1", "--run-dir", str(tmp_path / "run")]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no room")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("leap_rl.commands.meta_train.write_settings", full)
+        assert main(arguments) == 1
+    shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
+    assert (tmp_path / "run" / "run.json").is_file()
+    assert main(arguments) == 0
+
+
+def test_a_refused_process_leaves_the_folder_of_another(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "run"
+    with run_lock(folder, "another"):
+        assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(folder)]) == 2
+        assert "is in use by another" in capsys.readouterr().err
+        assert folder.is_dir()
+        with pytest.raises(ValueError, match="is in use"), run_lock(folder, "a third"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--env", "CartPole-v1", "--lr", "3"], "It is --agent.learning-rate."),
+        (["train", "--env", "CartPole-v1", "--n-envs", "3"], "It is --agent.n-envs."),
+        (["train", "--env", "CartPole-v1", "--atari.frame-stack", "2"], "--atari.* say how a game looks"),
+    ],
+)
+def test_options_that_others_have_are_pointed_at(arguments: list[str], said: str, capsys: Any) -> None:
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err

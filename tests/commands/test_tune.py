@@ -91,6 +91,23 @@ def test_a_search_goes_on_and_its_best_is_a_preset(init: Path, tmp_path: Path, c
     assert "began with seed=0, not 7" in capsys.readouterr().err
 
 
+def test_a_search_goes_on_after_a_kill_and_a_full_disk(
+    init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Optuna's lock stays, a dangling link where the folder is relative; half a line is what there was room for."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "--init", str(init), *TINY, "--trials", "1", "--run-dir", "run"]) == 0
+    journal = Path("run") / "trials.journal"
+    Path("run/trials.journal.lock").symlink_to(journal)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"wor')
+    assert main(["tune", "--resume", "run", "--trials", "2"]) == 0
+    assert "trial 2 of 2" in capsys.readouterr().out
+    journal.write_bytes(b"no journal\n" + journal.read_bytes())
+    assert main(["tune", "--resume", "run", "--trials", "3"]) == 2
+    assert "trials.journal is damaged in line 1: remove it from there on" in capsys.readouterr().err
+
+
 def test_a_search_outlives_what_diverges(init: Path, tmp_path: Path, capsys: Any) -> None:
     run = tmp_path / "tuned"
     tune = ["tune", "--init", str(init), *TINY, "--agent.learning-rate", "1e9", "--trials", "2"]

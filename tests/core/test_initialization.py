@@ -309,6 +309,14 @@ def damage_other_tensors(path: Path) -> None:
     rehash(path, safetensors.torch.save({"encoder.0.weight": torch.zeros(9)}))
 
 
+def test_what_its_owner_keeps_beside_it_stays(tmp_path: Path) -> None:
+    Initialization({"w": torch.ones(2)}, "all", {}).save(tmp_path / "mine")
+    (tmp_path / "mine" / "notes.md").write_text("years")
+    Initialization({"w": torch.zeros(2)}, "all", {}).save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.md").read_text() == "years"
+    assert not Initialization.load(tmp_path / "mine").parameters["w"].any()
+
+
 def test_a_model_of_others_is_not_replaced(tmp_path: Path) -> None:
     """Models of others have a config.json, too."""
     (tmp_path / "bert").mkdir()

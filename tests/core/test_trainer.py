@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EveryNTimesteps
 from stable_baselines3.common.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -515,6 +515,98 @@ def test_a_visit_that_diverged_has_no_area(tmp_path: Path) -> None:
     first, second = ({row["name"]: row for row in step["tasks"]}["quadratic-1"] for step in meta[0].history)
     assert math.isnan(first["area"]) and math.isnan(first["final_score"])
     assert math.isfinite(second["area"]) and math.isnan(second["gain"])  # which is its first
+
+
+def test_a_visit_that_diverged_is_kept_as_such(tmp_path: Path) -> None:
+    """Its curve and its gradient are NaN; the same seed would diverge again."""
+    diverging = Quadratics(4, diverging=(1,))
+    whole = trainer(tasks=diverging, meta_batch_size=4).learn(2)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    class Late(InProcess):
+        def outcomes(self, jobs: Any, waiting: Any, on_progress: Any) -> Any:
+            for number, outcome in enumerate(super().outcomes(jobs, waiting, on_progress)):
+                if number == 3:
+                    interrupt()
+                yield outcome
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tasks=diverging, meta_batch_size=4, run_dir=tmp_path, engine=Late()).learn(2)
+    assert len(list((tmp_path / "running").glob("task-*"))) == 3
+    resumed = MetaTrainer.load(tmp_path, diverging, engine=InProcess()).learn(2)
+    assert same_bits(whole.initialization, resumed.initialization)
+    assert [[row["status"] for row in step["tasks"]] for step in whole.history] == [
+        [row["status"] for row in step["tasks"]] for step in resumed.history
+    ]
+
+
+def test_what_a_callback_changes_is_in_the_checkpoint_of_its_step(tmp_path: Path) -> None:
+    class Halve(MetaCallback):
+        def _on_step(self) -> None:  # type: ignore[override]  # nothing returned goes on
+            half = self.trainer.initialization
+            half.parameters = {name: tensor / 2 for name, tensor in half.parameters.items()}
+            self.trainer.initialization = half
+            self.trainer.logger.record("mine", self.trainer.meta_step)
+
+    whole = trainer().learn(3, callback=Halve())
+    trainer(run_dir=tmp_path / "run", tensorboard_log=tmp_path / "tb").learn(2, callback=Halve())
+    resumed = MetaTrainer.load(tmp_path / "run", Quadratics(), engine=InProcess()).learn(1, callback=Halve())
+    assert whole.meta_step == 3 and same_bits(whole.initialization, resumed.initialization)
+    assert read_tensorboard(tmp_path / "tb" / "Leap_1")["mine"][:2] == [(1, 1.0), (2, 2.0)]
+
+
+def test_numbers_of_numpy_are_taken(tmp_path: Path) -> None:
+    class Scored(Quadratic):
+        def run(self, job: Job, report: Report) -> TaskResult:
+            result = super().run(job, report)
+            scores = {"test_error": np.float64(0.5), "n": np.int64(3)}
+            return replace(result, steps=np.int64(result.steps), seconds=np.float32(0.5), scores=scores)  # type: ignore[arg-type]
+
+    family = Quadratics(2)
+    family.tasks = [Scored(0), Scored(1)]
+    trainer(tasks=family, run_dir=tmp_path).learn(2)
+    resumed = MetaTrainer.load(tmp_path, family, engine=InProcess()).learn(1)
+    assert resumed.history[0]["tasks"][0]["test_error"] == 0.5
+    with pytest.raises(ValueError, match="scores has 'error', which says something else of every visit"):
+        TaskResult("task", LearningCurve(np.array([]), np.array([]), 1), 1, 1.0, scores={"error": 0.5})
+
+
+def test_a_folder_of_somebody_is_not_taken_for_results(tmp_path: Path) -> None:
+    (tmp_path / "running").mkdir()
+    (tmp_path / "running" / "log.txt").write_text("years")
+    with pytest.raises(ValueError, match="running is no run's, and would be removed: choose another run_dir"):
+        trainer(run_dir=tmp_path).learn(1)
+    assert (tmp_path / "running" / "log.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learner": Leap}, r"is no meta-learner: give one, such as Leap\(\)"),
+        ({"initialization": "mine"}, "initialization='mine' is none: Initialization.load gives that of a folder"),
+        ({"device": "gpu"}, "device='gpu' is none .* give auto, cpu or cuda"),
+    ],
+)
+def test_what_is_none_is_refused_before_anything_runs(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(**given)
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        ("mine", "callback='mine' must be a callback, a function, or a list of them"),
+        (CheckpointCallback(1, "x"), "CheckpointCallback is for an agent that learns.*: run_dir and keep_every keep"),
+        ([EveryNTimesteps(1, CheckpointCallback(1, "x"))], "EveryNTimesteps is for an agent that learns"),
+    ],
+)
+def test_callbacks_that_need_an_agent_are_refused_before_anything_runs(callback: Any, message: str) -> None:
+    meta = trainer()
+    with pytest.raises(ValueError, match=message):
+        meta.learn(1, callback=callback)
+    assert meta.meta_step == 0
 
 
 def test_reading_a_run_leaves_what_another_is_writing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 
 from leap_rl.core import Initialization, LearningCurve, TaskResult
 from leap_rl.core.kept_results import Visit, save_result
-from leap_rl.running.files import replacing_file, replacing_folder, write_rows, write_text
+from leap_rl.running.files import clean, replacing_file, replacing_folder, write_rows, write_text
 
 
 @contextmanager
@@ -110,3 +111,35 @@ def test_a_full_file_system(tmp_path: Path) -> None:
             subprocess.run(["rm", "-r", str(small / "it.x")], check=True)
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_ctrl_c_between_two_renames_loses_nothing(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older folder makes room for the new one by one rename, and the new one takes its place by another."""
+    copied(tmp_path / "kept", 3)
+    calls, replace = [], os.replace
+
+    def interrupted(*paths: str) -> None:
+        calls.append(paths)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        copied(tmp_path / "kept", 5)
+    assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "file").stat().st_size == 3
+
+
+def test_what_a_killed_process_left_goes_and_what_it_would_have_lost_comes_back(tmp_path: Path) -> None:
+    """As ``kill -9`` leaves it between the two renames."""
+    copied(tmp_path / "whole", 3)
+    for name in (".kept-unfinished-old-x/kept", ".whole-unfinished-old-y/whole", ".kept-unfinished-z"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_bytes(bytes(4))
+    (tmp_path / ".agent-unfinished.zip").write_bytes(b"half")
+    (tmp_path / ".git").mkdir()
+    clean(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".git", "kept", "whole"]
+    assert (tmp_path / "kept" / "file").stat().st_size == 4 and (tmp_path / "whole" / "file").stat().st_size == 3

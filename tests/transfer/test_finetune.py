@@ -270,6 +270,12 @@ def test_an_optimizer_of_several_groups() -> None:
     assert len(frozen.policy.optimizer.param_groups) == 2
 
 
+def test_strategies_are_given_by_their_names() -> None:
+    assert [type(s) for s in FineTune("lp-ft:probe=0.2+slow", LinearProbe()).strategies] == [LPFT, Slow, LinearProbe]
+    with pytest.raises(ValueError, match="FreezeEncoder needs an encoder, and ActorCriticPolicy has none"):
+        FreezeEncoder(32).check(A2C("MlpPolicy", "CartPole-v1", device="cpu"), 64)
+
+
 def test_callbacks_together_multiply() -> None:
     both = state(made().learn(20, callback=[FineTune(Slow(0.5)), FineTune(Slow(0.5))]))
     once = state(made().learn(20, callback=FineTune(Slow(0.25))))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, DQN, PPO
 from torch import nn
 
-from leap_rl import AtariTasks, Initialization, LeapA2C, make_atari_env
+from leap_rl import AtariTasks, EnvTasks, Initialization, LeapA2C, make_atari_env
+from leap_rl.core import InitializationError
+
+BOX = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +78,27 @@ def test_what_cannot_be_fitted(whole: Initialization) -> None:
     refused("has no action RIGHT, LEFT", model(), few)
     with pytest.raises(TypeError, match="is for SB3 models"):
         whole.apply_to(nn.Linear(1, 1), head="map")
+
+
+@pytest.mark.parametrize(("learned", "new"), [("CartPole-v1", "Pendulum-v1"), ("Pendulum-v1", "CartPole-v1")])
+def test_a_head_is_redrawn_between_discrete_and_continuous_actions(learned: str, new: str) -> None:
+    def made(name: str) -> PPO:
+        sizes = {"n_steps": 8, "batch_size": 8, "seed": 0, "device": "cpu"}
+        env = gym.make(name)
+        return PPO("MlpPolicy", gym.wrappers.TransformObservation(env, lambda o: o[:3], BOX), **sizes)
+
+    start, target = Initialization.of(made(learned), "all"), made(new)
+    before = {name: p.detach().clone() for name, p in target.policy.named_parameters()}
+    start.apply_to(target, head="redraw")
+    for name, p in target.policy.named_parameters():
+        redrawn = name.startswith("action_net") or name == "log_std"
+        assert torch.equal(p, before[name] if redrawn else start.parameters[name]), name
+    target.learn(8)
+
+
+def test_another_activation_is_another_network() -> None:
+    relu = {"policy_kwargs": {"activation_fn": nn.ReLU}, "n_steps": 8}
+    start = EnvTasks(LeapA2C, "MlpPolicy", ["CartPole-v1"], 64, 1, relu).draw_initialization(None, 0)
+    with pytest.raises(InitializationError, match=r"activation_fn \S+ReLU: \S+Tanh in the model"):
+        start.apply_to(A2C("MlpPolicy", "CartPole-v1", device="cpu"))
+    start.apply_to(A2C("MlpPolicy", "CartPole-v1", device="cpu", policy_kwargs={"activation_fn": nn.ReLU}))
