@@ -13,7 +13,7 @@ from leap_rl.core import Engine, Job, JobsProgress, TaskResult
 from leap_rl.core.kept_results import run_kept
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.running.file_name import file_name
-from leap_rl.running.files import write_rows
+from leap_rl.running.files import clean, write_rows
 from leap_rl.running.logger import TensorBoardLogger
 from leap_rl.running.run_file import begin_run, run_id, run_settings
 from leap_rl.running.run_lock import run_lock
@@ -99,6 +99,8 @@ def open_folder(folder: Path, settings: dict[str, Any], budget: int | None = Non
     """
     check_folder(folder, settings, budget)
     with run_lock(folder, "an experiment"):
+        for kept in (folder, *folder.glob("[0-9]*"), *folder.glob("[0-9]*/held-out*")):
+            clean(kept)
         begin_run(folder, settings)
         yield
 

@@ -121,7 +121,10 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     begun = folder if resume else None
     saved = saved_agents(begun / "agents") if begun else []
     if begun and not saved and (begun / "agent.zip").exists():
-        raise ValueError(f"{begun} has an agent.zip, but none in agents/ to go on from: train in another folder")
+        raise ValueError(
+            f"{begun} has no agent in agents/ to go on from, but an agent.zip: train in another folder; it begins again "
+            "where that is removed, too"
+        )
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     of_encoder = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
     policy_name = policy(settings.agent, settings.env)

@@ -58,7 +58,7 @@ class TaskResult:
     def __post_init__(self) -> None:
         # Python's own numbers, which JSON holds.
         self.steps, self.seconds = integer("steps", self.steps, least=0), float(self.seconds)
-        self.scores = {name: float(score) for name, score in self.scores.items()}
+        self.scores = {name: s.item() if isinstance(s, np.generic) else s for name, s in self.scores.items()}
         if taken := OF_EVERY_VISIT & self.scores.keys():
             raise ValueError(f"scores has {min(taken)!r}, which says something else of every visit: call it otherwise")
         if self.error is not None and len(self.error) > LONGEST_ERROR:

@@ -95,6 +95,9 @@ def test_a_damaged_agent_falls_back_to_the_one_before(run: Path, caplog: Any, ca
     assert err.count("is damaged") == 2 and f"begins again where {newest.parent} is removed" in err
     assert len(err.splitlines()) == 1 and yaml.safe_load((run / "settings.yaml").read_text()) == shown
     shutil.rmtree(newest.parent)
+    assert main(["train", "--resume", str(run), "--timesteps", "400"]) == 2
+    assert "it begins again where that is removed, too" in capsys.readouterr().err
+    (run / "agent.zip").unlink()
     assert main(["train", "--resume", str(run), "--timesteps", "400"]) == 0
 
 

@@ -660,7 +660,7 @@ def test_a_run_without_what_it_would_go_on_from_is_not_begun_again(
         more = ["--timesteps", "400"] if made == "agent.zip" else ["--meta-steps", "3"]
         command = "train" if made == "agent.zip" else "meta-train"
         assert main([command, "--resume", str(copy), *more]) == 2
-        assert "to go on from: train in another folder" in capsys.readouterr().err
+        assert f"to go on from, but an {made}: train in another" in capsys.readouterr().err
         assert (copy / made).exists()
 
 

@@ -352,7 +352,7 @@ def test_training_stops_when_most_processes_are_not_finite() -> None:
 
 def test_after_a_lost_meta_step_other_settings_start_it_anew(tmp_path: Path) -> None:
     meta = trainer(tasks=Quadratics(4, diverging=(0, 1, 2)), meta_batch_size=4, run_dir=tmp_path)
-    with pytest.raises(RuntimeError, match="a smaller learning rate of the tasks"):
+    with pytest.raises(RuntimeError, match="A smaller learning rate of the tasks"):
         meta.learn(1)
     resumed = MetaTrainer.load(tmp_path, Quadratics(4), engine=InProcess()).learn(1)
     assert [row["status"] for row in resumed.history[0]["tasks"]] == ["ok"] * 4

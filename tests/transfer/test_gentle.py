@@ -101,7 +101,7 @@ def test_what_cannot_be() -> None:
         FreezeEncoder(0)
     with pytest.raises(ValueError, match=r"factor=1.5 must be from 0 to 1"):
         SlowEncoder(1.5)
-    with pytest.raises(ValueError, match="scope='encoder' matches no parameter"):
+    with pytest.raises(ValueError, match="FreezeEncoder needs an encoder, and ActorCriticPolicy has none"):
         A2C("MlpPolicy", "CartPole-v1", device="cpu").learn(10, callback=FreezeEncoder(5))
 
 

@@ -103,7 +103,7 @@ def test_it_is_known_by_its_shapes_and_starts_a_model() -> None:
     assert list(blocks_of(model)) == ["encoder.cnn.0", "encoder.cnn.3", "encoder.cnn.6", "encoder.linear.0", "head"]
     assert model.policy.action_net.in_features == 512
     model.learn(10)
-    with pytest.raises(InitializationError, match="another network, NatureLNCNN"):
+    with pytest.raises(InitializationError, match=r"another network \(NatureLNCNN\)"):
         start.apply_to(A2C("CnnPolicy", env, device="cpu"))
     # SB3 knows what is right behind its own network, which is another thing for SAC.
     nature = Initialization.of(A2C("CnnPolicy", env, device="cpu"), "encoder", {"network": "NatureCNN"})
