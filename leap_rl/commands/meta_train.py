@@ -60,8 +60,8 @@ def meta_train(settings: MetaTrainSettings, folder: Path, resume: bool) -> None:
         print(f"Going on in {folder} after meta step {trainer.meta_step} of {settings.meta_steps}", flush=True)
     elif resume and (folder / "initialization").exists():
         raise ValueError(
-            f"{folder} has no checkpoint to go on from, but an initialization: train in another folder; it begins again "
-            "where that is removed, too"
+            f"{folder} has no checkpoint to go on from, but an initialization: train in another folder; it begins "
+            "again where that is removed, too"
         )
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of one that was ended before its first checkpoint

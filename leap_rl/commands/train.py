@@ -101,7 +101,9 @@ def go_on(model: BaseAlgorithm, saved: list[Path]) -> Path:
             damaged = found.file.replace(found.file.with_suffix(".damaged"))
             _log.warning("%s; it is %s now, and %s is gone on from", found, damaged.name, file.name)
         return file
-    raise ValueError(f"{'; '.join(map(str, errors))}. The run begins again where {saved[0].parent} is removed")
+    raise ValueError(
+        f"{'; '.join(map(str, errors))}. The run begins again where {saved[0].parent} is removed, and agent.zip"
+    )
 
 
 def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
@@ -122,8 +124,8 @@ def train(settings: TrainSettings, folder: Path, resume: bool) -> None:
     saved = saved_agents(begun / "agents") if begun else []
     if begun and not saved and (begun / "agent.zip").exists():
         raise ValueError(
-            f"{begun} has no agent in agents/ to go on from, but an agent.zip: train in another folder; it begins again "
-            "where that is removed, too"
+            f"{begun} has no agent in agents/ to go on from, but an agent.zip: train in another folder; it begins "
+            "again where that is removed, too"
         )
     initialization = None if settings.init is None or saved else load_initialization(settings.init)
     of_encoder = settings.freeze_encoder_steps > 0 or settings.encoder_lr_factor != 1
