@@ -80,7 +80,7 @@ def _forget_what_never_began(folder: Path) -> None:
     clean(folder)
     if not (folder / "settings.yaml").exists():
         begun = {file.name for file in folder.iterdir()} - {LOCK, HOLDER}
-        if begun <= {"run.json", "compared.json"}:
+        if "run.json" in begun <= {"run.json", "compared.json"} and "command" in run_settings(folder):
             for name in begun:
                 (folder / name).unlink()
 

@@ -284,7 +284,7 @@ class Initialization:
     def save(self, path: str | os.PathLike[str]) -> None:
         """
         Write the folder ``path`` with ``model.safetensors`` and ``config.json``. It appears whole or not at all;
-        an initialization that was there is replaced, and files that are none of it stay.
+        an initialization that was there is replaced, and what else is there stays.
 
         :raises InitializationError: if something else is there, or it is none that ``load`` takes
         """
@@ -318,8 +318,8 @@ class Initialization:
             (folder / "model.safetensors").write_bytes(data)
             (folder / "config.json").write_bytes(text)
             for other in path.iterdir() if path.is_dir() else ():  # a card, or what its owner keeps there
-                if other.is_file() and not (folder / other.name).exists():
-                    shutil.copy2(other, folder / other.name)
+                if not (folder / other.name).exists():
+                    (shutil.copytree if other.is_dir() else shutil.copy2)(other, folder / other.name)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Initialization:

@@ -80,7 +80,7 @@ def clean(folder: Path) -> None:
     replaced, and was not yet, is put back.
     """
     for unfinished in [*folder.glob(f".*{UNFINISHED}*"), *folder.glob(f".*{UNFINISHED[:-1]}.*")]:
-        if f"{UNFINISHED}{_OLD}" in unfinished.name:
+        if f"{UNFINISHED}{_OLD}" in unfinished.name and unfinished.is_dir():
             for old in unfinished.iterdir():
                 if not (folder / old.name).exists():
                     os.replace(old, folder / old.name)

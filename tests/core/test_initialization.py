@@ -312,8 +312,9 @@ def damage_other_tensors(path: Path) -> None:
 def test_what_its_owner_keeps_beside_it_stays(tmp_path: Path) -> None:
     Initialization({"w": torch.ones(2)}, "all", {}).save(tmp_path / "mine")
     (tmp_path / "mine" / "notes.md").write_text("years")
+    (tmp_path / "mine" / "plots").mkdir()
     Initialization({"w": torch.zeros(2)}, "all", {}).save(tmp_path / "mine")
-    assert (tmp_path / "mine" / "notes.md").read_text() == "years"
+    assert (tmp_path / "mine" / "notes.md").read_text() == "years" and (tmp_path / "mine" / "plots").is_dir()
     assert not Initialization.load(tmp_path / "mine").parameters["w"].any()
 
 
