@@ -18,7 +18,8 @@ def check(settings: Settings) -> None:
     check_device(settings.device)
     envs = [settings.env] if hasattr(settings, "env") else [*settings.envs, settings.family or ""]
     if any(envs) and settings.atari != AtariSettings():
-        raise ValueError(f"--atari.* say how a game looks, and {', '.join(filter(None, envs))} is none: leave them out")
+        what = ", ".join(filter(None, envs))
+        raise ValueError(f"--atari.*, or atari in the preset, say how a game looks, and {what} is none: leave them out")
     if isinstance(settings, TrainSettings | TuneSettings | EvaluateSettings):
         check_lists(game=(settings.game,), env=(settings.env,))
         check_games("game", [settings.game] if settings.game else [], "--env")

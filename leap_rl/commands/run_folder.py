@@ -77,12 +77,10 @@ def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Pat
 
 def _forget_what_never_began(folder: Path) -> None:
     """A run that was ended before its settings were written can't be gone on with, and has nothing to lose."""
-    clean(folder)
-    if not (folder / "settings.yaml").exists():
-        begun = {file.name for file in folder.iterdir()} - {LOCK, HOLDER}
-        if "run.json" in begun <= {"run.json", "compared.json"} and "command" in run_settings(folder):
-            for name in begun:
-                (folder / name).unlink()
+    begun = {file.name for file in folder.iterdir()} - {LOCK, HOLDER}
+    if "run.json" in begun <= {"run.json", "compared.json"} and "command" in run_settings(folder):
+        for name in begun:
+            (folder / name).unlink()
 
 
 def begin(folder: Path, command: str, settings: Settings, may_change: set[str]) -> None:

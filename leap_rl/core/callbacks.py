@@ -93,7 +93,6 @@ def says_stop(returned: object) -> bool:
 OF_AGENTS = {
     "CheckpointCallback": "run_dir and keep_every keep checkpoints",
     "EvalCallback": "eval_tasks and eval_freq evaluate",
-    "EveryNTimesteps": "a callback can look at trainer.meta_step",
     "ProgressBarCallback": "learn(progress_bar=True) draws one",
     "StopTrainingOnMaxEpisodes": "learn takes the number of meta steps",
 }
@@ -119,6 +118,9 @@ def callback_list(callback: Callback | Sequence[Callback] | None) -> list[Callba
             )
     if isinstance(callback, Sequence):
         return [c for item in callback for c in callback_list(item)]
+    if isinstance(several := getattr(callback, "callbacks", None), list):  # SB3's CallbackList
+        return callback_list(several)
+    callback_list(getattr(callback, "callback", None))  # that an event of SB3 calls
     if hasattr(callback, "on_step"):
         return [callback]  # type: ignore[list-item]
     return [FunctionCallback(callback)]  # type: ignore[arg-type]

@@ -244,10 +244,9 @@ class Initialization:
             differences.append(str(error))
         else:
             differences += [f"{name}: in the model only" for name in sorted(unfilled)]
-        learned_with = ((self.config.get("algorithm_kwargs") or {}).get("policy_kwargs") or {}).get("activation_fn")
-        if self.scope != "encoder" and None not in (learned_with, tensors.activation):
-            if learned_with != tensors.activation:
-                differences.append(f"activation_fn {learned_with}: {tensors.activation} in the model")
+        learned, here = self._activation(), tensors.activation
+        if self.scope != "encoder" and learned and here and learned.rpartition(".")[2] != here.rpartition(".")[2]:
+            differences.append(f"activation_fn {learned}: {here} in the model, which policy_kwargs of SB3 changes")
         if differences:
             network, shape = self.config.get("network"), self.config.get("observation_shape")
             which = f" ({network}{f', observations of {shape}' if shape else ''})" if network else ""
@@ -257,6 +256,13 @@ class Initialization:
                 "was changed:",
                 *differences,
             )
+
+    def _activation(self) -> str | None:
+        """That its agent's settings named, if a class, whoever wrote them."""
+        found: Any = self.config
+        for key in ("algorithm_kwargs", "policy_kwargs", "activation_fn"):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found if isinstance(found, str) and ":" not in found and "partial" not in found else None
 
     def _tensors(self) -> dict[str, Tensor]:
         """
@@ -284,16 +290,14 @@ class Initialization:
     def save(self, path: str | os.PathLike[str]) -> None:
         """
         Write the folder ``path`` with ``model.safetensors`` and ``config.json``. It appears whole or not at all;
-        an initialization that was there is replaced, and what else is there stays.
+        an initialization that was there is replaced, and what else is there stays,
+        a card included, which is then of the older one.
 
         :raises InitializationError: if something else is there, or it is none that ``load`` takes
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            try:
-                read_config(path)
-            except InitializationError as error:
-                raise InitializationError(f"{error}; it is not replaced: choose another place") from None
+        if path.exists() and (not path.is_dir() or any(path.iterdir())) and not _is_ours(path):
+            raise InitializationError(f"{path} is no initialization, and not replaced: choose another place")
         try:
             if not self.parameters:
                 raise ValueError("it holds no parameter")
@@ -318,8 +322,12 @@ class Initialization:
             (folder / "model.safetensors").write_bytes(data)
             (folder / "config.json").write_bytes(text)
             for other in path.iterdir() if path.is_dir() else ():  # a card, or what its owner keeps there
-                if not (folder / other.name).exists():
-                    (shutil.copytree if other.is_dir() else shutil.copy2)(other, folder / other.name)
+                if (folder / other.name).exists():
+                    continue
+                if other.is_dir() and not other.is_symlink():
+                    shutil.copytree(other, folder / other.name, symlinks=True)
+                else:
+                    shutil.copy2(other, folder / other.name, follow_symlinks=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Initialization:
@@ -435,3 +443,13 @@ def relative_change(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dic
         sums[0] += (new[name] - tensor).double().square().sum().item()
         sums[1] += tensor.double().square().sum().item()
     return {layer: (moved / max(size, 1e-300)) ** 0.5 for layer, (moved, size) in change.items()}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is an initialization, be it a damaged one: a config.json of others says what it is of."""
+    try:
+        return read_object(read_file(path / "config.json", MOST_BYTES["config.json"])).get("format") == FORMAT
+    except ValueError:
+        return (path / "model.safetensors").is_file()  # what can't be read is nobody's any more
+    except OSError:
+        return False

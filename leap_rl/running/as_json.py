@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_ADDRESS = re.compile(r"\b0x[0-9a-f]+")
+"""In what an object says of itself: another one in each process."""
 
 
 def as_json(value: Any) -> Any:
@@ -34,4 +38,4 @@ def as_json(value: Any) -> Any:
     kind = type(value)
     # What it was made with, where that is said: SB3's schedules and noise do.
     said = "" if kind.__repr__ is object.__repr__ else " ".join(repr(value).split())[:500]
-    return f"{kind.__module__}.{kind.__qualname__}" + (f": {said}" if said and " at 0x" not in said else "")
+    return f"{kind.__module__}.{kind.__qualname__}" + (f": {said}" if said and not _ADDRESS.search(said) else "")

@@ -72,7 +72,7 @@ class Checkpoints:
         """
         if self._run is None:
             if not self.steps():
-                if self.running.exists():
+                if self.running.exists() and not (self.run_dir / "run.json").is_file():
                     raise ValueError(f"{self.running} is no run's, and would be removed: choose another run_dir")
                 begin_run(self.run_dir)
             self._run = run_id(self.run_dir)
@@ -105,8 +105,11 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what a process that was killed left half written."""
-        for folder in (self.folder, self.running, self.run_dir):  # the last may be a project's, with a .git
-            clean(folder)
+        clean(self.folder)
+        clean(self.running)
+        # The folder of the run may be a project's: there it is what a trainer writes alone.
+        for name in ("checkpoints", "running", "best_initialization", "initialization", "run"):
+            clean(self.run_dir, name)
 
     def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:
         """

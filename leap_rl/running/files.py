@@ -36,7 +36,8 @@ def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
             temporary.chmod(0o755)
             yield temporary
             for file in (*temporary.iterdir(), temporary):
-                _sync(file)
+                if not file.is_symlink():
+                    _sync(file)
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}{UNFINISHED}{_OLD}", dir=path.parent))
                 try:
@@ -74,12 +75,15 @@ def replacing_file(file: Path, size: int | None = None) -> Iterator[Path]:
         _sync(file.parent)
 
 
-def clean(folder: Path) -> None:
+def clean(folder: Path, name: str = "*") -> None:
     """
     Remove what a process that was killed left half written in a folder, which nobody else writes to. What was to be
     replaced, and was not yet, is put back.
+
+    :param folder: to clean
+    :param name: of what was to be written, a file's without its ending; ``"*"``: all
     """
-    for unfinished in [*folder.glob(f".*{UNFINISHED}*"), *folder.glob(f".*{UNFINISHED[:-1]}.*")]:
+    for unfinished in [*folder.glob(f".{name}{UNFINISHED}*"), *folder.glob(f".{name}{UNFINISHED[:-1]}.*")]:
         if f"{UNFINISHED}{_OLD}" in unfinished.name and unfinished.is_dir():
             for old in unfinished.iterdir():
                 if not (folder / old.name).exists():

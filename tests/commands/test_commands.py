@@ -702,9 +702,18 @@ def test_a_run_that_never_began_is_begun(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as disk:
         disk.setattr("leap_rl.commands.meta_train.write_settings", full)
         assert main(arguments) == 1
-    shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
     assert (tmp_path / "run" / "run.json").is_file()
     assert main(arguments) == 0
+
+
+def test_nothing_of_a_folder_of_others_is_removed(tmp_path: Path, capsys: Any) -> None:
+    for name in ("thesis.txt", ".draft-unfinished.md"):
+        (tmp_path / name).write_text("years")
+    (tmp_path / ".theta-unfinished-abc").mkdir()
+    before = {file.name for file in tmp_path.iterdir()}
+    assert main(["meta-train", *META, "--meta-steps", "1", "--run-dir", str(tmp_path)]) == 2
+    assert "exists: --resume" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} >= before
 
 
 def test_a_refused_process_leaves_the_folder_of_another(tmp_path: Path, capsys: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EveryNTimesteps
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EveryNTimesteps
 from stable_baselines3.common.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -599,7 +599,8 @@ def test_what_is_none_is_refused_before_anything_runs(given: dict[str, Any], mes
     [
         ("mine", "callback='mine' must be a callback, a function, or a list of them"),
         (CheckpointCallback(1, "x"), "CheckpointCallback is for an agent that learns.*: run_dir and keep_every keep"),
-        ([EveryNTimesteps(1, CheckpointCallback(1, "x"))], "EveryNTimesteps is for an agent that learns"),
+        ([EveryNTimesteps(1, CheckpointCallback(1, "x"))], "CheckpointCallback is for an agent that learns"),
+        (CallbackList([CheckpointCallback(1, "x")]), "CheckpointCallback is for an agent that learns"),
     ],
 )
 def test_callbacks_that_need_an_agent_are_refused_before_anything_runs(callback: Any, message: str) -> None:
@@ -607,6 +608,18 @@ def test_callbacks_that_need_an_agent_are_refused_before_anything_runs(callback:
     with pytest.raises(ValueError, match=message):
         meta.learn(1, callback=callback)
     assert meta.meta_step == 0
+
+
+def test_a_list_of_sb3_ends_where_one_of_its_callbacks_says_so() -> None:
+    class Stops(MetaCallback):
+        def _on_step(self) -> bool:
+            return False
+
+    class Says(MetaCallback):
+        def _on_step(self) -> None:  # type: ignore[override]
+            return None
+
+    assert trainer().learn(3, callback=CallbackList([Stops(), Says()])).meta_step == 1  # type: ignore[list-item]
 
 
 def test_reading_a_run_leaves_what_another_is_writing(tmp_path: Path) -> None:
