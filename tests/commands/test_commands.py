@@ -731,7 +731,7 @@ def test_a_refused_process_leaves_the_folder_of_another(tmp_path: Path, capsys: 
     [
         (["train", "--env", "CartPole-v1", "--lr", "3"], "It is --agent.learning-rate."),
         (["train", "--env", "CartPole-v1", "--n-envs", "3"], "It is --agent.n-envs."),
-        (["train", "--env", "CartPole-v1", "--atari.frame-stack", "2"], "--atari.*, or atari in the preset, say how a game looks"),
+        (["train", "--env", "CartPole-v1", "--atari.frame-stack", "2"], "atari in the preset, say how a game looks"),
     ],
 )
 def test_options_that_others_have_are_pointed_at(arguments: list[str], said: str, capsys: Any) -> None:
