@@ -13,7 +13,7 @@ from leap_rl.core import Engine, Job, JobsProgress, TaskResult
 from leap_rl.core.kept_results import run_kept
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.running.file_name import file_name
-from leap_rl.running.files import clean, write_rows
+from leap_rl.running.files import clean, nearest, write_rows
 from leap_rl.running.logger import TensorBoardLogger
 from leap_rl.running.run_file import begin_run, run_id, run_settings
 from leap_rl.running.run_lock import run_lock
@@ -68,7 +68,7 @@ def check_folder(folder: Path, settings: dict[str, Any], budget: int | None = No
     :param budget: what its last checkpoint is to count; ``None``: as it is
     :raises ValueError: if it is of another run, or of this one with a larger budget, or no folder
     """
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = nearest(folder)
     if not there.is_dir():
         raise ValueError(f"{there} is a file, where a folder of runs is to be: choose another --root")
     made = Checkpoints(folder).steps()
@@ -132,6 +132,7 @@ def evaluate(
     :raises RuntimeError: if one failed
     """
     kind = f"held-out, {finetuning}" if finetuning else "held-out"
+    called = f"{kind} after {folder.name}"
     folders = [folder / file_name(kind) / file_name(job.task.name) for job in jobs]
     results: dict[str, TaskResult] = {}
     with JobsProgress() as progress:
@@ -140,8 +141,8 @@ def evaluate(
         for _, result, ran_now in run_kept(engine, jobs, folders, progress.job_at, run_id(folder.parent)):
             result.raise_for_status()
             results[result.name] = result
-            if ran_now or not logged_in(result, folder.parent, f"{kind} after {folder.name}").exists():
-                log(result, folder.parent, f"{kind} after {folder.name}")
+            if ran_now or not logged_in(result, folder.parent, called).exists():
+                log(result, folder.parent, called)
     return results
 
 

@@ -7,14 +7,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from leap_rl.core import Engine, Job, LookAhead, OnProgress, Report, TaskResult
 from leap_rl.running.engines import TaskError, described
-from supervised.learning import ClassifierLearning, ClassifierProcess
+from supervised.learning import ClassifierLearning
 from supervised.networks import check_has_no_hooks
 from supervised.tasks import ClassificationTask
 
@@ -56,10 +56,6 @@ class Together(Engine):
         yield from zip(batch, outcomes, strict=True)
 
 
-def all_by_sgd(processes: list[ClassifierProcess]) -> TypeGuard[list[ClassifierLearning]]:
-    return all(isinstance(process, ClassifierLearning) for process in processes)
-
-
 def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
     """
     What ``ClassificationTask.run`` does, for many jobs at once.
@@ -83,10 +79,14 @@ def learn_together(jobs: Sequence[Job], report: Report) -> list[TaskResult]:
         for setting in ("updates", "batch_size", "learning_rate", "arithmetic"):
             if getattr(task, setting) != getattr(first, setting):
                 raise ValueError(f"{task.name} has other {setting} than {first.name}: they can't be learned together")
-    started = time.perf_counter()
-    processes = [task.start(job) for task, job in zip(tasks, jobs, strict=True)]
-    if not all_by_sgd(processes):
+    if first.updates == 0 or any(job.learner.inner == "differentiable" for job in jobs):
         return [task.run(job, report) for task, job in zip(tasks, jobs, strict=True)]
+    started = time.perf_counter()
+    processes: list[ClassifierLearning] = []
+    for task, job in zip(tasks, jobs, strict=True):
+        process = task.start(job)
+        assert isinstance(process, ClassifierLearning), "it makes updates"
+        processes.append(process)
     models = [process.model for process in processes]
     for model in models:
         check_has_no_hooks(model, "the engine together")

@@ -25,6 +25,7 @@ from leap_rl.commands.initializations import check_is_for_vectors, load_initiali
 from leap_rl.commands.saved_runs import agent_of, new_model, settings_of
 from leap_rl.commands.score_bar import ScoreBar
 from leap_rl.commands.tasks import algorithm, algorithm_kwargs, make_env, policy
+from leap_rl.running.files import nearest
 from leap_rl.running.outside import first_line
 from leap_rl.running.progress import JobsProgress
 from leap_rl.settings import EvaluateSettings
@@ -62,7 +63,7 @@ def evaluate(settings: EvaluateSettings, what: Path, video: Path | None, trust: 
         raise ValueError(f"{what} is neither a run folder of leap-rl train, nor an agent.zip, nor an initialization")
     n_envs = settings.agent.n_envs if is_initialization else 1
     if video is not None:
-        there = next(folder for folder in video.absolute().parents if folder.exists())
+        there = nearest(video.absolute().parent)
         if not there.is_dir():
             raise ValueError(f"--video {video}: {there} is a file, not a folder")
         _check_can_be_drawn(settings)

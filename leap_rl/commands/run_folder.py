@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leap_rl.running.files import clean
+from leap_rl.running.files import clean, nearest
 from leap_rl.running.run_file import begin_run, run_settings
 from leap_rl.running.run_lock import HOLDER, LOCK, is_unused, next_run_folder, run_lock
 from leap_rl.settings import Settings, as_dict, read_preset, settings_file
@@ -52,7 +52,7 @@ def run_folder(run_dir: Path | None, resume: bool, command: str) -> Iterator[Pat
             yield run_dir
         return
     wanted = run_dir or Path("runs")
-    there = next(parent for parent in (wanted, *wanted.absolute().parents) if parent.exists())
+    there = nearest(wanted)
     try:
         folder = next_run_folder(wanted, command) if run_dir is None else run_dir
         folder.mkdir(parents=True, exist_ok=True)

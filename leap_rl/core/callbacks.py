@@ -18,7 +18,7 @@ class CallbackLike(Protocol):
     def init_callback(self, model: Any) -> None: ...
     def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None: ...
     def on_rollout_start(self) -> None: ...
-    def on_step(self) -> bool: ...
+    def on_step(self) -> bool | None: ...
     def on_rollout_end(self) -> None: ...
     def on_training_end(self) -> None: ...
     def update_locals(self, locals_: dict[str, Any]) -> None: ...
@@ -45,7 +45,7 @@ class MetaCallback:
     def on_rollout_start(self) -> None:
         self._on_rollout_start()
 
-    def on_step(self) -> bool:
+    def on_step(self) -> bool | None:
         return self._on_step()
 
     def on_rollout_end(self) -> None:
@@ -66,7 +66,7 @@ class MetaCallback:
     def _on_rollout_end(self) -> None:
         """When they have run, before θ⁰ moves."""
 
-    def _on_step(self) -> bool:
+    def _on_step(self) -> bool | None:
         """After a meta step. Training ends when it returns False; nothing returned is True."""
         return True
 
@@ -81,8 +81,8 @@ class FunctionCallback(MetaCallback):
         super().__init__()
         self.function = function
 
-    def _on_step(self) -> bool:
-        return not says_stop(self.function(self.locals, {}))
+    def _on_step(self) -> bool | None:
+        return self.function(self.locals, {})
 
 
 def says_stop(returned: object) -> bool:
@@ -111,16 +111,18 @@ def callback_list(callback: Callback | Sequence[Callback] | None) -> list[Callba
         return []
     if isinstance(callback, str):
         raise ValueError(f"callback={callback!r} must be a callback, a function, or a list of them")
-    for parent in type(callback).__mro__:
-        if parent.__name__ in OF_AGENTS and parent.__module__ == "stable_baselines3.common.callbacks":
-            raise ValueError(
-                f"{parent.__name__} is for an agent that learns, not for meta-training: {OF_AGENTS[parent.__name__]}"
-            )
     if isinstance(callback, Sequence):
         return [c for item in callback for c in callback_list(item)]
-    if isinstance(several := getattr(callback, "callbacks", None), list):  # SB3's CallbackList
-        return callback_list(several)
-    callback_list(getattr(callback, "callback", None))  # that an event of SB3 calls
+    held: Any = callback
+    # core knows no SB3, but its classes by their names.
+    of_sb3 = [k.__name__ for k in type(callback).__mro__ if k.__module__ == "stable_baselines3.common.callbacks"]
+    for name in of_sb3:
+        if name in OF_AGENTS:
+            raise ValueError(f"{name} is for an agent that learns, not for meta-training: {OF_AGENTS[name]}")
+    if "EventCallback" in of_sb3:
+        callback_list(held.callback)  # says whether it needs an agent
+    if type(callback).__name__ == "CallbackList" in of_sb3:
+        return callback_list(held.callbacks)
     if hasattr(callback, "on_step"):
         return [callback]  # type: ignore[list-item]
     return [FunctionCallback(callback)]  # type: ignore[arg-type]

@@ -289,9 +289,9 @@ class Initialization:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Write the folder ``path`` with ``model.safetensors`` and ``config.json``. It appears whole or not at all;
-        an initialization that was there is replaced, and what else is there stays,
-        a card included, which is then of the older one.
+        Write the folder ``path`` with ``model.safetensors`` and ``config.json``. It appears whole or not at all; an
+        initialization that was there is replaced, and what else is there stays, a card included, which is then of the
+        older one.
 
         :raises InitializationError: if something else is there, or it is none that ``load`` takes
         """

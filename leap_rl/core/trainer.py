@@ -42,6 +42,7 @@ from leap_rl.running.checkpoint import Checkpoints, checkpoint_bytes
 from leap_rl.running.engines import Engine, InProcess, Workers
 from leap_rl.running.integers import integer
 from leap_rl.running.logger import LoggerLike, TensorBoardLogger
+from leap_rl.running.outside import first_line
 from leap_rl.running.progress import JobsProgress, mean_of
 from leap_rl.running.run_lock import next_run_folder
 
@@ -549,7 +550,7 @@ def _check(
             torch.device(settings.device)
         except RuntimeError as error:
             raise ValueError(
-                f"device={settings.device!r} is none ({error}): give auto, cpu or cuda".split("\n")[0]
+                f"device={settings.device!r} is none ({first_line(error)}): give auto, cpu or cuda"
             ) from None
     if isinstance(learner, NoPretraining):
         raise ValueError("NoPretraining learns nothing: use tasks.draw_initialization(scope, seed)")

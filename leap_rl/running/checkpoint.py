@@ -108,7 +108,7 @@ class Checkpoints:
         clean(self.folder)
         clean(self.running)
         # The folder of the run may be a project's: there it is what a trainer writes alone.
-        for name in ("checkpoints", "running", "best_initialization", "initialization", "run"):
+        for name in ("running", "best_initialization", "initialization", "run"):
             clean(self.run_dir, name)
 
     def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:

@@ -118,7 +118,12 @@ def _saying_what_is_missing(path: Path, sizes: Sequence[int]) -> Iterator[None]:
 
 def _free(path: Path) -> int:
     """Bytes, on the file system that holds a path, or would."""
-    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.exists())).free
+    return shutil.disk_usage(nearest(path.absolute().parent)).free
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or the first folder above it that is there."""
+    return next(there for there in (path, *path.absolute().parents) if there.exists())
 
 
 def _largest_file() -> int | None:

@@ -157,11 +157,7 @@ class SavedAgent:
         :param steps: that it was trained for
         :raises AgentError: if these were others, or the file is damaged
         """
-        fields = self._json("data")
-        counters = {name: fields.get(name) for name in _COUNTERS}
-        for name, value in counters.items():
-            if type(value) is not int or not 0 <= value < 10**15:
-                raise AgentError(self.file, f"says that {name} is {str(value)[:80]}, which counts nothing")
+        counters = self._counters()
         if counters["num_timesteps"] != steps:
             raise AgentError(self.file, f"was trained for {counters['num_timesteps']:,} steps, not {steps:,}")
         optimizer: Any = model.policy.optimizer
@@ -180,10 +176,17 @@ class SavedAgent:
 
         :raises AgentError: if it does not say
         """
-        steps = self._json("data").get("num_timesteps")
-        if type(steps) is not int:
-            raise AgentError(self.file, f"says that num_timesteps is {str(steps)[:80]}, which counts nothing")
-        return steps
+        return self._counters()["num_timesteps"]
+
+    def _counters(self) -> dict[str, int]:
+        fields = self._json("data")
+        counters: dict[str, int] = {}
+        for name in _COUNTERS:
+            value = fields.get(name)
+            if type(value) is not int or not 0 <= value < 10**15:
+                raise AgentError(self.file, f"says that {name} is {str(value)[:80]}, which counts nothing")
+            counters[name] = value
+        return counters
 
     def how_made(self) -> tuple[str, dict[str, Any]]:
         """

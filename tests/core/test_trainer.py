@@ -610,6 +610,18 @@ def test_callbacks_that_need_an_agent_are_refused_before_anything_runs(callback:
     assert meta.meta_step == 0
 
 
+def test_what_a_callback_of_ones_own_holds_is_its_own() -> None:
+    class Mine(MetaCallback):
+        callback, callbacks, steps = "a name", ["others"], 0
+
+        def _on_step(self) -> None:  # type: ignore[override]
+            self.steps += 1
+
+    mine = Mine()
+    trainer().learn(2, callback=mine)
+    assert mine.steps == 2
+
+
 def test_a_list_of_sb3_ends_where_one_of_its_callbacks_says_so() -> None:
     class Stops(MetaCallback):
         def _on_step(self) -> bool:
