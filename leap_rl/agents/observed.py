@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.optim import Optimizer
 
 from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, unfuse, weights_cast_once
+from leap_rl.agents.square_roots import spare_slow_roots
 from leap_rl.agents.stages import Stages
 from leap_rl.core import GradientPath, GradientPaths, Leap, LookAhead, MetaLearner, NoPretraining
 from leap_rl.core.learners import learner_from_settings
@@ -206,6 +207,8 @@ class ObservedTraining(BaseAlgorithm):
         self.scope = self.scope or default_scope(self.policy)
         if not isinstance(self.learner, NoPretraining):
             observed_parameters(self.policy, self.scope)
+        for optimizer in optimizers(self.policy).values():
+            spare_slow_roots(optimizer)
         self.sped_up = speed_up(self) if self.arithmetic == "fast" else []
         if self.verbose >= 1:
             self.print_arithmetic()
