@@ -4,12 +4,12 @@ What an encoder keeps of its ability to learn, after a chain of visits to games.
     python benchmarks/plasticity.py --steps 100000 --json plasticity.json
     python benchmarks/plasticity.py --quick
 
-A2C visits one game after the other, from the encoder that the last one left and with a head of its own. On frames of
-the validation games under random play, which it has not seen: the share of features that are never positive, and their
-effective rank (as benchmarks/features.py has them), before, and after each visit. The ways: the Nature network as it
-is; with its dormant units drawn anew between visits (as ``RecycleDormant`` does, by frames of the games that are
-visited); with soft shrink and perturb (Juliani and Ash, NeurIPS 2024); and nature-ln. What the JSON has already is not
-run again.
+A2C in fast arithmetic visits one game after the other, from the encoder that the last one left and with a head of its
+own. On frames of the validation games under random play, which it has not seen: the share of features that are never
+positive, and their effective rank (as benchmarks/features.py has them, in exact arithmetic), before, and after each
+visit. The ways: the Nature network as it is; with its dormant units drawn anew between visits (as ``RecycleDormant``
+does, by frames of the games that are visited); with soft shrink and perturb (Juliani and Ash, NeurIPS 2024); and
+nature-ln. What the JSON has already is not run again.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from report import at_least_one, keep, machine, parser
 from stable_baselines3 import A2C
 from torch import Tensor
 
-from leap_rl import AtariTasks, Initialization, LeapA2C, make_atari_env
+from leap_rl import AtariTasks, Initialization, LeapA2C, NoPretraining, make_atari_env
 from leap_rl.agents.dormant import random_observations, recycle
 from leap_rl.atari import VALIDATION_GAMES
 from leap_rl.core import SoftShrinkPerturb
 from leap_rl.transfer import FineTune, NatureLNCNN
 
-SETTINGS = {"ent_coef": 0.01, "vf_coef": 0.25, "device": "cpu"}
+SETTINGS: dict[str, Any] = {"ent_coef": 0.01, "vf_coef": 0.25, "device": "cpu"}
 LN = {"policy_kwargs": {"features_extractor_class": NatureLNCNN, "net_arch": []}}
 WAYS = ("nature", "dormant units drawn anew", "soft shrink and perturb", "nature-ln")
 
 
 def frames_of(games: list[str], n: int) -> Tensor:
     """Under random play, shape ``(n * len(games), 4, 84, 84)``, from 0 to 1."""
-    tasks = AtariTasks(LeapA2C, "CnnPolicy", games, 1, n_envs=1)
+    tasks = AtariTasks(LeapA2C, "CnnPolicy", games, 5, n_envs=1)
     return torch.cat([torch.from_numpy(random_observations(task, n, seed=0)) for task in tasks]) / 255
 
 
@@ -56,20 +56,24 @@ def visits(
     measured = []
     for number, game in enumerate(games):
         env = make_atari_env(game, n_envs, seed=seed + number)
-        kwargs: dict[str, Any] = {**SETTINGS, **(LN if way == "nature-ln" else {})}
-        model = A2C("CnnPolicy", env, seed=seed + number, **kwargs)
-        encoder = model.policy.features_extractor
+        kwargs = SETTINGS | (LN if way == "nature-ln" else {})
+        # Weights are carried from one to the other: what learns in fast arithmetic is measured, and recycled, in exact.
+        plain = A2C("CnnPolicy", env, seed=seed + number, **kwargs)
+        encoder = plain.policy.features_extractor
         if start is None:
             measured.append(measure(encoder, frames))
         else:
             drawn = copy.deepcopy(encoder)
-            start.apply_to(model)
+            start.apply_to(plain)
             if way == "dormant units drawn anew":
                 recycle(encoder, drawn, own_frames)
+        model = LeapA2C("CnnPolicy", env, seed=seed + number, learner=NoPretraining(), arithmetic="fast", **kwargs)
+        Initialization.of(plain).apply_to(model)
         model.learn(steps, callback=FineTune(SoftShrinkPerturb()) if way == "soft shrink and perturb" else None)
         env.close()
-        measured.append(measure(encoder, frames))
         start = Initialization.of(model, "encoder")
+        start.apply_to(plain)
+        measured.append(measure(encoder, frames))
     return measured
 
 
