@@ -89,6 +89,7 @@ def main() -> None:
         args.trials = 10
     if not args.evidence.is_file():
         cli.error(f"{args.evidence} is not there: give results.json of a leap-rl compare")
+    cases: dict[str, tuple[float, Callable[[np.random.Generator, int], Estimate]]]
     cases = {"interquartile mean of one game": (0.0, interquartile_means)}
     cases |= {f"probability, one game, truth {p}": (p, probabilities(p)) for p in PROBABILITIES}
     cases |= {f"lead, one game, truth {lead}": (lead, leads(lead)) for lead in LEADS}

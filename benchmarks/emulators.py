@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
@@ -76,7 +77,7 @@ def main() -> None:
         gc.collect()  # threads of the one before end with it
         return started(make)[1]
 
-    made = alternate({name: lambda make=make: making(make) for name, make in makers.items()}, min(args.repeats, 3))
+    made = alternate({name: partial(making, make) for name, make in makers.items()}, min(args.repeats, 3))
     closed, _ = started(makers["ours"])
     closed.close()
     again = making(makers["ours"])
@@ -85,19 +86,17 @@ def main() -> None:
     rng = np.random.default_rng(0)
 
     def play(env: AtariVectorEnv | Emulators, clock: Callable[[], float]) -> float:
+        """Seconds per step."""
         begun = clock()
         for _ in range(args.steps):
             env.send(rng.integers(n_actions, size=N_ENVS))
             env.recv()
-        return clock() - begun
+        return (clock() - begun) / (args.steps * N_ENVS)
 
-    total = args.steps * N_ENVS
-    rates = alternate(
-        {name: lambda env=env: total / play(env, time.perf_counter) for name, env in envs.items()}, args.repeats
-    )
-    cpu = alternate(
-        {name: lambda env=env: 1e6 * play(env, time.process_time) / total for name, env in envs.items()}, args.repeats
-    )
+    taken = alternate({name: partial(play, env, time.perf_counter) for name, env in envs.items()}, args.repeats)
+    rates = {name: 1 / seconds for name, seconds in taken.items()}
+    spent = alternate({name: partial(play, env, time.process_time) for name, env in envs.items()}, args.repeats)
+    cpu = {name: 1e6 * seconds for name, seconds in spent.items()}
     rows = []
     for rival, faster in (("native, 1 thread", 0.9), ("native, 2 threads", 0.5)):
         rows.append(

@@ -61,9 +61,8 @@ Recipe = Callable[[MetaTrainSettings], MetaTrainSettings]
 
 def other(learner: str, optimizer: str | None = None, rate: float | None = None) -> Recipe:
     """Another meta-learner, with its own meta optimizer if none is given."""
-    return lambda s: dataclasses.replace(  # type: ignore[arg-type]
-        s, learner=learner, meta_optimizer=optimizer, meta_learning_rate=rate
-    )
+    changed: dict[str, Any] = {"learner": learner, "meta_optimizer": optimizer, "meta_learning_rate": rate}
+    return lambda s: dataclasses.replace(s, **changed)
 
 
 def finetuning(s: MetaTrainSettings) -> MetaTrainSettings:
@@ -149,16 +148,16 @@ def estimate(runs: np.ndarray, random: np.ndarray, floor: np.ndarray) -> tuple[f
 
     gains = np.empty((RESAMPLES, 2))
     for i in range(RESAMPLES):
-        variants = rng.integers(runs.shape[2], size=runs.shape[2])
+        variants: np.ndarray = rng.integers(runs.shape[2], size=(runs.shape[2],))
         none = drawn(floor, variants)
         gains[i] = drawn(runs, variants) - none, drawn(random, variants) - none
-    value, of_random = runs.mean() - floor.mean(), random.mean() - floor.mean()
+    value, of_random = float(runs.mean() - floor.mean()), float(random.mean() - floor.mean())
     if of_random <= 0:
         return math.nan, math.nan, math.nan
     if (gains[:, 1] <= 0).any():
-        return float(value / of_random), math.nan, math.nan
+        return value / of_random, math.nan, math.nan
     low, high = np.quantile(gains[:, 0] / gains[:, 1], [0.025, 0.975])
-    return float(value / of_random), float(low), float(high)
+    return value / of_random, float(low), float(high)
 
 
 def said(value: float, low: float, high: float) -> str:
@@ -265,7 +264,8 @@ def main() -> None:
     engine: Engine = InProcess() if args.workers == 1 else Workers(args.workers)
     recipes = SETTINGS if args.settings else {name: LEARNERS[name] for name in args.learners}
     # The variants that settings are chosen by can't choose among the meta steps of each as well.
-    split, best = ("validation", False) if args.settings else (args.split, not args.last)
+    split: Split = "validation" if args.settings else args.split
+    best = not (args.settings or args.last)
     folder = args.folder / ("settings" if args.settings else "gate")
     for family in args.families:
         gate = Gate(family, folder, split, not args.settings, best, engine)

@@ -46,6 +46,7 @@ from typing import Any
 
 import torch
 from report import Row, about, alternate, at_least_one, machine, parser, publish
+from stable_baselines3.common.base_class import BaseAlgorithm
 from throughput import GAME, PPO_SETTINGS, meta_batch_rate
 
 from leap_rl import AtariTasks, LeapA2C, LeapPPO
@@ -70,7 +71,7 @@ N_ENVS = {"A2C": 16, "PPO": 8}
 LEAST = {"A2C": 160, "PPO": 1_024}
 """Steps that are learned at a time: whole rollouts."""
 KWARGS: dict[str, dict[str, Any]] = {"A2C": {}, "PPO": PPO_SETTINGS}
-LEAP = {"A2C": LeapA2C, "PPO": LeapPPO}
+LEAP: dict[str, type[BaseAlgorithm]] = {"A2C": LeapA2C, "PPO": LeapPPO}
 
 DIFFERENCES = {
     "SB3's wrappers": "grey levels from RGB by OpenCV; a reset presses FIRE and waits up to 30 frames within itself",
@@ -355,7 +356,7 @@ def rows_of(ways: Sequence[Way], figures: dict[str, float], limits: Limits) -> l
     rivals = [(way.name, short(way)) for way in ways if not way.is_ours and way.name not in wrapped]
     if faster is not None:
         rivals.insert(0, (faster, f"{algorithm}-sb3".lower()))
-    rows = []
+    rows: list[Row] = []
     if best not in figures:
         return rows
     for name, row in rivals:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,7 +96,7 @@ class Line:
     name: str
     x: str
     unit: str
-    points: dict[float, float] = field(default_factory=dict)
+    points: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Sizes:
     updates: Sequence[int] = (1_000, 10_000, 100_000, 1_000_000)
 
 
-def rates(makes: dict[float, Callable[[], BaseAlgorithm]], steps: int, repeats: int, apart: bool) -> dict[float, float]:
+def rates(makes: Mapping[int, Callable[[], BaseAlgorithm]], steps: int, repeats: int, apart: bool) -> dict[int, float]:
     """
     Steps per second of models.
 
@@ -178,7 +178,7 @@ def worker_memory(n_envs: int, steps: int, n_workers: int) -> dict[str, float]:
 # -- observing -----------------------------------------------------------------------------------------------------
 
 
-def observing(metric: Metric, updates: Sequence[int]) -> dict[float, float]:
+def observing(metric: Metric, updates: Sequence[int]) -> dict[int, float]:
     """Microseconds of CPU time that a path's hooks take per update, at each of these numbers of updates."""
     block = 250
     generator = torch.Generator().manual_seed(0)
@@ -277,7 +277,7 @@ def main() -> None:
     measure = partial(rates, steps=args.steps, repeats=args.repeats, apart=not args.quick)
     lines: list[Line] = []
 
-    def add(panel: str, name: str, x: str, unit: str, points: dict[float, float]) -> None:
+    def add(panel: str, name: str, x: str, unit: str, points: dict[int, float]) -> None:
         lines.append(Line(panel, name, x, unit, points))
         print(f"{panel}: {name}: " + ", ".join(f"{label(x)}: {number(y)}" for x, y in points.items()), flush=True)
 

@@ -9,12 +9,11 @@ Both ways alternate, on equal values, and medians are compared.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 
 import torch
-from report import at_least_one, machine, parser
+from report import alternate, at_least_one, machine, parser, seconds
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
@@ -38,12 +37,6 @@ def made(make: Callable[[list[Tensor]], Optimizer], zeros: float, spared: bool) 
     return optimizer
 
 
-def seconds(optimizer: Optimizer) -> float:
-    started = time.perf_counter()
-    optimizer.step()
-    return time.perf_counter() - started
-
-
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--repeats", type=at_least_one, default=50)
@@ -54,9 +47,8 @@ def main() -> None:
     print("| optimizer | zeros | torch's roots | without those of zeros | ratio |\n|---|---|---|---|---|")
     for name, make in (("RMSprop", lambda w: RMSprop(w, eps=1e-5)), ("Adam", lambda w: Adam(w, eps=1e-5))):
         for zeros in SHARES:
-            ways = [made(make, zeros, spared) for spared in (False, True)]
-            taken = [[seconds(optimizer) for optimizer in ways] for _ in range(repeats)]
-            plain, spared = (1e3 * median(times) for times in zip(*taken, strict=True))
+            ways = {way: partial(seconds, made(make, zeros, way == "spared").step) for way in ("plain", "spared")}
+            plain, spared = (1e3 * taken for taken in alternate(ways, repeats).values())
             print(f"| {name} | {zeros:.0%} | {plain:.2f} | {spared:.2f} | {plain / spared:.2f} |", flush=True)
 
 

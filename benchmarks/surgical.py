@@ -172,7 +172,7 @@ def main() -> None:
         print(f"\nTest error with other {shift}, %\n\n| trained | mean | seeds {', '.join(map(str, seeds))} | rates |")
         print("|---|---|---|---|")
         for name in (*UNTRAINED, *STRATEGIES):
-            found = [row for seed in seeds if (row := chosen(rows, shift, name, seed)) is not None]
+            found = [best for seed in seeds if (best := chosen(rows, shift, name, seed)) is not None]
             errors = [100 * row["test_error"] for row in found]
             if errors:
                 rates = ", ".join("-" if row["rate"] is None else f"{row['rate']:g}" for row in found)

@@ -46,7 +46,7 @@ from leap_rl.core import Engine, InProcess, Job, Workers
 from leap_rl.threads import sleep_when_idle
 
 GAME = "Breakout"
-PPO_SETTINGS = {"n_steps": 128, "batch_size": 256, "n_epochs": 4}
+PPO_SETTINGS: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "n_epochs": 4}
 ENERGY = Leap(metric="energy")
 
 IN_TURN = "all in turn"
@@ -76,7 +76,7 @@ def _measure_there(process: ProcessPoolExecutor, name: str) -> float:
     return process.submit(_measure, name).result()
 
 
-def sb3_env(vec_env: type[VecEnv], n_envs: int) -> VecEnv:
+def sb3_env(vec_env: type[DummyVecEnv | SubprocVecEnv], n_envs: int) -> VecEnv:
     gym.register_envs(ale_py)
     return VecFrameStack(
         sb3_make_atari_env(f"{GAME}NoFrameskip-v4", n_envs=n_envs, seed=0, vec_env_cls=vec_env),
@@ -84,7 +84,9 @@ def sb3_env(vec_env: type[VecEnv], n_envs: int) -> VecEnv:
     )
 
 
-def sb3(algorithm: type[BaseAlgorithm], vec_env: type[VecEnv], n_envs: int, **kwargs: Any) -> BaseAlgorithm:
+def sb3(
+    algorithm: type[BaseAlgorithm], vec_env: type[DummyVecEnv | SubprocVecEnv], n_envs: int, **kwargs: Any
+) -> BaseAlgorithm:
     return algorithm("CnnPolicy", sb3_env(vec_env, n_envs), seed=0, **kwargs)
 
 
@@ -127,6 +129,10 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
     few, many = torch.from_numpy(observations[:n_envs]), torch.from_numpy(observations)
     actions = torch.zeros(len(many), dtype=torch.long)
 
+    def repeat(what: Callable[[], object], n: int) -> None:
+        for _ in range(n):
+            what()
+
     def play(n: int = 40) -> float:
         drawn = rng.integers(0, env.action_space.n, (n, n_envs))  # type: ignore[attr-defined]
         return seconds(lambda: [env.step(a) for a in drawn]) / (n * n_envs)
@@ -141,10 +147,10 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
         (values.mean() + log_probs.mean() + entropy.mean()).backward()  # type: ignore[union-attr]
 
     def forward_backward(n: int = 10) -> float:
-        return seconds(lambda: [evaluate() for _ in range(n)]) / (n * len(many))
+        return seconds(lambda: repeat(evaluate, n)) / (n * len(many))
 
     def optimizer(n: int = 20) -> float:
-        return seconds(lambda: [policy.optimizer.step() for _ in range(n)]) / (n * len(many))
+        return seconds(lambda: repeat(policy.optimizer.step, n)) / (n * len(many))
 
     def update() -> None:
         for _ in range(n_steps):
@@ -154,7 +160,7 @@ def floor(n_envs: int = 16, n_steps: int = 5) -> Ways:
         policy.optimizer.step()
 
     def in_turn(n: int = 10) -> float:
-        return seconds(lambda: [update() for _ in range(n)]) / (n * len(many))
+        return seconds(lambda: repeat(update, n)) / (n * len(many))
 
     evaluate()
     play(300)  # until games end and begin anew, as they do while an agent learns
@@ -177,7 +183,7 @@ def main() -> None:
     sleep_when_idle()  # as leap-rl does; for every way, each of which is a process of its own
     if args.quick:
         args.steps, args.repeats = 320, 1
-    vec_envs: list[type[VecEnv]] = [DummyVecEnv] if args.quick else [DummyVecEnv, SubprocVecEnv]
+    vec_envs: list[type[DummyVecEnv | SubprocVecEnv]] = [DummyVecEnv] if args.quick else [DummyVecEnv, SubprocVecEnv]
     cores = torch.get_num_threads()
     models: dict[str, Callable[[], BaseAlgorithm]] = {
         f"A2C, {kind.__name__}": partial(sb3, A2C, kind, 16, device="cpu") for kind in vec_envs
@@ -199,7 +205,7 @@ def main() -> None:
             batches["PPO meta batch"] = partial(meta_batch_rate, ppo_batch, workers)
         meta_batch_rate(AtariTasks(LeapA2C, "CnnPolicy", [GAME], 80, n_envs=16), workers)  # they import torch
         if is_fast:
-            fast = {"arithmetic": "fast"}
+            fast: dict[str, Any] = {"arithmetic": "fast"}
             models["LeapA2C, fast"] = partial(ours, LeapA2C, 16, **fast)
             batch = AtariTasks(LeapA2C, "CnnPolicy", [GAME], args.visit, n_envs=16, algorithm_kwargs=fast)
             batches["A2C meta batch, fast"] = partial(meta_batch_rate, batch, workers)
@@ -213,7 +219,7 @@ def main() -> None:
         figures = alternate(ways, args.repeats)
     if not args.quick:
         figures["A2C meta batch, one process, once"] = meta_batch_rate(a2c_batch, InProcess())
-    threads, processes = f"{cores} threads", f"{cores} processes of 1 thread, visits of {args.visit:,} steps"
+    threads, both = f"{cores} threads", f"{cores} processes of 1 thread, visits of {args.visit:,} steps"
     per_step = {name: figures[name] for name in parts}
     in_turn = per_step.pop(IN_TURN)
     a2c_rival = max(figure for name, figure in figures.items() if name.startswith("A2C, "))
@@ -222,17 +228,17 @@ def main() -> None:
         Row("floor-share", figures["LeapA2C"], 1 / sum(per_step.values()), "steps/s", 0.75, threads),
     ]
     if not args.quick:
-        rows.append(Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, processes))
+        rows.append(Row("a2c-meta-batch", figures["A2C meta batch"], a2c_rival, "steps/s", 1.6, both))
     if has_ppo:
         ppo_rival = max(figure for name, figure in figures.items() if name.startswith("PPO, "))
         rows += [
             Row("ppo-one-game", figures["LeapPPO"], ppo_rival, "steps/s", 1.1, threads),
-            Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, processes),
+            Row("ppo-meta-batch", figures["PPO meta batch"], ppo_rival, "steps/s", 1.3, both),
         ]
     if is_fast:
         rows += [
             Row("a2c-one-game-fast", figures["LeapA2C, fast"], a2c_rival, "steps/s", 1.6, threads),
-            Row("a2c-meta-batch-fast", figures["A2C meta batch, fast"], a2c_rival, "steps/s", 2.2, processes),
+            Row("a2c-meta-batch-fast", figures["A2C meta batch, fast"], a2c_rival, "steps/s", 2.2, both),
         ]
     notes = {name: f"{figure:,.0f} steps/s" for name, figure in figures.items() if name not in parts}
     per_step["lost where they take turns"] = in_turn - sum(per_step.values())

@@ -38,8 +38,9 @@ def make_env(settings: dict[str, Any]) -> VecEnv:
         from envpool_adapter import EnvPoolVecEnv
 
         return EnvPoolVecEnv(game, n_envs, seed, settings["threads"])
-    kind = {"DummyVecEnv": DummyVecEnv, "SubprocVecEnv": SubprocVecEnv}[settings["env"]]
-    return VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", n_envs, seed, vec_env_cls=kind), 4)
+    kinds: dict[str, type[DummyVecEnv | SubprocVecEnv]]
+    kinds = {"DummyVecEnv": DummyVecEnv, "SubprocVecEnv": SubprocVecEnv}
+    return VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", n_envs, seed, vec_env_cls=kinds[settings["env"]]), 4)
 
 
 def make(settings: dict[str, Any]) -> SB3Agent:
