@@ -50,9 +50,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from throughput import GAME, PPO_SETTINGS, meta_batch_rate
 
 from leap_rl import AtariTasks, LeapA2C, LeapPPO
-from leap_rl.agents.arithmetic import ARITHMETIC_VERSION, multiplies_bfloat16
+from leap_rl.agents.arithmetic import ARITHMETIC_VERSION
 from leap_rl.atari import PREPROCESSING_VERSION
 from leap_rl.core import Workers
+from leap_rl.core.arithmetic import multiplies_bfloat16
 from leap_rl.running.files import write_rows, write_text
 from leap_rl.threads import sleep_when_idle
 

@@ -43,8 +43,8 @@ from throughput import ENERGY, GAME, Ways, in_own_process, learning, meta_batch_
 from torch import nn
 
 from leap_rl import AtariTasks, GradientPath, LeapA2C, make_atari_env
-from leap_rl.agents.arithmetic import multiplies_bfloat16
 from leap_rl.core import Job, Workers
+from leap_rl.core.arithmetic import multiplies_bfloat16
 from leap_rl.core.path_statistics import Metric
 from leap_rl.running.files import replacing_file, write_text
 from leap_rl.threads import sleep_when_idle

@@ -41,8 +41,8 @@ from stable_baselines3.common.env_util import make_atari_env as sb3_make_atari_e
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
 from leap_rl import AtariTasks, Leap, LeapA2C, LeapPPO, make_atari_env
-from leap_rl.agents.arithmetic import multiplies_bfloat16
 from leap_rl.core import Engine, InProcess, Job, Workers
+from leap_rl.core.arithmetic import multiplies_bfloat16
 from leap_rl.threads import sleep_when_idle
 
 GAME = "Breakout"

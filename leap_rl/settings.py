@@ -193,7 +193,8 @@ class MetaTrainSettings:
     recycle_dormant: Annotated[bool, _META] = False
     """draw the encoder's units anew, before each meta step, that are positive on none of the games"""
     scope: Annotated[str | None, _META] = None
-    """encoder or all; actor or critic, where these have an optimizer each. Without it encoder for images, else all"""
+    """encoder, all, mlp_extractor of vectors, actor or critic where these have an optimizer each. Without it
+    encoder for images, else all"""
     sampling: Annotated[Literal["without_replacement", "reshuffle", "with_replacement"], _WHAT] = "reshuffle"
     """how a meta batch is drawn"""
     agent: Annotated[AgentSettings, _AGENT] = field(default_factory=AgentSettings)

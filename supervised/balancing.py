@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Balancing(nn.Module):
-    """Gives parameters the gradient of many losses. Its ``state_dict`` holds all that it remembers."""
+    """Gives parameters the gradient of many losses: of their sum. Its ``state_dict`` holds all that it remembers."""
 
     def backward(self, losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
         """
@@ -37,17 +37,6 @@ class Balancing(nn.Module):
         leaf = losses.detach().clone().requires_grad_()
         (weights,) = torch.autograd.grad(self.combined(leaf), leaf)
         return weights
-
-
-class Equal(Balancing):
-    """
-    The sum.
-
-    :param n_tasks: how many losses
-    """
-
-    def __init__(self, n_tasks: int) -> None:
-        super().__init__()
 
 
 class Scale(Balancing):
@@ -154,7 +143,6 @@ class Gradients(Balancing):
 
     def __init__(self, n_tasks: int, name: str) -> None:
         super().__init__()
-        _scalarization()
         import torchjd.aggregation
 
         self._aggregate = getattr(torchjd.aggregation, name)()
@@ -189,7 +177,7 @@ class Gradients(Balancing):
 
 
 BALANCING: dict[str, Callable[[int], Balancing]] = {
-    "equal": Equal,
+    "equal": lambda n_tasks: Balancing(),
     "scale": Scale,
     "uncertainty": lambda n_tasks: Learned(n_tasks, "UW"),
     "imtl-l": lambda n_tasks: Learned(n_tasks, "IMTLL"),

@@ -135,23 +135,25 @@ def add_table(app: App, run: str, column: str, less: str = "") -> None:
 
     :param run: kind of its runs, as module:class, which is imported when the command is given
     :param column: in which runs are compared, as of ``experiments.table``
-    :param less: what others are compared with by default; ``""``: nothing
+    :param less: what others are compared with by default, if it is among the runs; ``""``: nothing
     """
+    usual = less
 
     @app.command(name="table")
-    def table(*roots: Path, less: str = less, figure: Path | None = None, save: Path | None = None) -> None:
+    def table(*roots: Path, less: str | None = None, figure: Path | None = None, save: Path | None = None) -> None:
         """
         Print what the runs showed, and what is missing.
 
         :param roots: folders of runs, and files that --save wrote, together; without one that of the experiment in runs
-        :param less: what differences are taken to, on the same seeds; empty: none
+        :param less: what differences are taken to, on the same seeds; empty: none; without it the experiment's own
+            reference, if it is among the runs
         :param figure: PNG to write: the error of each
         :param save: JSON to write, with all that table and figure need
         """
         from supervised.experiments import show
 
         module, _, name = run.partition(":")
-        show(roots, getattr(import_module(module), name), column, less, figure, save)
+        show(roots, getattr(import_module(module), name), column, less, figure, save, usual)
 
 
 def run_all(runs: Mapping[str, Callable[[], None]]) -> None:

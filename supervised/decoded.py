@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_path
 
+from leap_rl.running.files import replacing_file
+
 
 def decoded_once(
     name: str, sources: Sequence[Path], decode: Callable[[], dict[str, np.ndarray]]
@@ -32,13 +34,8 @@ def decoded_once(
         with suppress(OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error), np.load(cached) as data:
             return {array: data[array] for array in data.files}
     arrays = decode()
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cached.with_name(f".{cached.stem}-{os.getpid()}.npz")
-    try:
+    with replacing_file(cached) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]  # takes any name for allow_pickle
-        os.replace(temporary, cached)
-    finally:
-        temporary.unlink(missing_ok=True)
     return arrays
 
 

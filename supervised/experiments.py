@@ -14,6 +14,7 @@ import numpy as np
 
 from leap_rl.core import Engine
 from leap_rl.running.files import replacing_file, write_text
+from leap_rl.running.record import typed
 from leap_rl.running.run_file import run_settings
 from supervised.command_line import run_all
 from supervised.intervals import difference_cell, mean_cell, t_interval
@@ -165,8 +166,7 @@ def read(file: Path, experiment: str) -> list[Found]:
     of_folder = run_settings(file.parent) if file.name == FOUND else {}
     found = []
     for row in rows:
-        settings = _settings(row.get("settings") or of_folder)
-        found.append(Found(**{name: row[name] for name in known}, settings=settings))
+        found.append(typed(Found, {**row, "settings": _settings(row.get("settings") or of_folder)}, str(file)))
     if any(f.experiment != experiment for f in found):
         raise ValueError(f"{file} is of {found[0].experiment}, not of {experiment}")
     return found
@@ -319,7 +319,13 @@ def plot(found: Sequence[Found], file: Path) -> None:
 
 
 def show(
-    roots: Sequence[Path], run: type[Run], column: str, less: str | None, figure: Path | None, save_to: Path | None
+    roots: Sequence[Path],
+    run: type[Run],
+    column: str,
+    less: str | None,
+    figure: Path | None,
+    save_to: Path | None,
+    usual: str = "",
 ) -> None:
     """
     What the command ``table`` of an experiment does.
@@ -327,11 +333,14 @@ def show(
     :param roots: folders of runs, and files that it saved before; none: that of the experiment in runs
     :param run: of the experiment
     :param column: as of ``table``
-    :param less: the reference of ``table``; ``""``: none
+    :param less: the reference of ``table``; ``""``: none; ``None``: the usual one, if it is among the runs
     :param figure: PNG to write, if any
     :param save_to: JSON to write, if any
+    :param usual: reference
     """
     found = collect(roots or (root_of(run),), run.experiment)
+    if less is None:
+        less = usual if any(each.cells[column] == usual for each in found) else ""
     always = run.reference if less == run.reference.get(column) else None
     printed = table(found, column, less or None, always)
     if figure is not None:

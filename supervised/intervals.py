@@ -68,7 +68,7 @@ def negative_transfer(what: str, errors: Sequence[float], reference: str, random
     A line for below a table, which is warned of as well; none where a learner is not clearly behind.
 
     :param what: is behind, as in ``"on mnist leap"``
-    :param errors: of it, or areas under error curves, one for each seed
+    :param errors: areas under its error curves, one for each seed
     :param reference: the same network without pretraining
     :param random: errors of that
     """

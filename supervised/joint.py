@@ -5,21 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from leap_rl.core import Initialization
-from leap_rl.running.checkpoint import CheckpointError, Checkpoints, check_tensors
 from leap_rl.running.engines import learning_process
-from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
-from leap_rl.running.progress import JobsProgress
-from leap_rl.running.record import shown
+from leap_rl.running.logger import LoggerLike
 from supervised.balancing import BALANCING
+from supervised.kept_training import KeptTraining
 from supervised.networks import check_has_no_hooks
 from supervised.tasks import ClassificationTask, chosen_device
 from supervised.visits import TaskNetwork
@@ -50,7 +46,7 @@ class JointState:
     step: int
 
 
-class JointTrainer:
+class JointTrainer(KeptTraining):
     """
     Train a network for many tasks at once. Every update has a minibatch of each task; their losses, balanced, and the
     penalties of the network are one step of SGD, whose rate falls to zero as a half cosine. A pass is so many updates.
@@ -70,6 +66,8 @@ class JointTrainer:
     :param device: where the network lives
     :raises ValueError: for what can't be trained, or checkpoints of another training; nothing has run then
     """
+
+    form = JointState
 
     def __init__(
         self,
@@ -94,12 +92,11 @@ class JointTrainer:
             raise ValueError(f"factors={factors} must be {len(tasks)}, one of each task, above 0 and finite")
         if passes < 1 or updates_per_pass < 1:
             raise ValueError(f"passes={passes} and updates_per_pass={updates_per_pass} must be at least 1")
+        super().__init__(run_dir, tensorboard_log)
         self.device = chosen_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.tasks = list(tasks)
         self.balancing = BALANCING[balancing](len(tasks)).to(self.device)
-        self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)
-        self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.seed = seed
         self._settings = (balancing, factors, learning_rate, passes, updates_per_pass)
         self._both = nn.ModuleDict({"network": self.network, "balancing": self.balancing})
@@ -109,8 +106,7 @@ class JointTrainer:
                 raise ValueError(f"{type(network).__name__} learns one task at a time: VisitsTrainer trains it")
             check_has_no_hooks(self.network.of_task(i), "joint training", called=("penalty",))
             task.minibatches(0, False, self.device)  # says whether there are too few images
-        if self.checkpoints is not None and self.checkpoints.steps():
-            self._load(self.checkpoints)
+        self.resume()
 
     def learn(self, passes: int | None = None, progress_bar: bool = False) -> JointTrainer:
         """
@@ -123,15 +119,10 @@ class JointTrainer:
         :raises RuntimeError: if a loss is not finite
         """
         _, _, _, all_passes, updates = self._settings
-        logger: LoggerLike = NoLogger()
-        if self.tensorboard_log is not None:
-            logger = TensorBoardLogger(self.tensorboard_log, self.n_passes)
         left = min(all_passes - self.n_passes, all_passes if passes is None else passes)
-        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.n_passes)
         images = updates * sum(task.batch_size for task in self.tasks)
-        with alone, JobsProgress(enabled=progress_bar) as progress:
-            progress.outer(f"{len(self.tasks)} tasks at once", left * images)
-            progress.jobs(["all tasks"], [left * images])
+        what = f"{len(self.tasks)} tasks at once"
+        with self.going_on(what, ["all tasks"], [left * images], progress_bar) as (logger, progress):
             for i in range(left):
                 losses, errors, weights = self._pass()
                 self._record(logger, losses, errors, weights)
@@ -191,8 +182,7 @@ class JointTrainer:
             logger.record(f"train/error/{task.name}", error)
             logger.record(f"balancing/weight/{task.name}", weight)
         logger.dump(self.n_passes)
-        if self.checkpoints is not None:
-            self.checkpoints.save(self._both.state_dict(), self._state())
+        self.save()
 
     @torch.no_grad()
     def test_errors(self) -> dict[str, float]:
@@ -210,19 +200,16 @@ class JointTrainer:
         config = {"tasks": [task.name for task in self.tasks], "passes": self.n_passes, "seed": self.seed}
         return Initialization.of(self.network, "all", {"network": type(self.network).__name__, **config})
 
-    def _state(self) -> JointState:
+    @property
+    def trained(self) -> nn.Module:
+        return self._both
+
+    def state(self) -> JointState:
         return JointState([task.name for task in self.tasks], *self._settings, self.seed, self.n_passes)
 
-    def _load(self, checkpoints: Checkpoints) -> None:
-        tensors, state = checkpoints.load(JointState)
+    def stand_at(self, state: JointState) -> None:
         self.n_passes = state.step
-        for name, now in vars(self._state()).items():
-            before = getattr(state, name)
-            if before != now:
-                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {shown(before)}, not {shown(now)}")
-        try:
-            check_tensors(tensors, self._both.state_dict())
-        except ValueError as error:
-            raise checkpoints.refused(error, JointState) from None
-        for name, module in self._both.items():
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        for name, module in self._both.items():  # a balancing may have a way of its own
             module.load_state_dict({n[len(name) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{name}.")})

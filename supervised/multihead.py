@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from leap_rl.core import Initialization
-from leap_rl.running.checkpoint import CheckpointError, Checkpoints, check_tensors
 from leap_rl.running.engines import learning_process
-from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
-from leap_rl.running.progress import JobsProgress
-from leap_rl.running.record import shown
-from supervised.images import Minibatches
+from leap_rl.running.logger import LoggerLike
+from supervised.kept_training import KeptTraining
 from supervised.networks import check_has_no_hooks
 from supervised.tasks import ClassificationTask, chosen_device
 
@@ -36,7 +31,7 @@ class MultiHeadState:
     step: int
 
 
-class MultiHeadTrainer:
+class MultiHeadTrainer(KeptTraining):
     """
     Joint training: one encoder and a head per task, minibatches of all tasks shuffled together, under one SGD that
     persists. A new task starts from the encoder.
@@ -53,6 +48,8 @@ class MultiHeadTrainer:
     :raises ValueError: for what can't be trained, or checkpoints of another training; nothing has run then
     """
 
+    form = MultiHeadState
+
     def __init__(
         self,
         tasks: Sequence[ClassificationTask],
@@ -67,11 +64,10 @@ class MultiHeadTrainer:
             raise ValueError("multi-head fine-tuning needs at least one task")
         for task in tasks:
             check_has_no_hooks(task.network(), "multi-head fine-tuning")
+        super().__init__(run_dir, tensorboard_log)
         self.tasks = list(tasks)
         self.learning_rate = learning_rate
-        self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)
         self.save_freq = save_freq
-        self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.seed = seed
         self.device = chosen_device(device)
         with torch.random.fork_rng(devices=[]):
@@ -86,8 +82,7 @@ class MultiHeadTrainer:
         self.model = nn.ModuleDict({"encoder": self.encoder, "heads": self.heads})
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=learning_rate)
         self.n_updates = 0
-        if self.checkpoints is not None and self.checkpoints.steps():
-            self._load(self.checkpoints)
+        self.resume()
 
     def learn(self, updates: int, progress_bar: bool = False) -> MultiHeadTrainer:
         """
@@ -99,17 +94,11 @@ class MultiHeadTrainer:
         :raises ValueError: if another process goes on with the run in ``run_dir``
         :raises RuntimeError: if the loss is not finite
         """
-        logger: LoggerLike = NoLogger()
-        if self.tensorboard_log is not None:
-            logger = TensorBoardLogger(self.tensorboard_log, self.n_updates)
         first, last = self.n_updates, self.n_updates + updates
         losses: list[Tensor] = []
         errors: dict[str, list[Tensor]] = {}
-        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.n_updates)
-        with alone, learning_process(), JobsProgress(enabled=progress_bar) as progress:
-            images = updates * self.tasks[0].batch_size
-            progress.outer(f"multi-head fine-tuning on {len(self.tasks)} tasks", images)
-            progress.jobs(["all tasks"], [images])
+        what, images = f"multi-head fine-tuning on {len(self.tasks)} tasks", updates * self.tasks[0].batch_size
+        with learning_process(), self.going_on(what, ["all tasks"], [images], progress_bar) as (logger, progress):
             while self.n_updates < last:
                 for task, x, y in self._pass():
                     logits = self.tasks[task].logits(lambda x, head=self.heads[task]: head(self.encoder(x)), x)
@@ -141,7 +130,7 @@ class MultiHeadTrainer:
         order = np.random.default_rng([self.seed, n_pass]).permutation(np.repeat(np.arange(len(per_pass)), per_pass))
         seeds = np.random.SeedSequence([self.seed, n_pass]).generate_state(len(per_pass))
         streams = [
-            Minibatches(task, int(seed) & 0x7FFFFFFF, False, self.device)
+            task.minibatches(int(seed) & 0x7FFFFFFF, False, self.device)
             for task, seed in zip(self.tasks, seeds, strict=True)
         ]
         for position, task in enumerate(order.tolist()):
@@ -174,25 +163,12 @@ class MultiHeadTrainer:
         }
         return Initialization.of(nn.ModuleDict({"encoder": self.encoder}), "encoder", config)
 
-    # -- on disk -----------------------------------------------------------------------------------
+    @property
+    def trained(self) -> nn.Module:
+        return self.model
 
-    def save(self) -> None:
-        """Write a checkpoint, if there is a ``run_dir``; the last one stays until the new one is whole."""
-        if self.checkpoints is not None:
-            self.checkpoints.save(self.model.state_dict(), self._state())
-
-    def _state(self) -> MultiHeadState:
+    def state(self) -> MultiHeadState:
         return MultiHeadState([task.name for task in self.tasks], self.learning_rate, self.seed, self.n_updates)
 
-    def _load(self, checkpoints: Checkpoints) -> None:
-        tensors, state = checkpoints.load(MultiHeadState)
+    def stand_at(self, state: MultiHeadState) -> None:
         self.n_updates = state.step
-        for name, now in vars(self._state()).items():
-            before = getattr(state, name)
-            if before != now:
-                raise CheckpointError(f"{checkpoints.folder} was trained with {name} {shown(before)}, not {shown(now)}")
-        try:
-            check_tensors(tensors, self.model.state_dict())
-        except ValueError as error:
-            raise checkpoints.refused(error, MultiHeadState) from None
-        self.model.load_state_dict(tensors)

@@ -169,8 +169,8 @@ class PulledClassifier(Classifier):
         return self._weight * torch.stack(distances).sum()
 
 
-SAME, OTHERS = 0.9, 0.1
-"""What a column has of its own features, and of all others' together, at first (Misra et al., 2016, section 4.1)."""
+SAME = 0.9
+"""What a column has of its own features at first; the others have the rest (Misra et al., 2016, section 4.1)."""
 
 
 class CrossStitch(SharingNetwork):

@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from leap_rl.core import Initialization, Job, Report
-from leap_rl.running.checkpoint import CheckpointError, Checkpoints, check_tensors
 from leap_rl.running.engines import learning_process
-from leap_rl.running.logger import LoggerLike, NoLogger, TensorBoardLogger
-from leap_rl.running.progress import JobsProgress
-from leap_rl.running.record import shown
-from supervised.images import Images, Minibatches
+from leap_rl.running.logger import LoggerLike
+from supervised.images import Images
+from supervised.kept_training import KeptTraining
 from supervised.learning import make_updates
 from supervised.networks import Classifier
 from supervised.tasks import ClassificationTask, chosen_device
@@ -69,7 +65,7 @@ class VisitsState:
         return len(self.visits)
 
 
-class VisitsTrainer:
+class VisitsTrainer(KeptTraining):
     """
     Train a network for many tasks by visits, each a learning process of one task from where the last one ended.
 
@@ -83,8 +79,10 @@ class VisitsTrainer:
     :param tensorboard_log: folder of the TensorBoard run
     :param seed: of the minibatches
     :param device: where the network lives
-    :raises ValueError: for what can't be trained; nothing has run then
+    :raises ValueError: for what can't be trained, or checkpoints of another training; nothing has run then
     """
+
+    form = VisitsState
 
     def __init__(
         self,
@@ -98,18 +96,16 @@ class VisitsTrainer:
     ) -> None:
         if not tasks or not all(0 <= index < len(tasks) for index in order):
             raise ValueError(f"{len(tasks)} tasks, but the order of the visits is {list(order)}")
+        super().__init__(run_dir, tensorboard_log)
         self.device = chosen_device(device)
         # The layout in which ``Classifier`` convolves, in all of it at once: another adds in another order.
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.tasks = list(tasks)
         self.order = list(order)
-        self.checkpoints = None if run_dir is None else Checkpoints(Path(run_dir), keep=1)
-        self.tensorboard_log = None if tensorboard_log is None else Path(tensorboard_log)
         self.seed = seed
         self.n_visits = 0
         self.images = 0
-        if self.checkpoints is not None and self.checkpoints.steps():
-            self._load(self.checkpoints)
+        self.resume()
 
     def learn(self, visits: int | None = None, progress_bar: bool = False) -> VisitsTrainer:
         """
@@ -121,14 +117,9 @@ class VisitsTrainer:
         :raises ValueError: if another process goes on with the run in ``run_dir``
         :raises RuntimeError: if a loss is not finite
         """
-        logger: LoggerLike = NoLogger()
-        if self.tensorboard_log is not None:
-            logger = TensorBoardLogger(self.tensorboard_log, self.n_visits)
         left = self.order[self.n_visits :][:visits]
-        alone = nullcontext() if self.checkpoints is None else self.checkpoints.alone(self.n_visits)
-        with alone, JobsProgress(enabled=progress_bar) as progress:
-            progress.outer(f"{len(left)} visits", sum(self.tasks[index].steps for index in left))
-            progress.jobs([self.tasks[index].name for index in left], [self.tasks[index].steps for index in left])
+        names, images = [self.tasks[i].name for i in left], [self.tasks[i].steps for i in left]
+        with self.going_on(f"{len(left)} visits", names, images, progress_bar) as (logger, progress):
             for number, index in enumerate(left):
                 self._visit(index, logger, partial(progress.job_at, number))
         return self
@@ -137,7 +128,7 @@ class VisitsTrainer:
         task = self.tasks[index]
         # A function of seed and visit alone, so resuming is exact.
         (seed,) = np.random.SeedSequence([self.seed, self.n_visits]).generate_state(1)
-        minibatches = Minibatches(task, int(seed) & 0x7FFFFFFF, False, self.device)
+        minibatches = task.minibatches(int(seed) & 0x7FFFFFFF, False, self.device)
         with learning_process():
             losses, errors = make_updates(task, self.network.of_task(index), minibatches, None, report)
             figures = self.network.end_visit(index)
@@ -147,31 +138,23 @@ class VisitsTrainer:
                 f"{task.learning_rate} may help"
             )
         self.n_visits += 1
-        self.images += len(losses) * task.batch_size
+        self.images += len(losses) * task.images_per_update
         logger.record(f"train/loss/{task.name}", losses.mean().item())
         logger.record(f"train/error/{task.name}", errors.mean().item())
         for name, figure in figures.items():
             logger.record(f"network/{name}/{task.name}", figure)
         logger.dump(self.n_visits)
-        if self.checkpoints is not None:
-            names = [t.name for t in self.tasks]
-            state = VisitsState(names, self.seed, self.order[: self.n_visits], self.images)
-            self.checkpoints.save(self.network.state_dict(), state)
+        self.save()
 
-    def _load(self, checkpoints: Checkpoints) -> None:
-        tensors, state = checkpoints.load(VisitsState)
+    @property
+    def trained(self) -> nn.Module:
+        return self.network
+
+    def state(self) -> VisitsState:
+        return VisitsState([task.name for task in self.tasks], self.seed, self.order[: self.n_visits], self.images)
+
+    def stand_at(self, state: VisitsState) -> None:
         self.n_visits, self.images = state.step, state.images
-        mine = {"tasks": [t.name for t in self.tasks], "seed": self.seed, "visits": self.order[: self.n_visits]}
-        for name, value in mine.items():
-            if getattr(state, name) != value:
-                raise CheckpointError(
-                    f"{checkpoints.folder} was trained with {name} {shown(getattr(state, name))}, not {shown(value)}"
-                )
-        try:
-            check_tensors(tensors, self.network.state_dict())
-        except ValueError as error:
-            raise checkpoints.refused(error, VisitsState) from None
-        self.network.load_state_dict(tensors)
 
     @property
     def initialization(self) -> Initialization:

@@ -33,7 +33,7 @@ def shrunk(command: str) -> list[str]:
     for option, value in small.items():
         if option in words:
             words[words.index(option) + 1] = value
-        elif "--preset" in words and (option, words[0]) != ("--meta-steps", "compare") and option != "--episodes":
+        elif "--preset" in words and (option == "--timesteps" or (option, words[0]) == ("--meta-steps", "meta-train")):
             words += [option, value]
     if words[0] in NEW_ENVS and not resumes and "paper" not in words:
         if words[1].startswith("flavours-"):

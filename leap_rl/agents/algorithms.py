@@ -10,8 +10,8 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from leap_rl.agents.observed import ObservedTraining, spelled_by
 
 if TYPE_CHECKING:
-    from leap_rl.agents.arithmetic import Arithmetic
     from leap_rl.core import MetaLearner
+    from leap_rl.core.arithmetic import Arithmetic
 
 
 class LeapA2C(ObservedTraining, A2C):

@@ -12,10 +12,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import Tensor, nn
 
-from leap_rl.core.arithmetic import Arithmetic, multiplies_bfloat16
+from leap_rl.core.arithmetic import multiplies_bfloat16
 from leap_rl.transfer.names import optimizers
-
-__all__ = ["Arithmetic", "fuse", "multiplies_bfloat16", "speed_up", "take_bytes", "unfuse", "weights_cast_once"]
 
 ARITHMETIC_VERSION = "fast-2"
 """Of what fast arithmetic computes; another where its bits change, so that scores are measured again."""

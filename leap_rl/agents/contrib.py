@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from leap_rl.agents.observed import ObservedTraining, spelled_by
 
 if TYPE_CHECKING:
-    from leap_rl.agents.arithmetic import Arithmetic
     from leap_rl.core import MetaLearner
+    from leap_rl.core.arithmetic import Arithmetic
 
 
 class LeapRecurrentPPO(ObservedTraining, RecurrentPPO):

@@ -18,10 +18,11 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch.optim import Optimizer
 
-from leap_rl.agents.arithmetic import Arithmetic, fuse, speed_up, unfuse, weights_cast_once
+from leap_rl.agents.arithmetic import fuse, speed_up, unfuse, weights_cast_once
 from leap_rl.agents.square_roots import spare_slow_roots
 from leap_rl.agents.stages import Stages
 from leap_rl.core import GradientPath, GradientPaths, Leap, LookAhead, MetaLearner, NoPretraining
+from leap_rl.core.arithmetic import Arithmetic
 from leap_rl.core.learners import learner_from_settings
 from leap_rl.running.memory import give_back_freed_memory, keep_freed_memory
 from leap_rl.transfer.finetune import end_on

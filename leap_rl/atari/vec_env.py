@@ -57,8 +57,8 @@ class GameView:
 
     def render(self) -> np.ndarray:
         """
-        The screen, in colour, as a person would see it. ALE's native environment gives no access to it: there it is the
-        newest frame that the agent sees, as small and as grey.
+        The screen, in colour, as a person would see it. ALE's native environment gives no access to it (``n_threads=1``
+        does without that one): there it is the newest frame that the agent sees, as small and as grey.
 
         :return: uint8, shape (210, 160, 3) in most games, or (screen_size, screen_size, 3), red, green and blue
         :raises RuntimeError: Before the first ``reset()``
@@ -102,7 +102,8 @@ class AtariVecEnv(VecEnv):
     :param grayscale: Whether frames have one channel of grey instead of three of colour
     :param full_action_space: Whether all games have ALE's 18 actions, instead of the ones they need
     :param max_episode_frames: Emulator frames after which a game is cut off
-    :param n_threads: Number of native threads. None: as many as cores. The results do not depend on it.
+    :param n_threads: Number of native threads. None: as many as cores. The results do not depend on it, but with 1
+        ``render()`` shows the screen of any game, in colour.
     :param render_mode: ``"rgb_array"`` or None
     :param monitor_dir: A folder for the episodes of environment i, as ``{i}.monitor.csv``, for SB3's ``load_results``.
         None writes nothing.
@@ -371,8 +372,8 @@ class AtariVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """
-        :return: Of each environment, the newest frame that the agent sees (see :meth:`GameView.render`); None each if
-            ``render_mode`` is None
+        :return: The screen of each environment, or the newest frame that its agent sees (see :meth:`GameView.render`);
+            None each if ``render_mode`` is None
         :raises RuntimeError: Before the first ``reset()``
         """
         return [None if self.render_mode is None else game.render() for game in self.games]

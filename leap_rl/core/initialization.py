@@ -438,8 +438,7 @@ def relative_change(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dic
     """‖new - old‖ / ‖old‖ of each layer (the tensors that share all but the last part of their name)."""
     change: dict[str, list[float]] = {}
     for name, tensor in old.items():
-        layer = name.rpartition(".")[0] or name
-        sums = change.setdefault(layer, [0.0, 0.0])
+        sums = change.setdefault(layer_of(name), [0.0, 0.0])
         sums[0] += (new[name] - tensor).double().square().sum().item()
         sums[1] += tensor.double().square().sum().item()
     return {layer: (moved / max(size, 1e-300)) ** 0.5 for layer, (moved, size) in change.items()}

@@ -141,7 +141,8 @@ def _result(tensors: dict[str, Tensor], state: _State, folder: Path) -> TaskResu
         steps is not None
         and values is not None
         and (steps.dtype, values.dtype) == (torch.int64, torch.float64)
-        and steps.shape == values.shape == (len(steps),)
+        and steps.dim() == 1
+        and steps.shape == values.shape
         and (steps[1:] >= steps[:-1]).all()
         and all(name.startswith(_GRADIENT) for name in tensors)
     ):

@@ -80,8 +80,6 @@ class MetaOptimizer:
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], OptimizerState]:
     """A torch optimizer's state, its tensors apart from what JSON holds."""
-    from torch import Tensor
-
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
     for index, entries in state["state"].items():

@@ -45,14 +45,15 @@ class CheckpointError(ValueError):
 
 class Checkpoints:
     """
-    What a meta-training leaves on disk: a checkpoint per meta step, and the results of the running meta step, so that
-    a task of an hour is not lost with it. Each is a folder that appears whole or not at all.
+    What a training leaves on disk: a checkpoint after a step of it (a meta step, a visit, a pass, so many updates) and,
+    of a meta-training, the results of the running meta step, so that a task of an hour is not lost with it. Each is a
+    folder that appears whole or not at all.
 
     ``running`` holds the results of the running meta step, by ``save_result``.
 
-    :param run_dir: of the meta-training
+    :param run_dir: of the training
     :param keep: how many of the last checkpoints stay
-    :param keep_every: those of every n-th meta step stay, too; 0: none
+    :param keep_every: those of every n-th step stay, too; 0: none
     """
 
     def __init__(self, run_dir: Path, keep: int = 3, keep_every: int = 0) -> None:
@@ -79,11 +80,11 @@ class Checkpoints:
         return self._run
 
     def steps(self) -> list[int]:
-        """The meta steps that have a checkpoint."""
+        """Those that have a checkpoint."""
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
 
     def of(self, step: int) -> Path:
-        """The folder of a meta step's checkpoint."""
+        """The folder of a step's checkpoint."""
         return self.folder / f"{step:06d}"
 
     @contextmanager
@@ -113,12 +114,18 @@ class Checkpoints:
 
     def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:
         """
-        Write the checkpoint after a meta step; older ones and the results that led to it go.
+        Write the checkpoint after a step; older ones and the results that led to it go.
 
         :param tensors: by name
         :param state: the rest, what JSON holds
+        :raises RuntimeError: if a tensor is not finite, which could not be gone on with; the last checkpoint stays
         :raises OSError: if there is no room for it
         """
+        if diverged := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise RuntimeError(
+                f"it diverged: after step {state.step} {diverged[0]} is not finite, and not saved; a smaller learning "
+                "rate may help"
+            )
         write(self.of(state.step), self.run, tensors, state)
         for step in self.steps()[: -self.keep]:
             if not self.keep_every or step % self.keep_every:

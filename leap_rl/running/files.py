@@ -16,7 +16,7 @@ from typing import Any
 from leap_rl.running import record
 
 UNFINISHED = "-unfinished-"
-"""In the names of temporary folders, which begin with a dot: ``clean`` knows by it what a killed process left."""
+"""In temporary names, which begin with a dot: ``clean`` knows by it what a killed process left."""
 _OLD = "old-"
 
 
@@ -57,7 +57,8 @@ def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
 @contextmanager
 def replacing_file(file: Path, size: int | None = None) -> Iterator[Path]:
     """
-    As ``replacing_folder``, for a file: gives a temporary name of the same ending. The file's folder is made.
+    As ``replacing_folder``, for a file: gives a temporary name of the same ending, which no other process has. The
+    file's folder is made.
 
     :param file: to appear, or to be replaced
     :param size: bytes that are to be written, if they are known
@@ -65,7 +66,7 @@ def replacing_file(file: Path, size: int | None = None) -> Iterator[Path]:
     """
     with _saying_what_is_missing(file, [] if size is None else [size]):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.stem}-unfinished{file.suffix}")
+        temporary = file.with_name(f".{file.stem}{UNFINISHED}{os.getpid()}{file.suffix}")
         try:
             yield temporary
             _sync(temporary)
@@ -83,7 +84,7 @@ def clean(folder: Path, name: str = "*") -> None:
     :param folder: to clean
     :param name: of what was to be written, a file's without its ending; ``"*"``: all
     """
-    for unfinished in [*folder.glob(f".{name}{UNFINISHED}*"), *folder.glob(f".{name}{UNFINISHED[:-1]}.*")]:
+    for unfinished in list(folder.glob(f".{name}{UNFINISHED}*")):
         if f"{UNFINISHED}{_OLD}" in unfinished.name and unfinished.is_dir():
             for old in unfinished.iterdir():
                 if not (folder / old.name).exists():

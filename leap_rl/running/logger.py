@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class TensorBoardLogger:
     def __init__(self, folder: Path, last_step: int | None = None) -> None:
         put_in_order(folder)
         self.writer = SummaryWriter(str(folder), purge_step=None if last_step is None else last_step + 1)
+        weakref.finalize(self, self.writer.close)  # it has a thread
         self.values: dict[str, float] = {}
 
     def record(self, key: str, value: float) -> None:

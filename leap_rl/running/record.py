@@ -30,9 +30,6 @@ LONGEST_SHOWN = 200
 LARGEST_FILE = 2**32
 """Bytes."""
 
-DEEPEST = 32
-"""Levels of lists and objects in what has no type of its own."""
-
 
 def sha256(content: Mapping[str, Any]) -> str:
     """Of what a JSON object says, however it is laid out."""
@@ -83,7 +80,7 @@ def typed(form: Any, value: Any, where: str = "it") -> Any:
     """
     What JSON holds, as a type describes it. Numbers are Python's ``int`` from 0 below 2⁶⁴ and ``float``, an integer
     included; ``Annotated`` adds a condition; a dataclass has its fields as keys, all that have no default and no
-    other; what is ``Any`` is of some levels at most.
+    other; what is ``Any`` is anything that ``read`` takes.
 
     :param form: the type
     :param value: from JSON
@@ -122,7 +119,6 @@ def _typed(form: Any, value: Any) -> Any:
     elif form is int:
         fits = type(value) is int and 0 <= value < LARGEST
     elif form is Any:
-        _check_depth(value)
         return value
     elif isinstance(form, type) and not get_args(form):
         if dataclasses.is_dataclass(form):
@@ -199,11 +195,3 @@ def _of_fields(form: Any, value: Any) -> Any:
         return form(**given)
     except ValueError as error:
         raise _Misfit(f"is not as it was written: {error}") from None
-
-
-def _check_depth(value: Any, level: int = 0) -> None:
-    if level > DEEPEST:
-        raise _Misfit("is nested too deeply")
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            _check_depth(part, level + 1)

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from leap_rl.running.files import replacing_file
 from leap_rl.running.outside import first_line, printable
+from leap_rl.transfer.names import parameters_of
 from leap_rl.transfer.networks import NETWORKS
 
 MOST_BYTES = 100_000_000
@@ -271,7 +272,7 @@ class SavedAgent:
     def _optimizer_state(self, optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
         saved = self._tensors("policy.optimizer.pth")
         state = saved.get("state") if isinstance(saved, dict) else None
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = parameters_of(optimizer)
         kept = _kept(optimizer)
         foreign = f"has a policy.optimizer.pth that is no state of {type(optimizer).__name__} for this network"
         if not isinstance(state, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -46,7 +47,7 @@ def train(
         notmnist
     :param targets: domains with the same classes
     :param methods: source-only, batch-norm, coral, mmd, transport, dann, self-training; and target-labels, the ceiling
-    :param weight: of the methods' penalties; one set of runs has one
+    :param weight: of the methods' penalties
     :param updates: in place of the preset's
     :param limit: images of each domain, in place of the preset's
     :param n_filters: of each convolution
@@ -84,7 +85,8 @@ def by_reverse_validation(
     where: Here = IN_PROCESS,
 ) -> None:
     """
-    Compare weights by reverse validation, which needs no label of a target: the least reverse error is to be taken.
+    Compare weights by reverse validation, which needs no label of a target, and print how to learn with the weights of
+    the least reverse error.
 
     :param made: which runs, and from what
     :param preset: as of train
@@ -97,9 +99,9 @@ def by_reverse_validation(
     :param n_filters: as of train
     :param where: it runs
     """
-    from supervised.adaptation.experiment import ReverseValidation
+    from supervised.adaptation.experiment import ReverseValidation, chosen_weights
     from supervised.adaptation.methods import METHODS as ADAPTING
-    from supervised.experiments import check_choices, make_runs, show
+    from supervised.experiments import check_choices, collect, make_runs, root_of, show
 
     check_choices("method with a weight", methods, [name for name in ADAPTING if name != "batch-norm"])
     chosen = where.chosen()
@@ -108,8 +110,15 @@ def by_reverse_validation(
         ReverseValidation, data, preset, source, targets, methods, made.seeds, weights, updates, limit, n_filters
     )
     make_runs(runs, made.root, chosen, made.dry_run)
-    if not made.dry_run:
-        show((made.root,) if made.root else (), ReverseValidation, "weight", "", None, None)
+    if made.dry_run:
+        return
+    root = made.root or root_of(ReverseValidation)
+    show([root], ReverseValidation, "weight", "", None, None)
+    these = [run for run in collect([root], ReverseValidation.experiment) if run.cells in [r.cells for r in runs]]
+    print("\nTo learn with the weight of each method's least reverse error:\n")
+    for weight, of_methods in chosen_weights(these).items():
+        words = ["--preset", preset, "--source", source, "--methods", *of_methods, "--weight", f"{weight:g}"]
+        print(f"  {shlex.join(['python', '-m', 'supervised.adaptation', 'train', *words])}")
 
 
 generalize = App("generalize", help="Domain generalization: nothing is seen of the domain that is the test.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from leap_rl.core import Engine, Job, NoPretraining
 from supervised.adaptation.domains import load_domain, load_pair
 from supervised.adaptation.methods import METHODS
 from supervised.adaptation.tasks import ALONE, BATCH_SIZE, LEARNING_RATE, AdaptationTask, check_weight
-from supervised.experiments import Run
+from supervised.experiments import Found, Run, check_choices
 from supervised.images import as_float
 from supervised.runs import evaluate, log, test_error
 from supervised.tasks import ClassificationTask, ClassificationTasks
@@ -71,13 +73,18 @@ class AdaptationRun(TaskRun):
     def cells(self) -> dict[str, str]:
         return {"method": self.method, "pair": f"{self.source} to {self.target}"}
 
+    @property
+    def name(self) -> str:
+        seed = f"-seed{self.seed}"
+        of_weight = "" if self.weight == 1 or "weight" in self.cells else f"-weight-{self.weight:g}"
+        return f"{super().name.removesuffix(seed)}{of_weight}{seed}"
+
     def task(self) -> AdaptationTask:
         """
         :raises ValueError: for a method that is unknown, a weight that is not positive, domains that are no pair, or
             fewer images than a minibatch has
         """
-        if self.method not in KNOWN:
-            raise ValueError(f"no method {self.method!r}: there are {', '.join(KNOWN)}")
+        check_choices("method", [self.method], KNOWN)
         check_weight(self.weight)
         pair = load_pair(self.data_dir, self.source, self.target, self.limit, self.seed)
         fewest, name = min(len(pair.source), len(pair.target)), f"{self.source} to {self.target}"
@@ -138,4 +145,21 @@ class ReverseValidation(AdaptationRun):
         ((_, reverse),) = engine.run([Job(back, start, NoPretraining(), self.seed)], lambda *_: None)
         error = test_error(reverse)
         log(reverse, folder, "adapted back")
-        return {"reverse error": 100 * error}
+        return {REVERSE: 100 * error}
+
+
+REVERSE = "reverse error"
+
+
+def chosen_weights(found: Sequence[Found]) -> dict[float, list[str]]:
+    """
+    :param found: runs of reverse validation
+    :return: methods by the weight that has the least reverse error, a mean over pairs and seeds
+    """
+    errors: dict[str, dict[float, list[float]]] = {}
+    for run in found:
+        errors.setdefault(run.cells["method"], {}).setdefault(run.settings["weight"], []).append(run.scores[REVERSE])
+    chosen: dict[float, list[str]] = {}
+    for method, of_weights in errors.items():
+        chosen.setdefault(min(of_weights, key=lambda weight: mean(of_weights[weight])), []).append(method)
+    return chosen

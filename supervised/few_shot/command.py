@@ -13,7 +13,7 @@ app = App(
     help="Few-shot episodes of N ways and K shots, on Omniglot; or on folders of images in colour: --data-dir with "
     "train/CLASS and test/CLASS.",
 )
-add_table(app, "supervised.few_shot.experiment:FewShotRun", "learner")
+add_table(app, "supervised.few_shot.experiment:FewShotRun", "learner", "none")
 
 # Images to meta-learn from, and test episodes. paper: those that Snell et al. train Prototypical Networks with are not
 # published as a number; ten times cpu is ours.

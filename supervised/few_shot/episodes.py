@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leap_rl.core import Initialization, Job, LearningCurve, MetaLearner, NoPretraining, Report, Task, TaskResult
-from supervised.batch_norm import recompute
+from supervised.batch_norm import batch_norms, recompute
 from supervised.few_shot.classes import Part, load_classes
 from supervised.few_shot.comparing import NETWORKS, Comparing, QueryLoss, Shape
 from supervised.images import Images, Minibatches, as_float
@@ -142,9 +142,8 @@ class Compared(ClassifierProcess):
 
 
 def _has_fresh_statistics(model: torch.nn.Module) -> bool:
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    means = [mean for norm in norms if (mean := norm.running_mean) is not None]
-    return bool(means) and not any(mean.any() for mean in means)
+    means = [norm.running_mean for norm in batch_norms(model)]
+    return bool(means) and not any(mean.any() for mean in means if mean is not None)
 
 
 class Episodes(ClassificationTasks):

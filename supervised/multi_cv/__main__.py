@@ -67,14 +67,13 @@ def train(
     :param limit: images of a data set, in place of the preset's
     :param where: it runs
     """
+    from supervised.experiments import check_choices
     from supervised.multi_cv.data import DATA_SETS, available, check_name, default_data_dir, download, load
     from supervised.multi_cv.experiment import LEARNERS as KNOWN
     from supervised.multi_cv.experiment import Run
     from supervised.runs import check_folder
 
-    for learner in learners:
-        if learner not in KNOWN:
-            raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
+    check_choices("learner", learners, KNOWN)
     for name in held_out:
         check_name(name)
     wanted = [*held_out, *(name for name, d in DATA_SETS.items() if d.torchvision is not None)]
@@ -220,11 +219,12 @@ def table(
 
     found = collect(*(roots or (ROOT,)))
     shown = at_budget(found, meta_steps)
+    printed = markdown(shown)
     if figure is not None:
         plot(shown, figure)
     if save is not None:
         save_runs(save, found)
-    print(markdown(shown))
+    print(printed)
 
 
 for experiment in (multi_task, distillation, zero_shot):

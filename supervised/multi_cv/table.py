@@ -16,6 +16,7 @@ from leap_rl.core import LearningCurve
 from leap_rl.core.kept_results import load_result
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import replacing_file
+from leap_rl.running.record import typed
 from supervised.intervals import difference_cell, mean_cell, negative_transfer
 from supervised.multi_cv.data import DATA_SETS
 from supervised.multi_cv.experiment import LEARNERS, SEQUENTIAL
@@ -114,7 +115,7 @@ def _check_same(name: str, protocol: dict[str, Any], other: str, others: dict[st
 
 def _read(root: Path) -> list[Findings]:
     if root.is_file():
-        return [Findings(**row) for row in read_runs(root, list(Findings.__dataclass_fields__))]
+        return [typed(Findings, row, str(root)) for row in read_runs(root, list(Findings.__dataclass_fields__))]
     found = []
     for file in sorted(root.glob("*/run.json")):
         settings = read_run(file.parent, KEPT)

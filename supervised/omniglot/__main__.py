@@ -69,13 +69,12 @@ def train(
     :param arithmetic: exact, or fast: bfloat16 where the hardware multiplies it; other bits
     :param where: it runs
     """
+    from supervised.experiments import check_choices
     from supervised.omniglot.data import absent_sets, default_data_dir, download
     from supervised.omniglot.experiment import KNOWN, Run
     from supervised.runs import check_folder
 
-    for learner in learners:
-        if learner not in KNOWN:
-            raise ValueError(f"no learner {learner!r}: there are {', '.join(KNOWN)}")
+    check_choices("learner", learners, KNOWN)
     data = made.data(default_data_dir, download)
     steps, batch, n_updates = PRESETS[preset]
     runs = dict.fromkeys(
@@ -204,11 +203,12 @@ def table(
     shown = [run for run in found if run.validation == validation]
     if not shown:
         raise ValueError(f"{', '.join(map(str, roots))}: only runs {'without' if validation else 'with'} --validation")
+    printed = markdown(shown, meta_steps, less)  # says what can't be shown, before a file is replaced
     if figure is not None:
         plot(shown, figure, meta_steps)
     if save is not None:
         save_runs(save, found)
-    print(markdown(shown, meta_steps, less))
+    print(printed)
 
 
 app.command(few_shot)

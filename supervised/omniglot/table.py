@@ -18,6 +18,7 @@ from leap_rl.core.kept_results import load_result
 from leap_rl.core.meta_state import MetaState
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.running.files import replacing_file
+from leap_rl.running.record import typed
 from supervised.intervals import bootstrap_interval, difference_cell, negative_transfer
 from supervised.omniglot.alphabets import held_out_alphabets
 from supervised.omniglot.experiment import LEARNERS
@@ -101,7 +102,7 @@ def collect(*roots: Path) -> list[Findings]:
 
 def _read(root: Path) -> list[Findings]:
     if root.is_file():
-        found = [Findings(**row) for row in read_runs(root, [*SETTINGS, "scores"])]
+        found: list[Findings] = [typed(Findings, row, str(root)) for row in read_runs(root, [*SETTINGS, "scores"])]
         for run in found:
             run.scores = {int(step): {n: (e, a) for n, (e, a) in s.items()} for step, s in run.scores.items()}
             run.curves = {int(step): curve for step, curve in run.curves.items()}

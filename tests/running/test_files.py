@@ -138,7 +138,7 @@ def test_what_a_killed_process_left_goes_and_what_it_would_have_lost_comes_back(
     for name in (".kept-unfinished-old-x/kept", ".whole-unfinished-old-y/whole", ".kept-unfinished-z"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_bytes(bytes(4))
-    (tmp_path / ".agent-unfinished.zip").write_bytes(b"half")
+    (tmp_path / ".agent-unfinished-123.zip").write_bytes(b"half")
     (tmp_path / ".git").mkdir()
     clean(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".git", "kept", "whole"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from leap_rl.running.outside import first_line, printable, read_file, read_object
+from leap_rl.running.record import typed
 
 
 def test_what_is_shown_is_text_on_one_line() -> None:
@@ -66,3 +69,11 @@ def test_json_that_is_read() -> None:
         "a": [1, -2.5, None, float("inf")],
         "b": {"a": "é"},
     }
+
+
+def test_what_is_read_has_as_many_levels_as_are_read() -> None:
+    """An initialization that was gone on from has one for each time."""
+    lineage: dict[str, Any] = {}
+    for _ in range(100):
+        lineage = {"started_from": lineage}
+    assert typed(dict[str, Any], read_object(json.dumps(lineage).encode())) == lineage

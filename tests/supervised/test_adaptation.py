@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import json
 import math
+import re
+import shlex
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -197,7 +199,13 @@ def test_a_weight_is_chosen_and_no_label_of_the_target_plays_a_part(
 ) -> None:
     given = ["choose", *TINY, "--targets", "dark", "--methods", "mmd", "--weights", "0.5", "2"]
     assert main([*given, "--root", str(tmp_path / "a")]) == 0
-    assert "| mmd | light to dark | 2 | 1,024 | 1 |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| mmd | light to dark | 2 | 1,024 | 1 |" in shown
+    errors = {float(w): float(e) for w, e in re.findall(r"\| mmd \| light to dark \| (\S+) \|.*\| (\S+) \|", shown)}
+    assert len(errors) == 2
+    command = shlex.split(shown.splitlines()[-1])
+    assert command[:4] == ["python", "-m", "supervised.adaptation", "train"] and "mmd" in command
+    assert errors[float(command[-1])] == min(errors.values())
     # Other labels of the target, the same reverse errors.
     real = DOMAINS["dark"]
 

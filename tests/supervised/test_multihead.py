@@ -93,3 +93,24 @@ def test_what_cannot_be_trained() -> None:
         MultiHeadTrainer([*noise(1), *noise(1, n_blocks=3)], 0.1)
     with pytest.raises(RuntimeError, match=r"diverged before update .* than 1e\+30"):
         MultiHeadTrainer(noise(1), 1e30, device="cpu").learn(5)
+
+
+def test_an_update_that_diverges_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    begun = trainer(run_dir=tmp_path).learn(4)
+    kept = {name: tensor.clone() for name, tensor in begun.model.state_dict().items()}
+    with torch.no_grad():
+        next(begun.model.parameters()).fill_(torch.inf)
+    with pytest.raises(RuntimeError, match=r"after step 4 encoder\S+ is not finite, and not saved"):
+        begun.save()
+    resumed = trainer(run_dir=tmp_path)
+    assert resumed.n_updates == 4
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in resumed.model.state_dict().items())
+
+
+def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
+    mine = trainer(run_dir=tmp_path, tensorboard_log=tmp_path / "log").learn(2)
+    logged = sorted((tmp_path / "log").iterdir())
+    assert mine.checkpoints is not None
+    with mine.checkpoints.alone(2), pytest.raises(ValueError, match="in use by"):
+        trainer(run_dir=tmp_path, tensorboard_log=tmp_path / "log").learn(2)
+    assert sorted((tmp_path / "log").iterdir()) == logged

@@ -41,6 +41,16 @@ def test_learners_train_are_evaluated_and_in_the_table(drawn: Path, tmp_path: Pa
     assert figure.read_bytes()[:4] == b"\x89PNG"
     assert main(["table", str(saved)]) == 0
     assert capsys.readouterr().out == shown  # all it needs is in the one file
+    # What can't be shown replaces nothing; what a newer version saved is refused in a line.
+    figure.write_bytes(b"mine")
+    assert main(["table", str(saved), "--less", "typo", "--figure", str(figure)]) == 2
+    assert figure.read_bytes() == b"mine"
+    newer = tmp_path / "newer.json"
+    newer.write_text(json.dumps([{**row, "later": 1} for row in json.loads(saved.read_text())]))
+    capsys.readouterr()
+    assert main(["table", str(newer)]) == 2
+    error = capsys.readouterr().err
+    assert "newer.json has 'later', which this leap_rl doesn't know" in error and error.count("\n") == 1
     folder = runs / "leap-2-seed0"
     assert json.loads((folder / "run.json").read_text())["learner"] == "leap"
     assert (folder / "0001" / "initialization" / "model.safetensors").is_file()

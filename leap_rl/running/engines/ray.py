@@ -35,6 +35,7 @@ from leap_rl.running.engines.base import (
     ended_late,
 )
 from leap_rl.running.engines.process import run_job
+from leap_rl.running.outside import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -237,8 +238,7 @@ def _outcome(reference: Any) -> Any:
         cause = error.cause
         return cause if isinstance(cause, TaskError) else TaskError(described(cause if cause is not None else error))
     except ray.exceptions.RayError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        return TaskError(f"its worker process or its machine was lost ({type(error).__name__}: {reason})")
+        return TaskError(f"its worker process or its machine was lost ({type(error).__name__}: {first_line(error)})")
     try:
         return pickle.loads(data)
     except KeyboardInterrupt:  # the user's
@@ -289,10 +289,9 @@ def _connect(address: str | None) -> None:
 
 
 def _no_cluster(address: str | None, error: Exception) -> ValueError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ValueError(
-        f"there is no Ray cluster at {address!r} ({reason}): start one by `ray start --head`, or leave the address "
-        "out for this machine alone"
+        f"there is no Ray cluster at {address!r} ({first_line(error)}): start one by `ray start --head`, or leave the "
+        "address out for this machine alone"
     )
 
 
