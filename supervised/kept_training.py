@@ -60,7 +60,7 @@ class KeptTraining(ABC):
         """
         if self.checkpoints is None or not self.checkpoints.steps():
             return
-        tensors, found = self.checkpoints.load(self.form)
+        tensors, found = self.checkpoints.load(self.form, self._statistics())
         self.stand_at(found)
         for name, now in vars(self.state()).items():
             before = getattr(found, name)
@@ -81,7 +81,11 @@ class KeptTraining(ABC):
         :raises RuntimeError: if it diverged; the last one stays then, too
         """
         if self.checkpoints is not None:
-            self.checkpoints.save(self.trained.state_dict(), self.state())
+            self.checkpoints.save(self.trained.state_dict(), self.state(), self._statistics())
+
+    def _statistics(self) -> set[str]:
+        """Names of buffers: where each task has a batch norm of its own, that of one may diverge alone."""
+        return {name for name, _ in self.trained.named_buffers()}
 
     @contextmanager
     def going_on(

@@ -14,7 +14,7 @@ from leap_rl.core.kept_results import run_kept
 from leap_rl.running.checkpoint import Checkpoints
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import clean, nearest, write_rows
-from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.logger import write_whole
 from leap_rl.running.run_file import begin_run, run_id, run_settings
 from leap_rl.running.run_lock import run_lock
 
@@ -158,9 +158,8 @@ def log(result: TaskResult, folder: Path, what: str) -> None:
     :param folder: of the run
     :param what: to call it
     """
-    logger = TensorBoardLogger(logged_in(result, folder, what), last_step=-1)
-    logger.write([(s, {k.replace("train/", "held_out/"): v for k, v in row.items()}) for s, row in result.log])
-    logger.close()
+    held_out = [(step, {key.replace("train/", "held_out/"): v for key, v in row.items()}) for step, row in result.log]
+    write_whole(logged_in(result, folder, what), held_out)
 
 
 def test_error(result: TaskResult, what: str | None = None) -> float:

@@ -26,10 +26,13 @@ def commands(document: Path) -> list[str]:
 
 
 def shrunk(command: str) -> list[str]:
-    """The same command at 256 steps; one that resumes goes on a little."""
+    """
+    The same command at 512 steps, in which an agent of any preset learns and an episode ends; one that resumes goes on
+    a little.
+    """
     resumes = "--resume" in command
     words = shlex.split(command)[1:]
-    small = {"--timesteps": "512" if resumes else "256", "--meta-steps": "2" if resumes else "1", "--episodes": "1"}
+    small = {"--timesteps": "1024" if resumes else "512", "--meta-steps": "2" if resumes else "1", "--episodes": "1"}
     for option, value in small.items():
         if option in words:
             words[words.index(option) + 1] = value

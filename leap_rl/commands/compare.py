@@ -25,7 +25,7 @@ from leap_rl.evaluation.comparison import check_same_runs, folder_of
 from leap_rl.evaluation.human import HUMAN
 from leap_rl.evaluation.statistics import Statistics
 from leap_rl.running.files import json_number, write_text
-from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.logger import write_whole
 from leap_rl.running.outside import printable
 from leap_rl.settings import CompareSettings, as_dict, write_settings
 from leap_rl.transfer import Initialization
@@ -53,7 +53,7 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
     tasks = make_tasks(
         settings.games, settings.envs, settings.timesteps, settings.agent, settings.atari, settings.family, "test"
     )
-    starts = {name: start for name, start in map(start_of, settings.starts)}
+    starts = dict(map(start_of, settings.starts))
     if not starts:
         raise ValueError("starts is empty: give folders of initializations, names of the zoo, or random")
     if len(starts) < len(settings.starts):
@@ -148,9 +148,8 @@ def compare(settings: CompareSettings, folder: Path, resume: bool) -> None:
         behind = f"Negative transfer: on {task} {how} ({len(settings.seeds)} seeds)."
         table += f"\n\n{behind}"
         _log.warning(behind)
-        logger = TensorBoardLogger(folder / "tensorboard" / folder_of(task, start), last_step=-1)
-        logger.write([(settings.timesteps, {"transfer/lead": -deviations})])
-        logger.close()
+        tensorboard = folder / "tensorboard" / folder_of(task, start)
+        write_whole(tensorboard, [(settings.timesteps, {"transfer/lead": -deviations})])
     write_text(folder / "table.md", table + "\n")
     results = {
         "settings": as_dict(settings),

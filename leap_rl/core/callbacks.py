@@ -121,7 +121,7 @@ def callback_list(callback: Callback | Sequence[Callback] | None) -> list[Callba
             raise ValueError(f"{name} is for an agent that learns, not for meta-training: {OF_AGENTS[name]}")
     if "EventCallback" in of_sb3:
         callback_list(held.callback)  # says whether it needs an agent
-    if type(callback).__name__ == "CallbackList" in of_sb3:
+    if "CallbackList" in of_sb3:
         return callback_list(held.callbacks)
     if hasattr(callback, "on_step"):
         return [callback]  # type: ignore[list-item]

@@ -27,7 +27,7 @@ from leap_rl.running import record
 from leap_rl.running.file_name import file_name
 from leap_rl.running.files import json_number, write_text
 from leap_rl.running.integers import integer
-from leap_rl.running.logger import TensorBoardLogger
+from leap_rl.running.logger import write_whole
 from leap_rl.running.progress import mean_of, return_spec
 from leap_rl.running.run_file import begin_run, run_id
 
@@ -331,6 +331,4 @@ def _log_run(tensorboard: Path, run: tuple[str, Task, int], result: TaskResult, 
     start, task, seed = run
     folder = tensorboard / folder_of(task.name, start) / f"seed {seed}"
     if ran_now or not folder.exists():
-        logger = TensorBoardLogger(folder, last_step=-1)
-        logger.write(result.log)
-        logger.close()
+        write_whole(folder, result.log)

@@ -112,16 +112,17 @@ class Checkpoints:
         for name in ("running", "best_initialization", "initialization", "run"):
             clean(self.run_dir, name)
 
-    def save(self, tensors: Mapping[str, Tensor], state: Step) -> None:
+    def save(self, tensors: Mapping[str, Tensor], state: Step, any_value: Collection[str] = ()) -> None:
         """
         Write the checkpoint after a step; older ones and the results that led to it go.
 
         :param tensors: by name
         :param state: the rest, what JSON holds
-        :raises RuntimeError: if a tensor is not finite, which could not be gone on with; the last checkpoint stays
+        :param any_value: names of tensors that need not be finite
+        :raises RuntimeError: if another is not finite, which could not be gone on with; the last checkpoint stays
         :raises OSError: if there is no room for it
         """
-        if diverged := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        if diverged := [n for n, tensor in tensors.items() if n not in any_value and not tensor.isfinite().all()]:
             raise RuntimeError(
                 f"it diverged: after step {state.step} {diverged[0]} is not finite, and not saved; a smaller learning "
                 "rate may help"
@@ -133,18 +134,19 @@ class Checkpoints:
         if self.running.exists():
             _remove(self.running)
 
-    def load(self, form: type[Saved]) -> tuple[dict[str, Tensor], Saved]:
+    def load(self, form: type[Saved], any_value: Collection[str] = ()) -> tuple[dict[str, Tensor], Saved]:
         """
         The last checkpoint.
 
         :param form: a dataclass that says what its state is
+        :param any_value: as of ``save``
         :raises CheckpointError: if it is missing, foreign, damaged, of another version or another run; it names the
             last one that is whole
         """
         if not self.steps():
             raise CheckpointError(f"{self.run_dir} holds no checkpoint: it is no run of leap_rl, or has not begun")
         try:
-            return self._read(self.steps()[-1], form)
+            return self._read(self.steps()[-1], form, any_value)
         except CheckpointError as error:
             raise self.refused(error, form) from None
 
@@ -180,8 +182,8 @@ class Checkpoints:
                 return CheckpointError(f"{error}. {self.of(step)} is whole: remove {folders} to go on from it")
         return CheckpointError(f"{error}. No other checkpoint is whole: begin again in another folder")
 
-    def _read(self, step: int, form: type[Saved]) -> tuple[dict[str, Tensor], Saved]:
-        tensors, state, run = read(self.of(step), form)
+    def _read(self, step: int, form: type[Saved], any_value: Collection[str] = ()) -> tuple[dict[str, Tensor], Saved]:
+        tensors, state, run = read(self.of(step), form, any_value)
         if state.step != step:
             raise CheckpointError(f"{self.of(step)} was saved after {state.step}")
         if run != self.run:

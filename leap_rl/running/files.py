@@ -57,8 +57,8 @@ def replacing_folder(path: Path, sizes: Sequence[int] = ()) -> Iterator[Path]:
 @contextmanager
 def replacing_file(file: Path, size: int | None = None) -> Iterator[Path]:
     """
-    As ``replacing_folder``, for a file: gives a temporary name of the same ending, which no other process has. The
-    file's folder is made.
+    As ``replacing_folder``, for a file: gives a temporary name of the same ending, which no other process of this
+    machine has. The file's folder is made.
 
     :param file: to appear, or to be replaced
     :param size: bytes that are to be written, if they are known

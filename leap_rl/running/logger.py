@@ -7,6 +7,7 @@ import re
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ class TensorBoardLogger:
     def __init__(self, folder: Path, last_step: int | None = None) -> None:
         put_in_order(folder)
         self.writer = SummaryWriter(str(folder), purge_step=None if last_step is None else last_step + 1)
-        weakref.finalize(self, self.writer.close)  # it has a thread
+        weakref.finalize(self, _close, self.writer)  # it has a thread
         self.values: dict[str, float] = {}
 
     def record(self, key: str, value: float) -> None:
@@ -101,6 +102,23 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         self.writer.close()
+
+
+def _close(writer: SummaryWriter) -> None:
+    with suppress(OSError):  # that there was no room was said when it was written
+        writer.close()
+
+
+def write_whole(folder: Path, log: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    """
+    A TensorBoard run, all at once, in place of what an interrupted process wrote of it.
+
+    :param folder: of the run
+    :param log: as of ``TensorBoardLogger.write``
+    """
+    logger = TensorBoardLogger(folder, last_step=-1)
+    logger.write(log)
+    logger.close()
 
 
 def put_in_order(folder: Path) -> None:

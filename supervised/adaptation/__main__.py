@@ -114,11 +114,14 @@ def by_reverse_validation(
         return
     root = made.root or root_of(ReverseValidation)
     show([root], ReverseValidation, "weight", "", None, None)
-    these = [run for run in collect([root], ReverseValidation.experiment) if run.cells in [r.cells for r in runs]]
-    print("\nTo learn with the weight of each method's least reverse error:\n")
+    asked = [(run.cells, run.seed) for run in runs]
+    these = [found for found in collect([root], ReverseValidation.experiment) if (found.cells, found.seed) in asked]
+    given: dict[str, object] = {"data-dir": made.data_dir, "updates": updates, "limit": limit, "n-filters": n_filters}
+    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    print("\nTo learn with the weight of each method's least reverse error, and the --seeds of your choice:\n")
     for weight, of_methods in chosen_weights(these).items():
-        words = ["--preset", preset, "--source", source, "--methods", *of_methods, "--weight", f"{weight:g}"]
-        print(f"  {shlex.join(['python', '-m', 'supervised.adaptation', 'train', *words])}")
+        words = ["train", "--preset", preset, "--source", source, *options, "--methods", *of_methods]
+        print(f"  {shlex.join(['python', '-m', 'supervised.adaptation', *words, '--weight', str(weight)])}")
 
 
 generalize = App("generalize", help="Domain generalization: nothing is seen of the domain that is the test.")

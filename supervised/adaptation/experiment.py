@@ -76,7 +76,7 @@ class AdaptationRun(TaskRun):
     @property
     def name(self) -> str:
         seed = f"-seed{self.seed}"
-        of_weight = "" if self.weight == 1 or "weight" in self.cells else f"-weight-{self.weight:g}"
+        of_weight = "" if self.weight == 1 or "weight" in self.cells else f"-weight-{self.weight}"
         return f"{super().name.removesuffix(seed)}{of_weight}{seed}"
 
     def task(self) -> AdaptationTask:

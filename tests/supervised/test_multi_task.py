@@ -273,24 +273,12 @@ def data(tmp_path: Path) -> Path:
 def test_all_kinds_run_and_are_in_the_table(data: Path, tmp_path: Path, capsys: Any) -> None:
     root = tmp_path / "runs"
     given = ["multi-task", "--data-dir", str(data), "--tasks", "mnist", "notmnist", "--passes", "1"]
-    given += [
-        "--n-filters",
-        "2",
-        "--root",
-        str(root),
-        "--large",
-        "mnist",
-        "--factor",
-        "5",
-        "--balancing",
-        "equal",
-        "scale",
-    ]
+    given += ["--n-filters", "2", "--root", str(root), "--large", "mnist", "--balancing", "equal", "scale"]
     assert main([*given, "--dry-run"]) == 0
     assert f"7 runs, {7 * 20 * 32 * 2:,} images" in capsys.readouterr().out and not root.exists()
     assert main(given) == 0 and main(given) == 0
     found = {f.parent.name: json.loads(f.read_text())["scores"] for f in root.glob("*/found.json")}
-    assert len(found) == 7 and set(found["hard-scale-mnist-times-5-mnist-notmnist-seed0"]) == {
+    assert len(found) == 7 and set(found["hard-scale-mnist-times-100-mnist-notmnist-seed0"]) == {
         "mean error",
         "mnist",
         "notmnist",
@@ -298,14 +286,14 @@ def test_all_kinds_run_and_are_in_the_table(data: Path, tmp_path: Path, capsys: 
     capsys.readouterr()
     assert main(["multi-task", "table", str(root), "--figure", str(tmp_path / "f.png")]) == 0
     shown = capsys.readouterr().out
-    mean = found["hard-equal-mnist-times-5-mnist-notmnist-seed0"]["mean error"]
+    mean = found["hard-equal-mnist-times-100-mnist-notmnist-seed0"]["mean error"]
     # Alone a task has no loss that is larger than another's, nor anything to be balanced with.
     alone = found["single-equal-mnist-notmnist-seed0"]["mean error"]
     less = mean - alone
-    balanced = found["hard-scale-mnist-times-5-mnist-notmnist-seed0"]["mean error"]
-    row = f"| hard | scale | mnist times 5 | mnist notmnist | 1,280 | 1 | {balanced:.1f} | {balanced - alone:+.1f}"
+    balanced = found["hard-scale-mnist-times-100-mnist-notmnist-seed0"]["mean error"]
+    row = f"| hard | scale | mnist times 100 | mnist notmnist | 1,280 | 1 | {balanced:.1f} | {balanced - alone:+.1f}"
     assert row in shown
-    assert f"| hard | equal | mnist times 5 | mnist notmnist | 1,280 | 1 | {mean:.1f} | {less:+.1f}" in shown
+    assert f"| hard | equal | mnist times 100 | mnist notmnist | 1,280 | 1 | {mean:.1f} | {less:+.1f}" in shown
     (data / "mnist" / "train" / "3" / "0.png").unlink()  # other data is another run
     load.cache_clear()
     assert main(given) == 2 and "is of another run: its data is {'mnist': 80, " in capsys.readouterr().err
