@@ -99,11 +99,10 @@ def by_reverse_validation(
     :param n_filters: as of train
     :param where: it runs
     """
-    from supervised.adaptation.experiment import ReverseValidation, chosen_weights
-    from supervised.adaptation.methods import METHODS as ADAPTING
+    from supervised.adaptation.experiment import WEIGHTED, ReverseValidation, chosen_weights
     from supervised.experiments import check_choices, collect, make_runs, root_of, show
 
-    check_choices("method with a weight", methods, [name for name in ADAPTING if name != "batch-norm"])
+    check_choices("method with a weight", methods, WEIGHTED)
     chosen = where.chosen()
     data = _data(made, source, *targets)
     runs = _runs(
@@ -198,13 +197,15 @@ def _runs(
     limit: int | None,
     n_filters: int,
 ) -> list[AdaptationRun]:
+    from supervised.adaptation.experiment import WEIGHTED
+
     n_updates, most = PRESETS[preset]
     return [
         kind(data, seed, method, source, target, updates or n_updates, limit or most, weight, n_filters)
         for seed in seeds
         for target in targets
         for method in methods
-        for weight in weights
+        for weight in (weights if method in WEIGHTED else (1.0,))  # without a penalty they are one run
     ]
 
 

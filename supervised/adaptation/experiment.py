@@ -21,6 +21,8 @@ from supervised.runs import evaluate, log, test_error
 from supervised.tasks import ClassificationTask, ClassificationTasks
 
 KNOWN = (*ALONE, *METHODS)
+WEIGHTED = tuple(name for name in METHODS if name != "batch-norm")
+"""Those that have a penalty."""
 
 
 class TaskRun(Run):

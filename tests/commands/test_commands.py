@@ -432,7 +432,7 @@ def test_a_time_limit_reaches_the_engine_even_of_a_single_task(tmp_path: Path) -
         ("meta-train --resume nowhere --preset flavours", "leave --preset out"),
         ("meta-train --envs CartPole-v1 CartPole-v1", "envs are listed twice: CartPole-v1"),
         ("meta-train --envs CartPole-v1 --dry-run --meta-batch-size 100", "there are 1 tasks"),
-        ("train --preset cartpole --env CartPole-v1", "cartpole has settings for meta-train"),
+        ("train Pong --preset atari-100k", "atari-100k has settings for meta-train"),
         ("train --env CartPole-v1 --agent.algorithm PPO --agent.batch-size 1", "Must be >= 2"),
         ("train Pong --agent.n-envs 1 --freeze-encoder-steps 3", "a rollout has 5 steps"),
         ("meta-train --games Pong --meta-steps 2 --average-from 3", "average-from 3 is after the last of 2 meta steps"),
