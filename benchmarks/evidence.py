@@ -28,7 +28,7 @@ FINETUNING = "docs/evidence/finetuning"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "finetuning": (
         f"benchmarks/surgical.py --json {FINETUNING}/surgical.json",
-        f"-m leap_rl compare --preset {FINETUNING}/strategies.yaml --run-dir runs/finetuning/strategies",
+        f"-m leap_rl compare --preset {FINETUNING}/strategies.yaml --run-dir {FINETUNING}/strategies",
         *(f"benchmarks/plasticity.py --seed {seed} --json {FINETUNING}/plasticity-{seed}.json" for seed in range(3)),
     ),
     "zero-shot": (
